@@ -1,0 +1,1 @@
+"""What was found: reads checkpoints from disk, never a running sweep."""

@@ -1,0 +1,127 @@
+"""The config schema of where: the plan says which sites are sparsified, the allocation which carry a bias."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from search_spaces.allocations import is_named, parse_allocation
+from search_spaces.errors import SponError
+from search_spaces.sites import MODULES, Module, Site
+from search_spaces.sources import Config
+
+Level = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _canonical(sites: Iterable[str]) -> tuple[str, ...]:
+    """The sites as ``Site`` writes them; as a ``ValueError``, what pydantic gives a field path, if one is wrong."""
+    try:
+        parsed = tuple(str(Site.parse(site)) for site in sites)
+    except SponError as error:
+        raise ValueError(str(error)) from error
+    twice = next((site for site in parsed if parsed.count(site) > 1), None)
+    if twice is not None:
+        raise ValueError(f"a site must be named once, but got {twice} twice")
+    return parsed
+
+
+class PlanConfig(Config):
+    """TEAL: which sites are sparsified, how much, by which rule.
+
+    Attributes:
+        modules: module types, or ``matched`` (those of the allocation, as the seed study does).
+        layers: layer indices, all by default.
+        levels: sparsity of single sites where it differs from the sweep's, such as ``{"3.down_proj": 0.4}``.
+        rule: ``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site.
+        tokens: which positions are sparsified: ``all``, the ``second_half`` of a block (TEAL's own prefill), or all
+            after ``skip_first`` of them (``skip_first_n``).
+        skip_first: the n of ``skip_first_n``.
+        calibration_blocks: blocks of calibration text that give the thresholds.
+        allow_unsparsified_biases: accept a bias at a site outside the plan.
+    """
+
+    modules: Literal["matched"] | tuple[Module, ...] = "matched"
+    layers: tuple[int, ...] | None = None
+    levels: dict[str, Level] = Field(default_factory=dict)
+    rule: Literal["topk", "threshold"] = "threshold"
+    tokens: Literal["all", "second_half", "skip_first_n"] = "all"
+    skip_first: int = Field(default=0, ge=0)
+    calibration_blocks: int = Field(default=32, ge=1)
+    allow_unsparsified_biases: bool = False
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _modules_are_known(cls, value: object) -> object:
+        if value == "matched":
+            return value
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(f"modules must be 'matched' or a list of module types, but got {value!r}")
+        for module in value:
+            if module not in MODULES:
+                raise ValueError(f"a module must be one of {', '.join(MODULES)}, but got {module!r}")
+        return value
+
+    @field_validator("levels")
+    @classmethod
+    def _sites_parse(cls, levels: dict[str, float]) -> dict[str, float]:
+        return dict(zip(_canonical(levels), levels.values(), strict=True))
+
+    @model_validator(mode="after")
+    def _skip_goes_with_its_policy(self) -> "PlanConfig":
+        if (self.tokens == "skip_first_n") != (self.skip_first > 0):
+            got = f"tokens={self.tokens}, skip_first={self.skip_first}"
+            raise ValueError(f"skip_first must be > 0 exactly when tokens is skip_first_n, but got {got}")
+        if self.layers == ():
+            raise ValueError("a plan must sparsify at least one layer, but got layers=[]")
+        return self
+
+
+class AllocationConfig(Config):
+    """SPON: which sites carry a bias. A bare string in YAML is a named allocation.
+
+    Attributes:
+        name: a named allocation, or a name of your own (not one of those) beside ``layers`` or ``sites``.
+        layers: explicit layer indices.
+        modules: module types; those of the named allocation, or ``down_proj``, by default.
+        sites: explicit sites, such as ``["0.down_proj", "3.o_proj"]``.
+        seed: which draw, for RANDOM-k only.
+    """
+
+    name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    layers: tuple[int, ...] | None = None
+    modules: tuple[Module, ...] | None = None
+    sites: tuple[str, ...] | None = None
+    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_parse(cls, sites: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if sites is None else _canonical(sites)
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "AllocationConfig":
+        if self.sites is not None and (self.layers is not None or self.modules is not None):
+            raise ValueError(f"an allocation must give either sites, or layers and modules, but {self.name} gives both")
+        if self.layers == () or self.modules == () or self.sites == ():
+            raise ValueError(f"an allocation must have a site unless it is BASELINE-TEAL, but {self.name} has none")
+        if self.seed and not self.name.startswith("RANDOM-"):
+            raise ValueError(f"a seed may be given only to RANDOM-k, but got {self.name} with seed {self.seed}")
+        if self.layers is None and self.sites is None:
+            parse_allocation(self.name)
+        elif is_named(self.name):
+            raise ValueError(f"explicit layers or sites must have a name of their own, but got {self.name}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name, with what tells apart two uses of the same named allocation."""
+        if self.layers is not None or self.sites is not None:
+            return self.name
+        modules = f"[{'+'.join(self.modules)}]" if self.modules else ""
+        return self.name + modules + (f"#{self.seed}" if self.seed else "")

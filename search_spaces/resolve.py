@@ -1,0 +1,142 @@
+"""From a space to its trials: the one step in which names become sites and everything open is decided."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search_spaces.allocations import named_allocation
+from search_spaces.errors import SponError
+from search_spaces.schema import AllocationConfig, PlanConfig, SpaceConfig, TrialConfig, TrialPlan
+from search_spaces.sites import MODULES, ModelShape, Module, Site, site_order
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Content hashes of what a trial is run on."""
+
+    model: str
+    corpus: str
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """A resolved allocation: its biased sites, and the module types that a ``matched`` plan sparsifies."""
+
+    sites: tuple[Site, ...]
+    modules: tuple[Module, ...]
+
+
+def resolve_allocation(allocation: AllocationConfig, shape: ModelShape) -> Allocated:
+    """Turn a named or explicit allocation into sites of this model.
+
+    Raises:
+        SponError: if the name is unknown, or a site is out of range, missing or listed twice.
+    """
+    where = f"allocations.{allocation.label}"
+    if allocation.sites is not None:
+        sites = shape.check((Site.parse(text) for text in allocation.sites), where)
+        return Allocated(sites, tuple(m for m in MODULES if m in {site.module for site in sites}))
+    if allocation.layers is not None:
+        layers, default = list(allocation.layers), ("down_proj",)
+    else:
+        layers, default = named_allocation(allocation.name, shape.num_layers, allocation.seed)  # type: ignore[assignment]
+    modules: tuple[Module, ...] = allocation.modules or default  # type: ignore[assignment]
+    sites = shape.check((Site(layer, module) for layer in layers for module in modules), where)
+    return Allocated(sites, modules)
+
+
+def resolve_plan(plan: PlanConfig, sparsity: float, matched: tuple[Module, ...], shape: ModelShape) -> TrialPlan:
+    """Decide the sparsity of every site.
+
+    Args:
+        plan: as the user wrote it.
+        sparsity: the level of every site that ``plan.levels`` does not name.
+        matched: the allocation's module types, for ``modules: matched``.
+        shape: of the model.
+
+    Raises:
+        SponError: if a layer, module or site is not in the model, or ``levels`` names a site outside the plan.
+    """
+    modules = matched if plan.modules == "matched" else plan.modules
+    layers = range(shape.num_layers) if plan.layers is None else plan.layers
+    sites = shape.check((Site(layer, module) for layer in layers for module in modules), "plan")
+    outside = sorted(set(plan.levels) - {str(site) for site in sites})
+    if outside:
+        raise SponError(f"a level must name a site of the plan, but got {outside[0]} (at plan.levels)")
+    levels = {str(site): plan.levels.get(str(site), sparsity) for site in sorted(sites, key=site_order)}
+    return TrialPlan(
+        levels={site: level for site, level in levels.items() if level > 0},
+        rule=plan.rule,
+        tokens=plan.tokens,
+        skip_first=plan.skip_first,
+        calibration_blocks=plan.calibration_blocks if plan.rule == "threshold" else 0,
+    )
+
+
+def resolve_trial(
+    space: SpaceConfig,
+    allocation: AllocationConfig,
+    sparsity: float,
+    seed: int,
+    shape: ModelShape,
+    fingerprints: Fingerprints,
+) -> TrialConfig:
+    """Build one validated trial.
+
+    Raises:
+        SponError: as ``resolve_allocation`` and ``resolve_plan`` do, and if a bias is outside the plan unasked.
+    """
+    allocated = resolve_allocation(allocation, shape)
+    plan = resolve_plan(space.plan, sparsity, allocated.modules, shape)
+    outside = [str(site) for site in allocated.sites if str(site) not in plan.levels]
+    dense = sparsity == 0 and not plan.levels  # a control in which no site is sparsified has no plan to be outside of
+    if outside and not dense and not space.plan.allow_unsparsified_biases:
+        raise SponError(
+            f"a biased site must be sparsified unless plan.allow_unsparsified_biases is true, "
+            f"but {outside[0]} is not (at allocations.{allocation.label})"
+        )
+    training = space.training.model_copy(update={"seed": seed})
+    n_params = shape.n_params(allocated.sites, training.form)
+    return TrialConfig(
+        model=space.model,
+        model_fingerprint=fingerprints.model,
+        corpus=space.corpus,
+        corpus_fingerprint=fingerprints.corpus,
+        plan=plan,
+        sparsity=sparsity,
+        allocation=allocation.label,
+        sites=tuple(str(site) for site in allocated.sites),
+        num_layers=shape.num_layers,
+        n_spon_params=n_params,
+        relative_params=shape.relative_params(n_params),
+        training=training,
+        device=space.resources.device,
+    )
+
+
+def resolve_space(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
+    """Every distinct trial of the grid, in the order in which the space lists them.
+
+    Entries that mean the same trial (ADAPTIVE and TOP-75; BASELINE-TEAL under several seeds) give one trial, under the
+    name that comes first.
+    """
+    trials: dict[str, TrialConfig] = {}
+    for trial in _grid(space, shape, fingerprints):
+        trials.setdefault(trial.identity, trial)
+    return list(trials.values())
+
+
+def other_names(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> dict[str, str]:
+    """Allocations that are not trained because they are the same trials as an earlier one: their name to that one's."""
+    first: dict[str, str] = {}
+    pairs = (
+        (trial.allocation, first.setdefault(trial.identity, trial.allocation))
+        for trial in _grid(space, shape, fingerprints)
+    )
+    return {name: known for name, known in pairs if name != known}
+
+
+def _grid(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> Iterator[TrialConfig]:
+    for sparsity in space.sparsity:
+        for allocation in space.allocations:
+            for seed in space.seeds:
+                yield resolve_trial(space, allocation, sparsity, seed, shape, fingerprints)

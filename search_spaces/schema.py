@@ -1,0 +1,215 @@
+"""The config schema: everything a user can write in a space, and the resolved trial that it becomes."""
+
+import hashlib
+import json
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from search_spaces.placement import AllocationConfig, Level, PlanConfig, Seed
+from search_spaces.sites import Site
+from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
+
+__all__ = [
+    "EMBEDDED",
+    "SPLITS",
+    "AllocationConfig",
+    "BlockCounts",
+    "Config",
+    "CorpusConfig",
+    "Level",
+    "ModelConfig",
+    "PlanConfig",
+    "ResourcesConfig",
+    "SpaceConfig",
+    "Split",
+    "TrainingConfig",
+    "TrialConfig",
+    "TrialPlan",
+]
+
+
+class TrainingConfig(Config):
+    """How the biases are trained (SPON, arXiv:2512.12744; defaults are the seed study's).
+
+    Attributes:
+        form: ``output_bias`` trains b; ``input_vector`` trains a with b = W a (the paper's form).
+        loss: ``kl`` to the dense model, ``ce`` to its soft labels, or ``kl+logit_l2``.
+        logit_l2_weight: weight of the mean squared logit difference.
+        temperature: of both distributions; the loss is scaled by its square.
+        batch_size: blocks in one forward pass.
+        gradient_accumulation_steps: forward passes in one optimiser step.
+        epochs: passes over the calibration blocks.
+        max_steps: optimiser steps at most; ends training inside an epoch.
+        lr: AdamW learning rate at its peak. weight_decay: AdamW's.
+        max_grad_norm: clip of the joint gradient norm.
+        schedule: of the learning rate after ``warmup_steps`` of linear warm-up.
+        eval_every_steps: optimiser steps between validations; each epoch by default.
+        early_stopping_patience: validations without a lower KL before training ends; the best biases are then kept.
+        seed: of the data order. A space sets it by ``seeds``.
+    """
+
+    form: Literal["output_bias", "input_vector"] = "output_bias"
+    loss: Literal["kl", "ce", "kl+logit_l2"] = "kl"
+    logit_l2_weight: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    eval_every_steps: int | None = Field(default=None, ge=1)
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _l2_goes_with_its_loss(self) -> "TrainingConfig":
+        if (self.loss == "kl+logit_l2") != (self.logit_l2_weight > 0):
+            got = f"loss={self.loss}, logit_l2_weight={self.logit_l2_weight}"
+            raise ValueError(f"logit_l2_weight must be > 0 exactly when loss is kl+logit_l2, but got {got}")
+        return self
+
+
+class ResourcesConfig(Config):
+    """What one trial asks of the cluster.
+
+    Attributes:
+        cpus_per_trial: Ray CPUs, and torch threads, of a trial.
+        gpus_per_trial: Ray GPUs of a trial; a fraction lets trials share one, zero trains on the CPU.
+        max_concurrent: trials at once; as many as fit by default.
+    """
+
+    cpus_per_trial: int = Field(default=1, ge=1)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    max_concurrent: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _several_gpus_are_whole(self) -> "ResourcesConfig":
+        if self.gpus_per_trial > 1 and not self.gpus_per_trial.is_integer():
+            raise ValueError(f"gpus_per_trial must be a whole number above 1, but got {self.gpus_per_trial}")
+        return self
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """Where a trial runs: CUDA exactly when it asks for a GPU."""
+        return "cuda" if self.gpus_per_trial else "cpu"
+
+
+class SpaceConfig(Config):
+    """A sweep: one model, one corpus, and the grid of sparsities x allocations x seeds to train.
+
+    Attributes:
+        name: of the sweep; its folder under the storage directory and its parent run in MLflow.
+        sparsity: levels, each a fraction of the input entries set to zero.
+        seeds: data orders; each allocation is trained once for each.
+    """
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    plan: PlanConfig = PlanConfig()
+    sparsity: tuple[Level, ...] = Field(min_length=1)
+    allocations: tuple[AllocationConfig, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
+    training: TrainingConfig = TrainingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "SpaceConfig":
+        lists: dict[str, list[object]] = {
+            "an allocation": [a.label for a in self.allocations],
+            "a sparsity": list(self.sparsity),
+            "a seed": list(self.seeds),
+        }
+        for what, values in lists.items():
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{what} must be listed once, but {twice} is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_overruled(self) -> "SpaceConfig":
+        default: int = TrainingConfig.model_fields["seed"].default
+        if self.training.seed not in (default, *self.seeds):
+            raise ValueError(f"a seed must be given as seeds, but got training.seed={self.training.seed}")
+        if self.plan.skip_first >= self.corpus.block_size:
+            got = f"plan.skip_first={self.plan.skip_first}, corpus.block_size={self.corpus.block_size}"
+            raise ValueError(f"skip_first must leave tokens of a block to sparsify, but got {got}")
+        return self
+
+
+class TrialPlan(Config):
+    """A sparsity plan with nothing left open.
+
+    Attributes:
+        levels: sparsity of each sparsified site, in canonical order; sites at zero are left out.
+    """
+
+    levels: dict[str, Level]
+    rule: Literal["topk", "threshold"]
+    tokens: Literal["all", "second_half", "skip_first_n"]
+    skip_first: int
+    calibration_blocks: int
+
+    def dense_prefix(self, length: int) -> int:
+        """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
+        return {"all": 0, "second_half": length // 2, "skip_first_n": self.skip_first}[self.tokens]
+
+    @property
+    def label(self) -> str:
+        """Modules, level and what differs from the default policy, such as ``down_proj@0.50``."""
+        modules = "+".join(dict.fromkeys(Site.parse(site).module for site in self.levels)) or "dense"
+        values = sorted(set(self.levels.values()))
+        level = "-".join(f"{v:.2f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "0.00"
+        tokens = "" if self.tokens == "all" else f" {self.tokens}"
+        return f"{modules}@{level} {self.rule}{tokens}"
+
+
+class TrialConfig(Config):
+    """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
+
+    Attributes:
+        model_fingerprint, corpus_fingerprint: content hashes (``trainables.model``, ``trainables.corpus``).
+        allocation: the name shown to people; it is not part of the identity.
+        sites: biased sites in canonical order; none for TEAL alone.
+        num_layers: depth of the model.
+        sparsity: the sweep's level, for tables.
+    """
+
+    model: ModelConfig
+    model_fingerprint: str
+    corpus: CorpusConfig
+    corpus_fingerprint: str
+    plan: TrialPlan
+    sparsity: Level
+    allocation: str
+    sites: tuple[str, ...]
+    num_layers: int
+    n_spon_params: int
+    relative_params: float
+    training: TrainingConfig
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def identity(self) -> str:
+        """Hash of what decides the result: two ways to say the same trial have one identity, and are trained once."""
+        decides: dict[str, object] = {
+            "model": self.model_fingerprint,
+            "dtype": self.model.dtype,
+            "corpus": self.corpus_fingerprint,
+            "plan": self.plan.model_dump(),
+            "sites": self.sites,
+            "training": self.training.model_dump() if self.sites else None,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """Readable, unique within a sweep and fit for a path: allocation, sparsity, seed, start of the identity."""
+        seed = f"_seed{self.training.seed}" if self.sites else ""
+        return f"{re.sub('[^A-Za-z0-9_.]+', '-', self.allocation).strip('-')}_s{self.sparsity:.2f}{seed}_{self.identity[:10]}"

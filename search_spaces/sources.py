@@ -1,0 +1,91 @@
+"""The config schema of what a trial runs on: the model, and the corpus with its three splits."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["calibration", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
+EMBEDDED = "embedded"
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, finite numbers only, and a key that is not declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Config):
+    """A causal LM.
+
+    Attributes:
+        source: ``embedded`` (SmolLM2-135M-Instruct), a Hugging Face id, or a local directory.
+        revision: branch, tag or commit of a Hugging Face id.
+        dtype: of the frozen weights; biases and statistics are fp32 always.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+    """
+
+    source: str = Field(default=EMBEDDED, min_length=1)
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _revision_goes_with_a_hub(self) -> "ModelConfig":
+        if self.source == EMBEDDED and self.revision is not None:
+            raise ValueError(f"revision may be given only for a Hugging Face model, but got {self.revision!r}")
+        return self
+
+
+class BlockCounts(Config):
+    """How many token blocks each split gives at most."""
+
+    calibration: int = Field(default=2048, ge=1)
+    validation: int = Field(default=256, ge=1)
+    test: int = Field(default=1024, ge=1)
+
+
+class CorpusConfig(Config):
+    """Text, its three splits, and how it becomes token blocks.
+
+    Attributes:
+        source: ``embedded`` (English Wikipedia sample), ``files`` (local text or parquet), or a hub dataset id.
+        name: configuration of a hub dataset, such as ``wikitext-103-raw-v1``.
+        revision: of a hub dataset.
+        splits: for a hub dataset, its split for each of ours. Without a validation split, every tenth calibration
+            document is taken for it.
+        files: for ``files``, paths for each split (the same rule for a missing validation split).
+        sample_by: what one document is in a text file.
+        text_column: the column to read.
+        block_size: tokens in a block.
+        blocks: how many blocks at most.
+        pick: the ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it.
+    """
+
+    source: str = Field(default=EMBEDDED, min_length=1)
+    name: str | None = None
+    revision: str | None = None
+    splits: dict[Split, str] = {"calibration": "train", "validation": "validation", "test": "test"}
+    files: dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+    sample_by: Literal["line", "paragraph", "document"] = "line"
+    text_column: str = "text"
+    block_size: int = Field(default=128, ge=2)
+    blocks: BlockCounts = BlockCounts()
+    pick: Literal["first", "spread"] = "first"
+
+    @model_validator(mode="after")
+    def _splits_are_whole_and_apart(self) -> "CorpusConfig":
+        if self.source == "files" and not {"calibration", "test"} <= set(self.files):
+            raise ValueError(f"a corpus of files must name calibration and test files, but got {sorted(self.files)}")
+        if self.source != "files" and self.files:
+            raise ValueError(f"files may be named only with source: files, but got source: {self.source}")
+        if not {"calibration", "test"} <= set(self.splits):
+            raise ValueError(f"splits must name calibration and test, but got {sorted(self.splits)}")
+        if self.source in (EMBEDDED, "files") and (self.name or self.revision):
+            given = self.name or self.revision
+            raise ValueError(f"name and revision may be given only for a hub dataset, but got {given!r}")
+        texts = list(self.splits.values()) + [file for files in self.files.values() for file in files]
+        twice = next((text for text in texts if texts.count(text) > 1), None)
+        if twice is not None:
+            raise ValueError(f"a text must be in one split only, but got {twice!r} twice")
+        return self

@@ -1,0 +1,115 @@
+"""The board: every finished trial against the dense model and against TEAL alone under the same sparsity plan.
+
+Figures come from the scores in the checkpoints, with 95% paired bootstrap intervals. Nothing is compared across plans.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from search_spaces.errors import SponError
+from sweep.folder import SweepFolder
+from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.evaluation import Scores
+from trainables.statistics import TAIL, Array, Statistic, bootstrap_unit, paired_bootstrap
+
+EvaluationSplit = Literal["validation", "test"]
+
+
+def _recovered(dense: Array, teal: Array, spon: Array) -> Array:
+    """Share of TEAL's damage that SPON repairs; nan throughout unless the damage is certain (its interval is above 0)."""
+    damage = teal - dense
+    if np.quantile(damage[1:], TAIL) <= 0:
+        return np.full_like(damage, np.nan)
+    return (teal - spon) / damage
+
+
+STATISTICS: dict[str, Statistic] = {
+    "kl_nats": lambda m: m["spon"].kl,
+    "kl_minus_teal_nats": lambda m: m["spon"].kl - m["teal"].kl,
+    "nll_nats": lambda m: m["spon"].nll,
+    "ppl": lambda m: m["spon"].ppl,
+    "kl_recovered": lambda m: _recovered(m["dense"].kl, m["teal"].kl, m["spon"].kl),
+    "ppl_recovered": lambda m: _recovered(m["dense"].ppl, m["teal"].ppl, m["spon"].ppl),
+    "vs_teal_pct": lambda m: 100 * (m["spon"].ppl / m["teal"].ppl - 1),
+    "vs_dense_pct": lambda m: 100 * (m["spon"].ppl / m["dense"].ppl - 1),
+    "teal_kl_nats": lambda m: m["teal"].kl,
+    "teal_ppl": lambda m: m["teal"].ppl,
+    "dense_ppl": lambda m: m["dense"].ppl,
+}
+"""Columns of the board with an interval each. ``kl_minus_teal_nats`` below zero is what a bias is for."""
+
+
+def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.DataFrame:
+    """One row a finished trial, sorted by plan and then by KL.
+
+    Args:
+        folder: of the sweep.
+        split: which scores; the test split by default where every finished trial has it, else validation.
+
+    Returns:
+        Columns ``trial``, ``plan``, ``allocation``, ``seed``, ``sparsity``, ``n_spon_layers``, ``n_spon_params``,
+        ``relative_params``, ``split``, ``bootstrap_over``, ``pareto``, and for every statistic ``name``, ``name_low``,
+        ``name_high``.
+
+    Raises:
+        SponError: if no trial has finished, or one lacks the split.
+    """
+    checkpoints = [read_checkpoint(t.checkpoint_path) for t in folder.trials if t.state == "finished"]
+    if not checkpoints:
+        raise SponError(f"a board needs a finished trial, but {folder.name!r} has none yet (at {folder.path})")
+    tested = all("test.spon" in checkpoint.scores for checkpoint in checkpoints)
+    chosen: EvaluationSplit = split or ("test" if tested else "validation")
+    if chosen == "test" and not tested:
+        raise SponError(f"the test split is scored at the end of a sweep, but {folder.name!r} is not there yet")
+    board = pd.DataFrame([_row(checkpoint, chosen) for checkpoint in checkpoints])
+    board["pareto"] = pareto_flags(checkpoints)
+    order = ["sparsity", "plan", "kl_nats"]
+    return board.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
+    config = checkpoint.meta.config
+    models = _models(checkpoint, split)
+    row: dict[str, object] = {
+        "trial": config.name,
+        "plan": config.plan.label,
+        "allocation": config.allocation,
+        "seed": config.training.seed,
+        "sparsity": config.sparsity,
+        "n_spon_layers": len({site.split(".")[0] for site in config.sites}),
+        "n_spon_params": config.n_spon_params,
+        "relative_params": config.relative_params,
+        "split": split,
+        "bootstrap_over": bootstrap_unit(models["spon"]),
+    }
+    for name, interval in paired_bootstrap(models, STATISTICS).items():
+        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row
+
+
+def _models(checkpoint: Checkpoint, split: EvaluationSplit) -> Mapping[str, Scores]:
+    return {who: checkpoint.scores[f"{split}.{who}"] for who in ("dense", "teal", "spon")}
+
+
+def pareto_flags(checkpoints: Sequence[Checkpoint]) -> list[bool]:
+    """Which trials no other trial of the same plan beats in validation KL with as few or fewer parameters.
+
+    Choices are made on validation, whatever split the board shows. TEAL alone, at no parameters, always takes part.
+    """
+    flags = []
+    for mine in checkpoints:
+        rivals = [_point(other) for other in checkpoints if other.meta.config.plan == mine.meta.config.plan]
+        rivals.append((mine.meta.metrics["val_teal_kl_nats"], 0))
+        flags.append(not any(_dominates(rival, _point(mine)) for rival in rivals))
+    return flags
+
+
+def _point(checkpoint: Checkpoint) -> tuple[float, int]:
+    return checkpoint.meta.metrics["val_kl_nats"], checkpoint.meta.config.n_spon_params
+
+
+def _dominates(one: tuple[float, int], other: tuple[float, int]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]

@@ -1,0 +1,87 @@
+"""What the driver does at each event of Ray Tune: keep it on disk, send it to MLflow, print one line."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from search_spaces.schema import TrialConfig
+from sweep.folder import SweepFolder, TrialFolder
+from sweep.progress import Progress
+from sweep.tracking import Tracker
+from trainables.ray_trainable import FAILURE
+
+_METRIC_PREFIXES = ("step", "epoch", "train_", "val_", "seconds")
+
+
+class SweepCallback(tune.Callback):
+    """Writes results to the sweep's folder and passes them on.
+
+    It holds no state that is not on disk, so that Ray can pickle it and a restored sweep goes on with it.
+
+    Args:
+        folder: of the sweep.
+        tracking_uri: of MLflow.
+    """
+
+    def __init__(self, folder: SweepFolder, tracking_uri: str) -> None:
+        self._folder, self._tracking_uri = folder, tracking_uri
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Open MLflow and the progress line, in the driver that runs the sweep."""
+        self._tracker = Tracker(self._tracking_uri, self._folder)
+        self._progress = Progress(self._folder.space)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folder": self._folder, "_tracking_uri": self._tracking_uri}
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Print a sign of life now and then."""
+        self._progress.beat(len(trials))
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record that the trial exists."""
+        config = _config(trial)
+        self._of(trial).start(config)
+        self._progress.started(config)
+        self._tracker.sync(self._of(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Record a validation, or the reason of a failure."""
+        if FAILURE in result:
+            self._failed(trial, result[FAILURE])
+            return
+        metrics = {key: float(value) for key, value in result.items() if key.startswith(_METRIC_PREFIXES)}
+        self._of(trial).add_progress(metrics)
+        self._progress.validated(_config(trial), metrics)
+        self._tracker.sync(self._of(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Take over the checkpoint of a trial that did not fail."""
+        folder = self._of(trial)
+        if folder.state == "failed" or trial.checkpoint is None:
+            return
+        with trial.checkpoint.as_directory() as files:
+            folder.finish(Path(files))
+        self._progress.finished(_config(trial))
+        self._tracker.sync(folder)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record the last line of the exception, when Ray's retries are spent."""
+        error = Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
+        self._failed(trial, error.splitlines()[-1])
+
+    def _failed(self, trial: Trial, reason: str) -> None:
+        self._of(trial).fail(reason)
+        self._progress.failed(_config(trial), reason)
+        self._tracker.sync(self._of(trial))
+
+    def _of(self, trial: Trial) -> TrialFolder:
+        return self._folder.trial(_config(trial))
+
+
+def _config(trial: Trial) -> TrialConfig:
+    return TrialConfig.model_validate(trial.config["trial"])

@@ -1,0 +1,123 @@
+"""The command line of ``python -m sweep``.
+
+Exit status: 0 all went well; 1 a trial failed, or ``doctor`` found a fault; 2 bad input; 130 stopped before the end.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from search_spaces.errors import SponError
+from search_spaces.load import load_space
+from search_spaces.schema import SpaceConfig
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a user's fault is printed as one line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except SponError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sweep", description="Find which layers of an activation-sparse LLM need a SPON bias."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command)
+        return sub
+
+    plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
+    run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
+    resume = add("resume", _resume, "go on with a sweep that was stopped")
+    board = add("board", _board, "print the table of a sweep")
+    sync = add("sync", _sync, "send to MLflow what it does not have yet")
+    add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
+    for sub in (plan, run):
+        sub.add_argument("space", type=Path, metavar="SPACE.yaml")
+        sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
+    plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
+    for sub in (resume, board, sync):
+        sub.add_argument("name", metavar="NAME", help="of the sweep")
+    for sub in (run, resume):
+        sub.add_argument("--address", help="of a Ray cluster: auto, or ray://HOST:PORT; Ray on this machine by default")
+    for sub in (run, resume, sync):
+        sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
+    for sub in (run, resume, board, sync):
+        sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+    board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
+    form = board.add_mutually_exclusive_group()
+    for kind in ("csv", "latex", "json"):
+        form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind)
+    return parser
+
+
+# The commands import what they use: `--help` and bad input answer before torch, Ray and MLflow are loaded.
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from sweep.plan import print_plan
+
+    print_plan(load_space(arguments.space, arguments.set), measure=not arguments.no_measure)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _sweep(load_space(arguments.space, arguments.set), arguments)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+
+    return _sweep(open_sweep(arguments.storage, arguments.name).space, arguments)
+
+
+def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
+    from sweep.run import run_sweep
+    from sweep.tracking import default_tracking_uri
+
+    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    return run_sweep(space, arguments.storage, uri, arguments.address)
+
+
+def _board(arguments: argparse.Namespace) -> int:
+    from sweep.board import make_board
+    from sweep.folder import open_sweep
+    from sweep.render import as_latex, as_text
+
+    board = make_board(open_sweep(arguments.storage, arguments.name), arguments.split)
+    forms: dict[str | None, Callable[[], str]] = {
+        None: lambda: as_text(board),
+        "csv": lambda: board.to_csv(index=False),
+        "latex": lambda: as_latex(board),
+        "json": lambda: board.to_json(orient="records", indent=1),
+    }
+    print(forms[arguments.form]())
+    return 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+    from sweep.tracking import Tracker, default_tracking_uri
+
+    folder = open_sweep(arguments.storage, arguments.name)
+    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    return 0 if Tracker(uri, folder).sync_all() else 1
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sweep.doctor import examine
+
+    return examine()

@@ -1,0 +1,142 @@
+"""``doctor``: what is wrong with this set-up, and what to do about each fault."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
+
+from trainables.cache import cache_root
+from trainables.embedded import documents_key, model_key
+
+_NEEDED_GIB = 4.0
+_REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
+
+
+class Finding(NamedTuple):
+    """One thing looked at. A ``note`` matters only to some uses and does not count as a fault."""
+
+    state: Literal["ok", "note", "FAULT"]
+    what: str
+    remedy: str = ""
+
+
+def examine() -> int:
+    """Print every finding; 1 if there is a fault."""
+    faults = 0
+    for check in (_python, _packages, _devices, _cache, _embedded, _hub, _ray, _mlflow):
+        for finding in check():
+            faults += finding.state == "FAULT"
+            print(f"{finding.state:5}  {finding.what}" + (f"\n       -> {finding.remedy}" if finding.remedy else ""))
+    print(f"\n{faults} faults" if faults else "\nready")
+    return 1 if faults else 0
+
+
+def _python() -> Iterator[Finding]:
+    good = sys.version_info[:2] >= (3, 11)
+    yield Finding("ok" if good else "FAULT", f"Python {platform.python_version()}", "" if good else "use Python 3.11")
+
+
+def _packages() -> Iterator[Finding]:
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*\])?==([^\s#]+)", _REQUIREMENTS.read_text(), re.MULTILINE)
+    wrong = [f"{name} {have or 'missing'} (want {want})" for name, want in pins if (have := _installed(name)) != want]
+    if wrong:
+        yield Finding("FAULT", f"packages: {', '.join(wrong)}", "pip install -r requirements.txt")
+    else:
+        yield Finding("ok", f"{len(pins)} packages at their pinned versions")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name).split("+")[0]  # torch says which build it is: 2.13.0+cpu
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("ok", f"{os.cpu_count()} CPU cores, torch {torch.__version__}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            yield Finding("ok", f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB")
+    else:
+        yield Finding("note", "no GPU", "only spaces with gpus_per_trial: 0 can run here")
+
+
+def _cache() -> Iterator[Finding]:
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        yield Finding("FAULT", f"cache {root}: {error.strerror}", "make it writable, or set SPON_CACHE")
+        return
+    free = shutil.disk_usage(root).free / 2**30
+    enough = free >= _NEEDED_GIB
+    yield Finding(
+        "ok" if enough else "FAULT",
+        f"cache {root}, {free:.1f} GiB free",
+        "" if enough else f"free {_NEEDED_GIB:.0f} GiB, or set SPON_CACHE to a larger disk",
+    )
+
+
+def _embedded() -> Iterator[Finding]:
+    for kind, key, what in (("models", model_key(), "model"), ("documents", documents_key(), "text")):
+        if (cache_root() / kind / key).is_dir():
+            yield Finding("ok", f"embedded {what} is in the cache")
+        else:
+            yield Finding("note", f"embedded {what} is not in the cache", "the first run fetches it")
+
+
+def _hub() -> Iterator[Finding]:
+    try:
+        HfApi().model_info("gpt2", timeout=5)
+        yield Finding("ok", f"{constants.ENDPOINT} answers")
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError, OSError) as error:
+        yield Finding(
+            "note",
+            f"{constants.ENDPOINT} is out of reach ({type(error).__name__})",
+            "only the embedded model and local files can be used",
+        )
+    if get_token():
+        yield Finding("ok", "a Hugging Face token is set")
+    else:
+        yield Finding("note", "no Hugging Face token", "for gated models: hf auth login, or HF_TOKEN")
+
+
+def _ray() -> Iterator[Finding]:
+    import ray
+
+    mode, address = os.environ.get("RAY_AUTH_MODE", "unset"), os.environ.get("RAY_ADDRESS", "unset")
+    yield Finding("ok", f"Ray {ray.__version__}, RAY_AUTH_MODE {mode}, RAY_ADDRESS {address}")
+    shared = shutil.disk_usage("/dev/shm").free / 2**20 if Path("/dev/shm").is_dir() else None
+    if shared is not None and shared < 256:
+        yield Finding("FAULT", f"/dev/shm has {shared:.0f} MiB", "Ray wants 256 MiB there: docker run --shm-size=1g")
+
+
+def _mlflow() -> Iterator[Finding]:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        yield Finding("ok", "MLflow writes to SQLite in the storage directory")
+        return
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+        yield Finding("ok", f"MLflow at {uri} answers")
+    except MlflowException as error:
+        yield Finding(
+            "FAULT", f"MLflow at {uri}: {str(error).splitlines()[0]}", "start it, or unset MLFLOW_TRACKING_URI"
+        )

@@ -1,0 +1,158 @@
+"""A sweep on disk: the results are here first, and everything else (MLflow, the board) is made from them.
+
+STORAGE/
+mlflow.db, mlartifacts/        shared by all sweeps
+NAME/
+space.json                   the validated space
+parent.json                  the sweep's MLflow run
+tune/                        Ray Tune's own state
+trials/TRIAL/
+trial.json                 the resolved config
+progress.jsonl             one line per validation
+checkpoint/                of a finished trial
+failure.txt                the reason, of a failed one
+mlflow.json                what MLflow has of it already
+board.csv, board.json, board.tex, pareto.png
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from search_spaces.errors import SponError
+from search_spaces.load import parse_space
+from search_spaces.schema import SpaceConfig, TrialConfig
+from trainables.cache import writable, written_aside
+from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+_SPACE = "space.json"
+
+State = Literal["running", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """One trial of a sweep, as far as it has come."""
+
+    path: Path
+
+    @property
+    def config(self) -> TrialConfig:
+        """The resolved trial."""
+        return TrialConfig.model_validate_json((self.path / "trial.json").read_text())
+
+    @property
+    def state(self) -> State:
+        """What the files say: a checkpoint means finished, a reason means failed."""
+        if self.checkpoint_path.is_dir():
+            return "finished"
+        return "failed" if (self.path / "failure.txt").exists() else "running"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the checkpoint of a finished trial is."""
+        return self.path / "checkpoint"
+
+    @property
+    def failure(self) -> str:
+        """Why a failed trial failed."""
+        return (self.path / "failure.txt").read_text()
+
+    @property
+    def progress(self) -> list[dict[str, float]]:
+        """Metrics of every validation so far."""
+        file = self.path / "progress.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def start(self, config: TrialConfig) -> None:
+        """Record a trial; harmless if it is recorded already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "trial.json").write_text(config.model_dump_json(indent=1))
+
+    def add_progress(self, metrics: dict[str, float]) -> None:
+        """Record a validation; a step that was recorded before a restart is not recorded twice."""
+        if all(metrics["step"] != known["step"] for known in self.progress):
+            with (self.path / "progress.jsonl").open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+
+    def finish(self, files: Path) -> None:
+        """Take over the checkpoint in a directory that also holds other files."""
+        self.store(read_checkpoint(files))
+
+    def store(self, checkpoint: Checkpoint) -> None:
+        """Write, or replace, the trial's checkpoint."""
+        with writable(self.path), written_aside(self.checkpoint_path) as aside:
+            write_checkpoint(checkpoint, aside)
+
+    def fail(self, reason: str) -> None:
+        """Record why the trial failed."""
+        (self.path / "failure.txt").write_text(reason)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One sweep on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.path.name
+
+    @property
+    def space(self) -> SpaceConfig:
+        """The space that the sweep was started with."""
+        file = self.path / _SPACE
+        return parse_space(json.loads(file.read_text()), str(file))
+
+    @property
+    def trials(self) -> list[TrialFolder]:
+        """Trials recorded so far, by name."""
+        return [TrialFolder(file.parent) for file in sorted(self.path.glob("trials/*/trial.json"))]
+
+    def trial(self, config: TrialConfig) -> TrialFolder:
+        """The folder of a trial, whether it exists yet or not."""
+        return TrialFolder(self.path / "trials" / config.name)
+
+
+def open_sweep(storage: Path, name: str) -> SweepFolder:
+    """A sweep that exists.
+
+    Raises:
+        SponError: if it does not; the message lists those that do.
+    """
+    folder = SweepFolder(storage / name)
+    if not (folder.path / _SPACE).exists():
+        known = ", ".join(sorted(file.parent.name for file in storage.glob(f"*/{_SPACE}"))) or "none"
+        raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {known}")
+    return folder
+
+
+def check_sweep(storage: Path, space: SpaceConfig) -> None:
+    """Refuse, before anything expensive, a storage or a name that the space cannot have.
+
+    Raises:
+        SponError: if the storage cannot be written, or the name stands for another space.
+    """
+    with writable(storage):
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    file = storage / space.name / _SPACE
+    if file.exists() and json.loads(file.read_text()) != space.model_dump(mode="json"):
+        raise SponError(
+            f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
+            "choose a free one (--set name=...)"
+        )
+
+
+def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
+    """The folder of a space that ``check_sweep`` let pass: a new one, or the one it had before."""
+    folder = SweepFolder(storage / space.name)
+    with writable(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        (folder.path / _SPACE).write_text(json.dumps(space.model_dump(mode="json"), indent=1))
+    return folder

@@ -1,0 +1,62 @@
+"""One line per event on the driver, with a share done and an estimate of what is left."""
+
+import time
+
+from search_spaces.schema import SpaceConfig, TrialConfig
+from trainables.training import total_steps
+
+_BEAT_SECONDS = 30.0
+
+
+class Progress:
+    """Prints the events of a sweep.
+
+    Args:
+        space: gives the optimiser steps of a trial, the unit of the estimate. Validations are not counted apart.
+    """
+
+    def __init__(self, space: SpaceConfig) -> None:
+        self._steps_per_trial = total_steps(space.corpus.blocks.calibration, space.training)
+        self._begun = self._last = time.monotonic()
+        self._steps: dict[str, float] = {}
+        self._over: set[str] = set()
+
+    def started(self, config: TrialConfig) -> None:
+        """A trial was given to a worker."""
+        self._steps.setdefault(config.name, 0)
+        self._print(f"start  {config.name}  {len(config.sites)} sites, {config.n_spon_params} parameters")
+
+    def validated(self, config: TrialConfig, metrics: dict[str, float]) -> None:
+        """A trial reported a validation."""
+        self._steps[config.name] = metrics["step"]
+        self._print(
+            f"valid  {config.name}  step {metrics['step']:.0f}/{self._steps_per_trial if config.sites else 0}  "
+            f"KL {metrics['val_kl_nats']:.4f} nats ({metrics['val_kl_recovered']:+.1%} recovered)  "
+            f"PPL {metrics['val_ppl']:.3f}"
+        )
+
+    def finished(self, config: TrialConfig) -> None:
+        """A trial is done and its checkpoint is stored."""
+        self._over.add(config.name)
+        self._print(f"done   {config.name}")
+
+    def failed(self, config: TrialConfig, reason: str) -> None:
+        """A trial failed for good."""
+        self._over.add(config.name)
+        self._print(f"FAILED {config.name}  {reason}")
+
+    def beat(self, n_trials: int) -> None:
+        """Print how far the sweep is if nothing was printed for a while."""
+        if time.monotonic() - self._last > _BEAT_SECONDS:
+            self._print(f"       {len(self._over)} of {n_trials} trials over{self._left(n_trials)}")
+
+    def _left(self, n_trials: int) -> str:
+        done = sum(self._steps.values()) / (n_trials * self._steps_per_trial)
+        if not 0 < done < 1:
+            return "; workers load the model and make what all trials share"
+        return f", about {(time.monotonic() - self._begun) * (1 - done) / done / 60:.0f} min left"
+
+    def _print(self, line: str) -> None:
+        self._last = time.monotonic()
+        minutes, seconds = divmod(int(self._last - self._begun), 60)
+        print(f"{minutes:3d}:{seconds:02d}  {line}", flush=True)

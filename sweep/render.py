@@ -1,0 +1,89 @@
+"""The board as text, CSV, JSON, LaTeX and a picture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")  # the driver may have no screen
+
+_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
+    "allocation": lambda r: r["allocation"],
+    "layers": lambda r: f"{r['n_spon_layers']}",
+    "params": lambda r: f"{r['n_spon_params']:,}",
+    "KL nats [95%]": lambda r: _interval(r, "kl_nats", ".4f"),
+    "KL - TEAL [95%]": lambda r: _interval(r, "kl_minus_teal_nats", "+.4f"),
+    "KL rec.": lambda r: _recovery(r, "kl_recovered"),
+    "PPL [95%]": lambda r: _interval(r, "ppl", ".2f"),
+    "PPL rec.": lambda r: _recovery(r, "ppl_recovered"),
+    "vs TEAL": lambda r: f"{r['vs_teal_pct']:+.2f}%",
+    "vs dense": lambda r: f"{r['vs_dense_pct']:+.1f}%",
+    "Pareto": lambda r: "*" if r["pareto"] else "",
+}
+
+
+def _interval(row: pd.Series, name: str, spec: str) -> str:
+    value, low, high = (format(row[key], spec) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} [{low}, {high}]" if low != high else value
+
+
+def _recovery(row: pd.Series, name: str) -> str:
+    return "no damage" if pd.isna(row[name]) else f"{row[name]:+.1%}"
+
+
+def as_text(board: pd.DataFrame) -> str:
+    """Tables for a terminal, one a sparsity plan."""
+    first = board.iloc[0]
+    head = f"{first['split']} split; 95% paired bootstrap over {first['bootstrap_over']}; * = Pareto on validation KL"
+    return "\n".join([head, *(_plan_text(str(plan), rows) for plan, rows in board.groupby("plan", sort=False))])
+
+
+def _plan_text(plan: str, rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    head = f"\n{plan}:  dense PPL {first['dense_ppl']:.2f};  TEAL alone PPL {first['teal_ppl']:.2f}, "
+    return f"{head}KL {first['teal_kl_nats']:.4f} nats\n{_cells(rows).to_string(index=False)}"
+
+
+def _cells(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({name: [cell(row) for _, row in rows.iterrows()] for name, cell in _COLUMNS.items()})
+
+
+def as_latex(board: pd.DataFrame) -> str:
+    """One LaTeX table with the plan as its first column."""
+    cells = _cells(board)
+    cells.insert(0, "plan", board["plan"])
+    return str(cells.to_latex(index=False, escape=True))
+
+
+def pareto_figure(board: pd.DataFrame) -> Figure:
+    """KL and perplexity against parameters, one line of panels a plan."""
+    plans = list(board.groupby("plan", sort=False))
+    figure, axes = plt.subplots(len(plans), 2, figsize=(10, 3.2 * len(plans)), squeeze=False, layout="constrained")
+    for (plan, rows), line in zip(plans, axes, strict=True):
+        for axis, name, unit in zip(line, ("kl", "ppl"), ("KL(dense || sparse), nats", "perplexity"), strict=True):
+            column = "kl_nats" if name == "kl" else "ppl"
+            errors = [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
+            axis.errorbar(rows["n_spon_params"], rows[column], yerr=errors, fmt="o", capsize=3)
+            axis.axhline(rows.iloc[0][f"teal_{column}"], linestyle="--", color="grey", label="TEAL alone")
+            for _, row in rows.iterrows():
+                place = (row["n_spon_params"], row[column])
+                axis.annotate(row["allocation"], place, fontsize=7, xytext=(4, 4), textcoords="offset points")
+            axis.set(title=f"{plan}, {rows.iloc[0]['split']}", xlabel="SPON parameters", ylabel=unit)
+            axis.legend(fontsize=7)
+    return figure
+
+
+def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
+    """Write the board in every form into the sweep's folder and return the files."""
+    files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex")] + [directory / "pareto.png"]
+    files[0].write_text(as_text(board) + "\n")
+    board.to_csv(files[1], index=False)
+    board.to_json(files[2], orient="records", indent=1)
+    files[3].write_text(as_latex(board))
+    figure = pareto_figure(board)
+    figure.savefig(files[4], dpi=150)
+    plt.close(figure)
+    return files

@@ -1,0 +1,55 @@
+"""The final report: the test split is opened once, for trials that are done, and by nothing else."""
+
+import time
+from typing import Any
+
+import ray
+import torch
+from ray.util import ActorPool
+
+from search_spaces.schema import SpaceConfig
+from sweep.folder import SweepFolder, TrialFolder
+from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.trial import report_test
+from trainables.workbench import Workbench
+
+
+class _TestReader:
+    """A worker that may read the test split."""
+
+    def __init__(self, space: SpaceConfig) -> None:
+        torch.set_num_threads(space.resources.cpus_per_trial)
+        self._bench = Workbench(space.model, space.corpus, space.resources.device, open_test=True)
+
+    def report(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Add the test scores."""
+        return report_test(self._bench, checkpoint)
+
+
+def report_on_test(folder: SweepFolder) -> None:
+    """Score every finished trial on the test split, unless it was, and store the scores in its checkpoint."""
+    waiting = [(trial, checkpoint) for trial, checkpoint in _finished(folder) if "test.spon" not in checkpoint.scores]
+    if not waiting:
+        return
+    started = time.monotonic()
+    print(f"scoring {len(waiting)} finished trials on the test split", flush=True)
+    pool = ActorPool(_readers(folder.space, len(waiting)))
+    tested = pool.map(lambda reader, pair: reader.report.remote(pair[1]), waiting)
+    for (trial, _), checkpoint in zip(waiting, tested, strict=True):
+        trial.store(checkpoint)
+    print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
+    """As many workers as there are places for trials."""
+    want, have = space.resources, ray.cluster_resources()
+    places = int(have.get("CPU", 1) // want.cpus_per_trial)
+    if want.gpus_per_trial:
+        places = min(places, int(have.get("GPU", 0) / want.gpus_per_trial))
+    count = max(1, min(places, n_waiting, want.max_concurrent or places))
+    reader = ray.remote(num_cpus=want.cpus_per_trial, num_gpus=want.gpus_per_trial)(_TestReader)
+    return [reader.remote(space) for _ in range(count)]
+
+
+def _finished(folder: SweepFolder) -> list[tuple[TrialFolder, Checkpoint]]:
+    return [(t, read_checkpoint(t.checkpoint_path)) for t in folder.trials if t.state == "finished"]

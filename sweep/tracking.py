@@ -1,0 +1,172 @@
+"""MLflow, fed from the sweep's folder: one parent run a sweep, one child run a trial.
+
+What was sent is written beside each trial, so ``sync`` sends only what is new: after a restart, or after the server was
+away, it goes on where it stopped, and no trial gets a second run. An MLflow that does not answer never stops a sweep.
+"""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.sites import Site
+from sweep.folder import State, SweepFolder, TrialFolder
+
+EXPERIMENT = "spon-sweep"
+_SENT = "mlflow.json"
+_STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}
+
+for chatty in ("alembic", "mlflow.store.db.utils"):  # forty lines at the first use of a new database otherwise
+    logging.getLogger(chatty).setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # four minutes of retries would hold up the driver
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """``MLFLOW_TRACKING_URI`` if it is set, else a SQLite database in the storage directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+class Tracker:
+    """Sends a sweep to MLflow.
+
+    Args:
+        uri: tracking URI.
+        folder: of the sweep.
+    """
+
+    def __init__(self, uri: str, folder: SweepFolder) -> None:
+        self._client = MlflowClient(uri)
+        self._folder = folder
+        self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
+        self._warned = False
+
+    def sync(self, trial: TrialFolder) -> bool:
+        """Send what MLflow does not have of a trial yet; False if it did not answer."""
+        try:
+            self._sync(trial)
+        except MlflowException as error:
+            if not self._warned:
+                reason = str(error).splitlines()[0]
+                print(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
+            self._warned = True
+            return False
+        return True
+
+    def sync_all(self) -> bool:
+        """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
+        trials = self._folder.trials
+        if not all([self.sync(trial) for trial in trials]):
+            return False
+        parent = self._parent()
+        for file in (*self._folder.path.glob("board.*"), *self._folder.path.glob("*.png")):
+            self._client.log_artifact(parent, str(file))
+        failed = any(trial.state == "failed" for trial in trials)
+        self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+        return True
+
+    def _sync(self, trial: TrialFolder) -> None:
+        file = trial.path / _SENT
+        sent = json.loads(file.read_text()) if file.exists() else {"lines": 0, "state": None, "final": []}
+        config, state, progress = trial.config, trial.state, trial.progress
+        if "run" not in sent:
+            sent["run"] = self._child(config)
+        run = sent["run"]
+        for metrics in progress[sent["lines"] :]:
+            self._log(run, metrics, int(metrics["step"]))
+        sent["lines"] = len(progress)
+        if state == "finished":
+            final = json.loads((trial.checkpoint_path / "meta.json").read_text())["metrics"]
+            if sorted(final) != sent["final"]:
+                self._log(run, final, int(progress[-1]["step"]))
+                self._client.log_artifacts(run, str(trial.checkpoint_path), "checkpoint")
+                sent["final"] = sorted(final)
+        if state == "failed":
+            self._client.set_tag(run, "failure", trial.failure[:500])
+        if state != sent["state"] and state != "running":
+            self._client.set_terminated(run, _STATUS[state])
+        sent["state"] = state
+        file.write_text(json.dumps(sent))
+
+    def _log(self, run: str, metrics: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def _experiment(self) -> str:
+        known = self._client.get_experiment_by_name(EXPERIMENT)
+        return known.experiment_id if known else self._client.create_experiment(EXPERIMENT, self._artifacts)
+
+    def _parent(self) -> str:
+        """The sweep's run, found by its file or by its tag, or made."""
+        file = self._folder.path / "parent.json"
+        if file.exists():
+            return str(json.loads(file.read_text())["run"])
+        run = self._find_or_create(self._folder.name, {"spon.sweep": str(self._folder.path.resolve())})
+        self._client.log_batch(run, params=_as_params(_sweep_params(self._folder.space)))
+        file.write_text(json.dumps({"run": run}))
+        return run
+
+    def _child(self, config: TrialConfig) -> str:
+        """A trial's run under the parent, found by its tags, or made."""
+        run = self._find_or_create(config.name, {MLFLOW_PARENT_RUN_ID: self._parent(), "spon.trial": config.identity})
+        self._client.log_batch(run, params=_as_params(trial_params(config)))
+        for key, value in (("spon.allocation", config.allocation), ("spon.plan", config.plan.label)):
+            self._client.set_tag(run, key, value)
+        return run
+
+    def _find_or_create(self, name: str, identity: dict[str, str]) -> str:
+        experiment = self._experiment()
+        condition = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+        found = self._client.search_runs([experiment], condition, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        return str(self._client.create_run(experiment, run_name=name, tags=identity).info.run_id)
+
+
+def trial_params(config: TrialConfig) -> dict[str, object]:
+    """What the compare view can plot or group by; one 0/1 param a layer says where the biases are."""
+    sites = [Site.parse(site) for site in config.sites]
+    layers = {site.layer for site in sites}
+    training = config.training
+    return {
+        "model": config.model.source,
+        "dtype": config.model.dtype,
+        "corpus": config.corpus.source,
+        "allocation": config.allocation,
+        "plan": config.plan.label,
+        "rule": config.plan.rule,
+        "sparsity": config.sparsity,
+        "modules": "+".join(dict.fromkeys(site.module for site in sites)) or "none",
+        "n_spon_layers": len(layers),
+        "n_spon_params": config.n_spon_params,
+        "relative_params": round(config.relative_params, 6),
+        "form": training.form,
+        "loss": training.loss,
+        "lr": training.lr,
+        "schedule": training.schedule,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size * training.gradient_accumulation_steps,
+        "seed": training.seed,
+        **{f"layer_{layer:02d}": int(layer in layers) for layer in range(config.num_layers)},
+    }
+
+
+def _sweep_params(space: SpaceConfig) -> dict[str, object]:
+    return {
+        "model": space.model.source,
+        "corpus": space.corpus.source,
+        "sparsity": list(space.sparsity),
+        "allocations": ", ".join(allocation.label for allocation in space.allocations),
+        "seeds": list(space.seeds),
+    }
+
+
+def _as_params(values: dict[str, object]) -> list[Param]:
+    return [Param(key, str(value)) for key, value in values.items()]

@@ -1,0 +1,284 @@
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from search_spaces.resolve import resolve_space
+from search_spaces.schema import (
+    AllocationConfig,
+    CorpusConfig,
+    ModelConfig,
+    PlanConfig,
+    ResourcesConfig,
+    SpaceConfig,
+    TrainingConfig,
+    TrialConfig,
+    TrialPlan,
+)
+
+
+def space(**changes: Any) -> SpaceConfig:
+    return SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["TOP-50"], **changes})
+
+
+def plan(**changes: Any) -> TrialPlan:
+    given = {"levels": {"0.down_proj": 0.5}, "rule": "topk", "tokens": "all", "skip_first": 0, "calibration_blocks": 0}
+    return TrialPlan.model_validate(given | changes)
+
+
+def test_lists_become_tuples_and_names_become_allocations():
+    config = space()
+    assert config.sparsity == (0.5,)
+    assert config.allocations == (AllocationConfig(name="TOP-50"),)
+
+
+def test_a_space_survives_being_written_and_read():
+    config = space(
+        allocations=["TOP-50", {"name": "mine", "sites": ["0.o_proj"]}], plan={"levels": {"0.down_proj": 0.4}}
+    )
+    assert SpaceConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        space().name = "other"  # type: ignore[misc]
+
+
+def test_the_training_defaults_are_the_studys():
+    assert TrainingConfig().model_dump(exclude_defaults=False) == {
+        "form": "output_bias",
+        "loss": "kl",
+        "logit_l2_weight": 0.0,
+        "temperature": 1.0,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "epochs": 10,
+        "max_steps": None,
+        "lr": 1e-5,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "eval_every_steps": None,
+        "early_stopping_patience": None,
+        "seed": 42,
+    }
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.0, 1.5, math.nan, math.inf])
+def test_a_sparsity_outside_zero_to_one_is_refused(level):
+    with pytest.raises(ValidationError, match="sparsity"):
+        space(sparsity=[level])
+
+
+@pytest.mark.parametrize("level", [0.0, 0.999])
+def test_a_sparsity_inside_zero_to_one_is_taken(level):
+    assert space(sparsity=[level]).sparsity == (level,)
+
+
+@pytest.mark.parametrize("key", ["sparsity", "allocations", "seeds"])
+def test_an_axis_of_the_grid_cannot_be_empty(key):
+    with pytest.raises(ValidationError, match=key):
+        space(**{key: []})
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"sparsity": [0.5, 0.6, 0.50]}, "a sparsity must be listed once, but 0.5 is listed twice"),
+        ({"allocations": ["TOP-50", "UNIF-ALL", "TOP-50"]}, "an allocation must be listed once, but TOP-50 is"),
+        ({"seeds": [1, 2, 1]}, "a seed must be listed once, but 1 is listed twice"),
+    ],
+)
+def test_a_value_listed_twice_is_refused(changes, line):
+    with pytest.raises(ValidationError, match=line):
+        space(**changes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_a_generator_cannot_take_is_refused(seed):
+    with pytest.raises(ValidationError, match="seeds"):
+        space(seeds=[seed])
+
+
+def test_a_training_seed_beside_seeds_is_refused_because_it_would_be_ignored():
+    with pytest.raises(ValidationError, match=r"given as seeds, but got training\.seed=7"):
+        space(training={"seed": 7})
+
+
+def test_a_skip_as_long_as_a_block_is_refused_because_nothing_would_be_sparsified():
+    with pytest.raises(ValidationError, match=r"plan\.skip_first=16, corpus\.block_size=16"):
+        space(plan={"tokens": "skip_first_n", "skip_first": 16}, corpus={"block_size": 16})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", "-x", "a/b"])
+def test_a_sweep_name_that_cannot_be_a_folder_is_refused(name):
+    with pytest.raises(ValidationError, match="name"):
+        space(name=name)
+
+
+@pytest.mark.parametrize("given", [{"tokens": "skip_first_n"}, {"skip_first": 4}])
+def test_skip_first_goes_with_its_policy(given):
+    with pytest.raises(ValidationError, match="skip_first must be > 0 exactly when tokens is skip_first_n, but got"):
+        PlanConfig.model_validate(given)
+
+
+@pytest.mark.parametrize("modules", ["down_proj", [], None, 3])
+def test_plan_modules_that_are_neither_matched_nor_a_list_are_refused(modules):
+    with pytest.raises(ValidationError, match="modules must be 'matched' or a list of module types"):
+        PlanConfig.model_validate({"modules": modules})
+
+
+def test_an_unknown_module_of_a_plan_is_refused_with_those_that_exist():
+    with pytest.raises(ValidationError, match=r"a module must be one of q_proj, .*down_proj, but got 'fc1'"):
+        PlanConfig.model_validate({"modules": ["q_proj", "fc1"]})
+
+
+def test_an_unknown_module_of_an_allocation_is_refused_with_those_that_exist():
+    with pytest.raises(ValidationError, match=r"should be 'q_proj', .*'down_proj'"):
+        AllocationConfig.model_validate({"name": "TOP-50", "modules": ["fc1"]})
+
+
+@pytest.mark.parametrize("key", ["rule", "tokens"])
+def test_an_unknown_rule_or_token_policy_is_refused(key):
+    with pytest.raises(ValidationError, match="Input should be"):
+        PlanConfig.model_validate({key: "magic"})
+
+
+def test_a_plan_without_layers_is_refused():
+    with pytest.raises(ValidationError, match=r"at least one layer, but got layers=\[\]"):
+        PlanConfig(layers=())
+
+
+@pytest.mark.parametrize(
+    ("levels", "line"),
+    [
+        ({"x.down_proj": 0.4}, "a site must be LAYER.MODULE"),
+        ({"3.down_proj": 0.4, "03.down_proj": 0.5}, "a site must be named once, but got 3.down_proj twice"),
+        ({"3.down_proj": 1.0}, "less than 1"),
+    ],
+)
+def test_a_wrong_level_is_refused(levels, line):
+    with pytest.raises(ValidationError, match=line):
+        PlanConfig(levels=levels)
+
+
+def test_an_unknown_allocation_is_refused():
+    with pytest.raises(ValidationError, match=r"an allocation must be one of BASELINE-TEAL, .* but got 'NOSUCH'"):
+        AllocationConfig(name="NOSUCH")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"name": "a", "sites": ["0.o_proj"], "layers": [0]}, "either sites, or layers and modules, but a gives both"),
+        ({"name": "a", "layers": []}, "must have a site unless it is BASELINE-TEAL, but a has none"),
+        ({"name": "a", "sites": []}, "must have a site"),
+        ({"name": "TOP-50", "modules": []}, "must have a site"),
+        ({"name": "a", "sites": ["0.o_proj", "0.o_proj"]}, "named once, but got 0.o_proj twice"),
+        ({"name": "a", "sites": ["0.fc1"]}, "a site must be LAYER.MODULE"),
+        ({"name": "TOP-50", "layers": [7]}, "must have a name of their own, but got TOP-50"),
+        ({"name": "TOP-50", "seed": 1}, "a seed may be given only to RANDOM-k, but got TOP-50 with seed 1"),
+    ],
+)
+def test_an_allocation_that_contradicts_itself_is_refused(given, line):
+    with pytest.raises(ValidationError, match=line):
+        AllocationConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        ({"name": "TOP-50"}, "TOP-50"),
+        ({"name": "RANDOM-4", "seed": 2}, "RANDOM-4#2"),
+        ({"name": "UNIF-ALL", "modules": ["o_proj", "down_proj"]}, "UNIF-ALL[o_proj+down_proj]"),
+        ({"name": "mine", "layers": [1], "modules": ["o_proj"]}, "mine"),
+    ],
+)
+def test_a_label_tells_apart_two_uses_of_a_name(given, label):
+    assert AllocationConfig.model_validate(given).label == label
+
+
+@pytest.mark.parametrize("given", [{"loss": "kl+logit_l2"}, {"logit_l2_weight": 0.1}])
+def test_the_l2_weight_goes_with_its_loss(given):
+    with pytest.raises(ValidationError, match=r"exactly when loss is kl\+logit_l2, but got loss="):
+        TrainingConfig.model_validate(given)
+
+
+@pytest.mark.parametrize("given", [{"lr": 0}, {"lr": math.inf}, {"temperature": 0}, {"epochs": 0}, {"loss": "mse"}])
+def test_training_numbers_without_meaning_are_refused(given):
+    with pytest.raises(ValidationError, match=next(iter(given))):
+        TrainingConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (2, "cuda")])
+def test_a_trial_is_on_cuda_exactly_when_it_asks_for_a_gpu(gpus, device):
+    assert ResourcesConfig(gpus_per_trial=gpus).device == device
+
+
+def test_several_gpus_are_a_whole_number():
+    with pytest.raises(ValidationError, match=r"a whole number above 1, but got 1\.5"):
+        ResourcesConfig(gpus_per_trial=1.5)
+
+
+def test_a_revision_of_the_embedded_model_is_refused():
+    with pytest.raises(ValidationError, match="only for a Hugging Face model, but got 'main'"):
+        ModelConfig(revision="main")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"source": "files"}, "a corpus of files must name calibration and test files"),
+        ({"files": {"calibration": ["a"]}}, "only with source: files, but got source: embedded"),
+        ({"source": "files", "files": {"calibration": ["a"], "test": []}}, "at least 1 item"),
+        ({"source": "files", "files": {"calibration": ["a", "b"], "test": ["b"]}}, "one split only, but got 'b' twice"),
+        ({"source": "x/y", "splits": {"calibration": "train"}}, "splits must name calibration and test"),
+        ({"source": "x/y", "splits": {"calibration": "train", "test": "train"}}, "one split only, but got 'train'"),
+        ({"source": "x/y", "splits": {"calibration": "a", "test": "b", "dev": "c"}}, "'calibration', 'validation' or"),
+        ({"name": "wikitext"}, "only for a hub dataset, but got 'wikitext'"),
+        ({"block_size": 1}, "greater than or equal to 2"),
+        ({"blocks": {"test": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_a_corpus_that_contradicts_itself_is_refused(given, line):
+    with pytest.raises(ValidationError, match=line):
+        CorpusConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(("tokens", "skip", "prefix"), [("all", 0, 0), ("second_half", 0, 64), ("skip_first_n", 5, 5)])
+def test_the_dense_prefix_follows_the_token_policy(tokens, skip, prefix):
+    assert plan(tokens=tokens, skip_first=skip).dense_prefix(128) == prefix
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "down_proj@0.50 topk"),
+        ({"levels": {"0.o_proj": 0.4, "0.down_proj": 0.6, "1.o_proj": 0.5}}, "o_proj+down_proj@0.40-0.60 topk"),
+        ({"levels": {}}, "dense@0.00 topk"),
+        ({"tokens": "second_half", "rule": "threshold"}, "down_proj@0.50 threshold second_half"),
+    ],
+)
+def test_a_plan_label_gives_modules_levels_rule_and_policy(changes, label):
+    assert plan(**changes).label == label
+
+
+def test_a_trial_survives_being_written_and_read(shape, fingerprints):
+    (trial,) = resolve_space(space(), shape, fingerprints)
+    read = TrialConfig.model_validate_json(trial.model_dump_json())
+    assert read == trial
+    assert read.identity == trial.identity
+
+
+def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerprints):
+    trials = resolve_space(space(sparsity=[0.5, 0.6], seeds=[1, 2]), shape, fingerprints)
+    assert len({trial.name for trial in trials}) == 4
+    label, _, start = trials[0].name.rpartition("_")
+    assert label == "TOP-50_s0.50_seed1" and start and trials[0].identity.startswith(start)
+
+
+def test_the_name_of_a_baseline_has_no_seed(shape, fingerprints):
+    (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
+    assert trial.name.rpartition("_")[0] == "BASELINE-TEAL_s0.50"

@@ -1,0 +1,74 @@
+"""One real sweep on the tiny model, through real Ray and real MLflow, that many tests look at."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweep.folder import SweepFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(*arguments: object, module: str = "sweep") -> list[str]:
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def run(*arguments: object, module: str = "sweep", timeout: float = 300) -> Ran:
+    """Run ``python -m sweep ...`` as a user would."""
+    done = subprocess.run(
+        command(*arguments, module=module), cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=timeout
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def write_space(raw: dict[str, object], directory: Path) -> Path:
+    file = directory / "space.yaml"
+    file.write_text(yaml.safe_dump(_as_yaml(raw)))
+    return file
+
+
+def _as_yaml(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _as_yaml(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep: what was run, what it printed, and its folder."""
+
+    space: Path
+    storage: Path
+    ran: Ran
+
+    @property
+    def folder(self) -> SweepFolder:
+        return SweepFolder(self.storage / "tiny")
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.storage / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def swept(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """BASELINE-TEAL, two names for one mask, and o_proj, at one sparsity."""
+    directory = tmp_path_factory.mktemp("sweep")
+    raw = tiny_space | {"allocations": ["BASELINE-TEAL", "TOP-75", "ADAPTIVE", "ATTN-ONLY"]}
+    space = write_space(raw, directory)
+    storage = directory / "runs"
+    return Swept(space, storage, run("run", space, "--storage", storage))

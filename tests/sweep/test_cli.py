@@ -1,0 +1,101 @@
+"""What a user who is wrong sees: one line, status 2, before anything expensive starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweep.cli import main
+from tests.conftest import make_llama
+from tests.sweep.conftest import write_space
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must be refused, and return its one line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("nosuch=1", "a key must be one of"),
+        ("training.nosuch=1", "'nosuch'"),
+        ("plan.modules=[nose_proj]", "'nose_proj'"),
+        ("plan.rule=magic", "'magic'"),
+        ("corpus.splits={calibration: train, holdout: test}", "'holdout'"),
+        ("allocations=[TOP-0]", "1 <= p <= 100"),
+        ("allocations=[NOSUCH]", "'NOSUCH'"),
+        ("allocations=[{name: none, layers: []}]", "must have a site"),
+        ("allocations=[{name: twice, sites: [0.down_proj, 0.down_proj]}]", "twice"),
+        ("allocations=[{name: far, layers: [9]}]", "a layer must be in 0..1"),
+        ("sparsity=[1.0]", "less than 1"),
+        ("sparsity=[-0.1]", "greater than or equal to 0"),
+        ("corpus.block_size=5000", "at least one block of 5000 tokens"),
+        ("corpus.files={calibration: [/nosuch.txt], test: [/nosuch2.txt]}", "/nosuch.txt"),
+        ("corpus.text_column=body", "text_column must be one of text"),
+        ("model.source=/nosuch/model", "/nosuch/model"),
+    ],
+)
+def test_a_wrong_space_is_refused(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, says: str
+) -> None:
+    space = write_space(tiny_raw, tmp_path)
+    storage = tmp_path / "runs"
+    assert says in refusal(capsys, "run", space, "--storage", storage, "--set", override)
+    assert not (storage / "tiny").exists()
+
+
+def test_a_bias_outside_the_plan_is_refused(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write_space(tiny_raw | {"plan": {"modules": ["down_proj"]}, "allocations": ["ATTN-ONLY"]}, tmp_path)
+    assert "allow_unsparsified_biases" in refusal(capsys, "plan", space)
+
+
+def test_a_model_of_another_layout_is_refused(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_llama(tmp_path / "odd")
+    config = source / "config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 0'))
+    space = write_space(tiny_raw | {"model": {"source": str(source)}}, tmp_path)
+    assert "Llama layout" in refusal(capsys, "plan", space)
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_and_not_waited_for(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write_space(tiny_raw, tmp_path)
+    line = refusal(capsys, "run", space, "--storage", tmp_path / "runs", "--set", "resources.gpus_per_trial=1")
+    assert "GPU 1" in line
+
+
+def test_an_output_that_cannot_be_written_is_refused(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file where the directory should be")
+    line = refusal(capsys, "run", write_space(tiny_raw, tmp_path), "--storage", tmp_path / "runs")
+    assert "must be writable" in line
+
+
+def test_a_sweep_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "space.json").write_text("{}")
+    assert "there are: other" in refusal(capsys, "board", "nosuch", "--storage", tmp_path)
+
+
+def test_a_missing_space_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No such file" in refusal(capsys, "plan", tmp_path / "nosuch.yaml")
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "resume", "board", "sync", "doctor"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert command in capsys.readouterr().out

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from search_spaces.load import parse_space
+from sweep.plan import print_plan
+
+
+def test_a_plan_lists_every_trial_with_its_sites_and_parameters(
+    tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_raw["allocations"] = ["BASELINE-TEAL", "UNIF-ALL", "TOP-50", "TOP-75", "HYBRID-OD"]
+    print_plan(parse_space(tiny_raw, "test"), measure=False)
+    out = capsys.readouterr().out
+    assert "tiny: 4 trials" in out
+    assert "o_proj 0-1; down_proj 0-1" in out
+    assert "TOP-75 is the same mask as TOP-50" in out
+    assert "128" in out  # HYBRID-OD: two layers, two modules, 32 wide
+
+
+def test_a_plan_measures_and_estimates(tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(parse_space(tiny_raw, "test"))
+    out = capsys.readouterr().out
+    assert "a trial of 8 steps about" in out
+    assert "GiB" in out
+
+
+def test_a_plan_without_biases_is_estimated_too(
+    tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    print_plan(parse_space(tiny_raw | {"allocations": ["BASELINE-TEAL"]}, "test"))
+    assert "the sweep about" in capsys.readouterr().out

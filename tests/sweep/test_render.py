@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweep.board import STATISTICS
+from sweep.render import as_latex, as_text, pareto_figure, write_board
+
+
+@pytest.fixture
+def board() -> pd.DataFrame:
+    """Three trials of two plans, with figures made up for the test."""
+    rows = []
+    for allocation, plan, params in (("BASELINE-TEAL", "a@0.50", 0), ("UNIF-ALL", "a@0.50", 64), ("X_1", "b@0.50", 32)):
+        row = {"trial": allocation, "plan": plan, "allocation": allocation, "seed": 42, "sparsity": 0.5}
+        row |= {"n_spon_layers": 2, "n_spon_params": params, "relative_params": 1.0, "split": "test", "pareto": True}
+        row |= {"bootstrap_over": "documents"}
+        for name in STATISTICS:
+            row |= {name: 0.25, f"{name}_low": 0.125, f"{name}_high": 0.5}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_text_has_a_table_a_plan_with_dense_and_teal_above_it(board: pd.DataFrame) -> None:
+    text = as_text(board)
+    assert "a@0.50:  dense PPL 0.25;  TEAL alone PPL 0.25" in text
+    assert "b@0.50:" in text
+    assert "0.2500 [0.1250, 0.5000]" in text
+    assert "over documents" in text
+
+
+def test_text_says_where_there_is_no_damage_to_recover(board: pd.DataFrame) -> None:
+    board["ppl_recovered"] = np.nan
+    assert "no damage" in as_text(board)
+
+
+def test_text_fits_a_wide_terminal(board: pd.DataFrame) -> None:
+    assert max(map(len, as_text(board).splitlines())) <= 160
+
+
+def test_latex_escapes_names(board: pd.DataFrame) -> None:
+    assert r"X\_1" in as_latex(board)
+
+
+def test_the_figure_has_a_row_of_panels_a_plan(board: pd.DataFrame) -> None:
+    assert len(pareto_figure(board).axes) == 4
+
+
+def test_every_form_is_written(board: pd.DataFrame, tmp_path: Path) -> None:
+    names = {file.name for file in write_board(board, tmp_path) if file.stat().st_size}
+    assert names == {"board.txt", "board.csv", "board.json", "board.tex", "pareto.png"}

@@ -1,0 +1,140 @@
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sweep.folder import SweepFolder
+from tests.sweep.conftest import ROOT, Swept, command, run, write_space
+from trainables.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_sweep_ends_well_and_says_what_to_do_next(swept: Swept) -> None:
+    assert swept.ran.code == 0, swept.ran.err
+    *_, mlflow, analysis = swept.ran.out.splitlines()
+    assert f"mlflow ui --backend-store-uri {swept.tracking_uri}" in mlflow
+    assert "python -m analysis interpret --sweep tiny" in analysis
+
+
+def test_the_named_analysis_command_works(swept: Swept) -> None:
+    words = swept.ran.out.splitlines()[-1].split("python -m analysis ")[1].split()
+    ran = run(*words, module="analysis")
+    assert ran.code == 0, ran.err
+    assert "TOP-75" in ran.out
+    assert "excess_kurtosis" in ran.out
+
+
+def test_every_distinct_trial_is_finished_once_and_tested(swept: Swept) -> None:
+    checkpoints = [read_checkpoint(trial.checkpoint_path) for trial in swept.folder.trials]
+    assert sorted(c.meta.config.allocation for c in checkpoints) == ["ATTN-ONLY", "BASELINE-TEAL", "TOP-75"]
+    assert all("test.spon" in c.scores and "test_kl_nats" in c.meta.metrics for c in checkpoints)
+
+
+def test_trained_trials_lower_the_validation_kl(swept: Swept) -> None:
+    for trial in swept.folder.trials:
+        metrics = read_checkpoint(trial.checkpoint_path).meta.metrics
+        if trial.config.sites:
+            assert metrics["val_kl_nats"] < metrics["val_teal_kl_nats"]
+        else:
+            assert metrics["val_kl_nats"] == metrics["val_teal_kl_nats"]
+
+
+def test_two_names_of_one_mask_are_trained_once_and_it_says_so(swept: Swept) -> None:
+    assert "ADAPTIVE" in swept.ran.out
+    assert not any("ADAPTIVE" in trial.path.name for trial in swept.folder.trials)
+
+
+def test_the_driver_prints_one_line_per_event(swept: Swept) -> None:
+    lines = swept.ran.out.splitlines()
+    assert sum("  start  " in line for line in lines) == 3
+    assert sum("  done   " in line for line in lines) == 3
+    assert "Traceback" not in swept.ran.err
+
+
+def test_a_trials_log_is_kept(swept: Swept) -> None:
+    assert list(swept.folder.path.glob("tune/*/stderr"))
+
+
+def test_the_same_command_again_trains_nothing(swept: Swept) -> None:
+    before = {trial.path.name: (trial.checkpoint_path / "spon.safetensors").stat().st_mtime_ns for trial in _done(swept)}
+    ran = run("run", swept.space, "--storage", swept.storage)
+    after = {trial.path.name: (trial.checkpoint_path / "spon.safetensors").stat().st_mtime_ns for trial in _done(swept)}
+    assert ran.code == 0, ran.err
+    assert before == after
+    assert "  start  " not in ran.out
+    assert "PPL" in ran.out
+
+
+def _done(swept: Swept) -> list:
+    return [trial for trial in swept.folder.trials if trial.state == "finished"]
+
+
+def test_a_name_taken_by_another_space_is_refused(swept: Swept) -> None:
+    ran = run("run", swept.space, "--storage", swept.storage, "--set", "training.epochs=3")
+    assert ran.code == 2
+    assert ran.err.strip().splitlines()[-1].startswith("error: a sweep's name must stand for one space")
+
+
+def test_mlflow_has_one_child_a_trial_under_the_parent(swept: Swept) -> None:
+    client = MlflowClient(swept.tracking_uri)
+    experiment = client.get_experiment_by_name("spon-sweep")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 3
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert {"board.csv", "pareto.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+
+
+def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -> None:
+    client = MlflowClient(swept.tracking_uri)
+    experiment = client.get_experiment_by_name("spon-sweep")
+    (child,) = client.search_runs([experiment.experiment_id], "params.allocation = 'TOP-75'")
+    assert child.data.params["layer_00"] == "1"
+    assert child.data.params["layer_01"] == "0"
+    assert child.data.params["n_spon_params"] == "32"
+    assert child.data.params["relative_params"] == "0.5"
+    assert {"val_kl_nats", "val_ppl", "test_kl_nats", "train_loss_nats"} <= set(child.data.metrics)
+    assert [m.step for m in client.get_metric_history(child.info.run_id, "train_loss_nats")] == [4, 8]
+    files = {Path(a.path).name for a in client.list_artifacts(child.info.run_id, "checkpoint")}
+    assert files == {"spon.safetensors", "meta.json", "scores.safetensors"}
+
+
+def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[str, object], tmp_path: Path) -> None:
+    raw = tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
+    raw["training"] = raw["training"] | {"lr": 1e39}
+    ran = run("run", write_space(raw, tmp_path), "--storage", tmp_path / "runs")
+    states = {trial.config.allocation: trial for trial in SweepFolder(tmp_path / "runs" / "tiny").trials}
+    assert ran.code == 1
+    assert states["BASELINE-TEAL"].state == "finished"
+    assert states["UNIF-ALL"].state == "failed"
+    assert "finite" in states["UNIF-ALL"].failure
+    assert "finite" in ran.out.split("FAILED:")[1]
+
+
+def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
+    tiny_space: dict[str, object], swept: Swept, tmp_path: Path
+) -> None:
+    space = json.loads((swept.folder.path / "space.json").read_text())
+    file = write_space(space | {"training": space["training"] | {"epochs": 60}}, tmp_path)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run("run", file, "--storage", whole).code == 0
+    driver = subprocess.Popen(
+        command("run", file, "--storage", stopped), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    for line in driver.stdout:
+        if "  valid  TOP-75" in line:
+            driver.send_signal(signal.SIGINT)
+            break
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "python -m sweep resume tiny" in out
+    assert run("resume", "tiny", "--storage", stopped).code == 0
+    for trial in SweepFolder(whole / "tiny").trials:
+        twin = stopped / "tiny" / "trials" / trial.path.name / "checkpoint"
+        assert (twin / "spon.safetensors").read_bytes() == (trial.checkpoint_path / "spon.safetensors").read_bytes()

@@ -1,0 +1,79 @@
+"""The house rules of the four rooms, read off the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "search_spaces": {"search_spaces"},
+    "trainables": {"trainables", "search_spaces"},
+    "sweep": {"sweep", "search_spaces", "trainables"},
+    "analysis": {"analysis", "search_spaces", "trainables"},
+}
+HEAVY = {"torch", "ray", "transformers"}
+RAY_ADAPTER = "ray_trainable.py"
+MOST_LINES = 300
+
+
+def imported(source: str) -> Iterator[str]:
+    """Top-level packages that a source imports, wherever in it; a relative import gives its dots."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level or (node.module or "").partition(".")[0]
+
+
+def files_of(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def wrong(room: str, forbidden: set[str], spared: str = "") -> list[str]:
+    """The imports of a room that are forbidden, as ``file imports package``."""
+    return [
+        f"{path.relative_to(ROOT)} imports {package}"
+        for path in files_of(room)
+        if path.name != spared
+        for package in imported(path.read_text(encoding="utf-8"))
+        if package in forbidden
+    ]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_rooms_to_its_left(room):
+    assert wrong(room, (set(MAY_IMPORT) | {"tests"}) - MAY_IMPORT[room]) == []
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_import_is_relative(room):
+    assert wrong(room, {".", "..", "..."}) == []
+
+
+def test_search_spaces_can_be_checked_without_the_heavy_libraries():
+    assert wrong("search_spaces", HEAVY) == []
+
+
+def test_ray_is_imported_in_trainables_by_the_adapter_only():
+    assert wrong("trainables", {"ray"}, spared=RAY_ADAPTER) == []
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_product_file_is_longer_than_a_head_can_hold(room):
+    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files_of(room)}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "packages"),
+    [
+        ("import ray.tune as t, torch", ["ray", "torch"]),
+        ("from sweep.cli import main", ["sweep"]),
+        ("def f():\n    if True:\n        import sweep", ["sweep"]),
+        ("from .near import x", ["."]),
+    ],
+)
+def test_the_reader_finds_imports_wherever_they_are(source, packages):
+    assert list(imported(source)) == packages

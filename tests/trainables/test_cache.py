@@ -1,0 +1,126 @@
+"""The cache: whole directories or none, and one line for a disk that will not take them."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from search_spaces.errors import SponError
+from trainables.cache import cache_root, cached, content_key, writable, written_aside
+
+
+def build_hello(directory: Path) -> None:
+    (directory / "hello.txt").write_text("hello")
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPON_CACHE", str(tmp_path / "mine"))
+    assert cache_root() == tmp_path / "mine"
+
+
+def test_without_the_variable_the_cache_is_the_users(monkeypatch):
+    monkeypatch.delenv("SPON_CACHE")
+    assert cache_root().name == "spon-sweep"
+
+
+def test_keys_differ_with_content_and_not_with_the_order_of_keys():
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key("a", "b") != content_key("ab")
+
+
+def test_what_is_there_is_not_built_again(spon_cache):
+    place = cached("texts", "k", build_hello)
+    assert cached("texts", "k", lambda directory: fail(AssertionError())) == place
+    assert (place / "hello.txt").read_text() == "hello"
+
+
+def test_several_that_ask_at_once_build_once(spon_cache):
+    built = []
+
+    def build(directory: Path) -> None:
+        built.append(directory)
+        build_hello(directory)
+
+    with ThreadPoolExecutor(4) as pool:
+        places = list(pool.map(lambda _: cached("texts", "k", build), range(8)))
+    assert len(built) == 1
+    assert len(set(places)) == 1
+
+
+def test_keys_that_differ_after_a_dot_have_locks_of_their_own(spon_cache):
+    cached("texts", "v1.0", build_hello)
+    cached("texts", "v1.1", build_hello)
+    assert {path.name for path in (spon_cache / "texts").glob("*.lock")} == {"v1.0.lock", "v1.1.lock"}
+
+
+def test_a_build_that_fails_leaves_nothing_and_can_be_repeated(spon_cache):
+    def half(directory: Path) -> None:
+        build_hello(directory)
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        cached("texts", "k", half)
+    assert [path.name for path in (spon_cache / "texts").iterdir()] == ["k.lock"]
+    assert (cached("texts", "k", build_hello) / "hello.txt").exists()
+
+
+def test_what_a_killed_build_left_is_swept_up_by_the_next(spon_cache):
+    left = spon_cache / "texts" / ".k.abandoned"
+    left.mkdir(parents=True)
+    cached("texts", "k", build_hello)
+    assert not left.exists()
+
+
+def test_a_directory_written_aside_replaces_the_old_one(tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "old.txt").write_text("old")
+    with written_aside(tmp_path / "place") as aside:
+        build_hello(aside)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["hello.txt"]
+
+
+def test_a_directory_written_aside_can_be_read_by_others(tmp_path):
+    with written_aside(tmp_path / "place"):
+        pass
+    assert (tmp_path / "place").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_that_says_what_is_free(spon_cache, error):
+    with pytest.raises(SponError, match=r"must have room for the output, but \d+ MiB are free") as caught:
+        cached("texts", "k", lambda directory: fail(error))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_under_a_file_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPON_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SponError, match="the output directory must be writable, but Not a directory"):
+        cached("texts", "k", build_hello)
+
+
+def test_a_missing_permission_is_one_line(tmp_path):
+    with (
+        pytest.raises(SponError, match="the output directory must be writable, but Permission denied"),
+        writable(tmp_path),
+    ):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), SafetensorError("not ours")])
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)), writable(tmp_path):
+        raise error

@@ -1,0 +1,124 @@
+"""The losses on hidden states against the plain formulas on full logits."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainables import loss
+from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
+
+N_TOKENS, WIDTH, VOCABULARY = 13, 6, 29
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chunks, the last one not full."""
+    monkeypatch.setattr(loss, "CHUNK_TOKENS", 5)
+
+
+@pytest.fixture
+def numbers() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "head": normal(VOCABULARY, WIDTH),
+        "dense": 2 * normal(N_TOKENS, WIDTH),
+        "hidden": (2 * normal(N_TOKENS, WIDTH)).requires_grad_(),
+    }
+
+
+def teacher(dense: Tensor, head: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    log_p = (dense @ head.T / temperature).log_softmax(-1)
+    return log_p.exp() @ head, -(log_p.exp() * log_p).sum(-1)
+
+
+def plain(hidden: Tensor, dense: Tensor, head: Tensor, temperature: float, entropy: bool = True) -> Tensor:
+    """T^2 times the mean over tokens of sum_v p_v (log p_v - log q_v), or without its first part, from full logits."""
+    log_p, log_q = ((h @ head.T / temperature).log_softmax(-1) for h in (dense, hidden))
+    return (log_p.exp() * ((log_p if entropy else 0) - log_q)).sum(-1).mean() * temperature**2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_kl_and_its_gradient_are_the_plain_ones(numbers, temperature):
+    hidden, dense, head = numbers["hidden"], numbers["dense"], numbers["head"]
+    value = linear_kl(hidden, head, *teacher(dense, head, temperature), temperature)
+    (gradient,) = torch.autograd.grad(value, hidden)
+    expected = plain(hidden, dense, head, temperature)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, hidden)[0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_cross_entropy_and_its_gradient_are_the_plain_ones(numbers, temperature):
+    hidden, dense, head = numbers["hidden"], numbers["dense"], numbers["head"]
+    value = linear_cross_entropy(hidden, head, teacher(dense, head, temperature)[0], temperature)
+    expected = plain(hidden, dense, head, temperature, entropy=False)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, hidden), torch.autograd.grad(expected, hidden))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_gradcheck_holds_for_the_kl(numbers, temperature):
+    mean_row, entropy = teacher(numbers["dense"], numbers["head"], temperature)
+    torch.autograd.gradcheck(
+        lambda hidden: linear_kl(hidden, numbers["head"], mean_row, entropy, temperature), (numbers["hidden"],)
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 13, 100])
+def test_the_chunk_size_does_not_matter(numbers, monkeypatch, chunk):
+    monkeypatch.setattr(loss, "CHUNK_TOKENS", chunk)
+    hidden, dense, head = numbers["hidden"], numbers["dense"], numbers["head"]
+    value = linear_kl(hidden, head, *teacher(dense, head, 1.0))
+    expected = plain(hidden, dense, head, 1.0)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, hidden), torch.autograd.grad(expected, hidden))
+
+
+def test_the_kl_of_the_dense_model_to_itself_is_zero_and_flat(numbers):
+    hidden = numbers["dense"].clone().requires_grad_()
+    value = linear_kl(hidden, numbers["head"], *teacher(numbers["dense"], numbers["head"], 1.0))
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(value, hidden)[0].abs().max() < 1e-12
+
+
+def test_the_gradient_follows_a_factor_on_the_loss(numbers):
+    mean_row, entropy = teacher(numbers["dense"], numbers["head"], 1.0)
+
+    def gradient(factor: float) -> Tensor:
+        value = linear_kl(numbers["hidden"], numbers["head"], mean_row, entropy)
+        return torch.autograd.grad(factor * value, numbers["hidden"])[0]
+
+    torch.testing.assert_close(gradient(0.25), gradient(1.0) / 4)
+
+
+def test_a_value_from_fp32_has_fp64_sums(numbers):
+    low = {name: tensor.detach().float() for name, tensor in numbers.items()}
+    value = linear_kl(low["hidden"], low["head"], *teacher(low["dense"], low["head"], 1.0))
+    assert value.dtype == torch.float64
+    assert value.item() == pytest.approx(
+        plain(numbers["hidden"], numbers["dense"], numbers["head"], 1.0).item(), rel=1e-5
+    )
+
+
+def test_a_bf16_model_has_a_gradient_in_the_same_direction(numbers):
+    hidden = numbers["hidden"].detach().bfloat16().requires_grad_()
+    head = numbers["head"].bfloat16()
+    mean_row, entropy = teacher(numbers["dense"].float(), head.float(), 1.0)
+    (gradient,) = torch.autograd.grad(linear_kl(hidden, head, mean_row, entropy), hidden)
+    (expected,) = torch.autograd.grad(
+        plain(numbers["hidden"], numbers["dense"], numbers["head"], 1.0), numbers["hidden"]
+    )
+    assert gradient.dtype == torch.bfloat16
+    assert torch.cosine_similarity(gradient.double().flatten(), expected.flatten(), dim=0) > 0.999
+
+
+def test_the_logit_l2_is_the_mean_square_of_all_logit_differences(numbers):
+    hidden, dense, head = numbers["hidden"], numbers["dense"], numbers["head"]
+    value = logit_l2(hidden, dense, head.T @ head / VOCABULARY)
+    expected = torch.nn.functional.mse_loss(hidden @ head.T, dense @ head.T)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, hidden), torch.autograd.grad(expected, hidden))

@@ -1,0 +1,115 @@
+"""SPON biases: added at the output, in the model's dtype, in either form."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_spaces.sites import Site
+from trainables.spon import SponBiases, biased
+from trainables.teal import sparsified
+from trainables.workbench import Workbench
+
+DOWN, KEY = Site(0, "down_proj"), Site(1, "k_proj")
+
+
+@pytest.fixture
+def tokens(tiny_bench: Workbench) -> Tensor:
+    return tiny_bench.blocks("validation").tokens
+
+
+def random_biases(bench: Workbench, form: str = "output_bias") -> SponBiases:
+    biases = SponBiases(bench.model, (DOWN, KEY), form)
+    generator = torch.Generator().manual_seed(3)
+    biases.load({site: torch.randn(vector.shape, generator=generator) for site, vector in biases.vectors.items()})
+    return biases
+
+
+@pytest.mark.parametrize(("form", "widths"), [("output_bias", (32, 16)), ("input_vector", (48, 32))])
+def test_vectors_start_at_zero_in_fp32_with_the_width_of_their_form(tiny_bench, form, widths):
+    vectors = SponBiases(tiny_bench.model, (DOWN, KEY), form).parameters()
+    assert tuple(len(vector) for vector in vectors) == widths
+    assert all(vector.dtype == torch.float32 and not vector.any() for vector in vectors)
+
+
+@pytest.mark.parametrize("form", ["output_bias", "input_vector"])
+def test_zero_biases_give_the_logits_of_teal_alone(tiny_bench, tiny_trial, tokens, form):
+    with sparsified(tiny_bench.model, tiny_trial.plan, {}):
+        teal = tiny_bench.model.hidden(tokens)
+        with biased(tiny_bench.model, SponBiases(tiny_bench.model, (DOWN, KEY), form)):
+            assert torch.equal(tiny_bench.model.hidden(tokens), teal)
+
+
+def test_the_bias_is_added_to_the_output_and_a_bias_of_the_layer_stays(tiny_bench):
+    layer, biases = tiny_bench.model.linear(DOWN), random_biases(tiny_bench)
+    layer.bias = nn.Parameter(torch.randn(32))
+    x = torch.randn(2, 3, 48)
+    with biased(tiny_bench.model, biases):
+        y = layer(x)
+    torch.testing.assert_close(y, x @ layer.weight.T + layer.bias + biases.vectors[DOWN])
+
+
+def test_an_input_vector_is_the_output_bias_w_a(tiny_bench, tokens):
+    by_input, by_output = random_biases(tiny_bench, "input_vector"), random_biases(tiny_bench)
+    by_output.load({site: tiny_bench.model.linear(site).weight @ a.detach() for site, a in by_input.vectors.items()})
+    with biased(tiny_bench.model, by_input):
+        one = tiny_bench.model.hidden(tokens)
+    with biased(tiny_bench.model, by_output):
+        other = tiny_bench.model.hidden(tokens)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bias_is_added_in_the_dtype_of_the_model(tiny_trial):
+    bench = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
+    biases, layer = random_biases(bench), bench.model.linear(DOWN)
+    x = torch.randn(4, 48).bfloat16()
+    plain = layer(x)
+    with biased(bench.model, biases):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, plain + biases.vectors[DOWN].bfloat16())
+
+
+@pytest.mark.parametrize("form", ["output_bias", "input_vector"])
+def test_gradients_reach_the_fp32_vectors(tiny_trial, form):
+    bench = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
+    biases = SponBiases(bench.model, (DOWN, KEY), form)
+    with biased(bench.model, biases):
+        bench.model.hidden(bench.blocks("validation").tokens[:2]).float().square().sum().backward()
+    assert all(vector.grad is not None and vector.grad.dtype == torch.float32 for vector in biases.parameters())
+
+
+def test_leaving_restores_the_dense_model_even_by_an_exception(tiny_bench, tokens):
+    dense = tiny_bench.model.hidden(tokens)
+    with pytest.raises(ZeroDivisionError), biased(tiny_bench.model, random_biases(tiny_bench)):
+        _ = 1 / 0
+    assert torch.equal(tiny_bench.model.hidden(tokens), dense)
+
+
+def test_the_state_is_a_copy(tiny_bench):
+    biases = random_biases(tiny_bench)
+    state = biases.state()
+    with torch.no_grad():
+        biases.vectors[DOWN].zero_()
+    assert state[DOWN].any()
+    assert not state[DOWN].requires_grad
+
+
+def test_a_state_can_be_taken_over(tiny_bench):
+    other = SponBiases(tiny_bench.model, (DOWN, KEY), "output_bias")
+    other.load(random_biases(tiny_bench).state())
+    assert torch.equal(other.vectors[KEY], random_biases(tiny_bench).vectors[KEY])
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {DOWN: torch.zeros(32)},
+        {DOWN: torch.zeros(32), KEY: torch.zeros(16), Site(0, "q_proj"): torch.zeros(32)},
+        {DOWN: torch.zeros(32), KEY: torch.zeros(1)},
+        {DOWN: torch.zeros(32), KEY: torch.zeros(())},
+    ],
+    ids=["one missing", "one more", "one that would broadcast", "a scalar"],
+)
+def test_a_state_that_does_not_fit_is_refused(tiny_bench, state):
+    with pytest.raises(ValueError, match="biases must have the sites and shapes"):
+        SponBiases(tiny_bench.model, (DOWN, KEY), "output_bias").load(state)

@@ -1,0 +1,97 @@
+"""Bootstrap intervals: they cover, they are paired, and the same seed draws the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.evaluation import Scores
+from trainables.statistics import bootstrap_unit, paired_bootstrap
+
+NLL = {"nll": lambda means: means["a"].nll}
+DIFFERENCE = {"difference": lambda means: means["a"].kl - means["b"].kl}
+
+
+def scores_of(nll: np.ndarray, kl: np.ndarray | None = None, tokens: np.ndarray | None = None) -> Scores:
+    """Documents with given means, and as many blocks of the same."""
+    counts = (
+        torch.full((len(nll),), 10.0, dtype=torch.float64)
+        if tokens is None
+        else torch.tensor(tokens, dtype=torch.float64)
+    )
+    nll_sums = torch.tensor(nll, dtype=torch.float64) * counts
+    kl_sums = nll_sums if kl is None else torch.tensor(kl, dtype=torch.float64) * counts
+    return Scores(nll_sums, kl_sums, counts, counts, nll_sums, kl_sums, counts, counts)
+
+
+def test_the_value_is_that_of_the_data_itself():
+    scores = scores_of(np.linspace(1, 3, 20), tokens=np.arange(1, 21))
+    assert paired_bootstrap({"a": scores}, NLL)["nll"].value == pytest.approx(scores.nll_nats)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        interval = paired_bootstrap({"a": scores_of(rng.normal(2, 1, 60))}, NLL, resamples=1000)["nll"]
+        covered += interval.low <= 2 <= interval.high
+    assert 0.91 <= covered / 300 <= 0.97
+
+
+def test_an_interval_holds_its_value_and_is_as_wide_as_theory_says():
+    values = np.random.default_rng(1).normal(2, 1, 400)
+    interval = paired_bootstrap({"a": scores_of(values)}, NLL)["nll"]
+    assert interval.low < interval.value < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_identical_models_differ_by_exactly_nothing():
+    same = scores_of(np.random.default_rng(2).normal(2, 1, 40))
+    assert paired_bootstrap({"a": same, "b": same}, DIFFERENCE)["difference"] == (0, 0, 0)
+
+
+def test_paired_differences_are_much_surer_than_unpaired_ones():
+    rng = np.random.default_rng(3)
+    hard = rng.normal(2, 1, 100)  # documents differ far more than the two models do
+    a, b = hard + rng.normal(0.1, 0.05, 100), hard
+    paired = paired_bootstrap({"a": scores_of(a), "b": scores_of(b)}, DIFFERENCE)["difference"]
+    unpaired = paired_bootstrap({"a": scores_of(a), "b": scores_of(rng.permutation(b))}, DIFFERENCE)["difference"]
+    assert paired.low > 0
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 5
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_one_another():
+    models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
+    assert paired_bootstrap(models, NLL, seed=7) == paired_bootstrap(models, NLL, seed=7)
+    assert paired_bootstrap(models, NLL, seed=7) != paired_bootstrap(models, NLL, seed=8)
+
+
+@pytest.mark.parametrize(("documents", "unit"), [(9, "blocks"), (10, "documents")])
+def test_few_documents_give_way_to_blocks(documents, unit):
+    assert bootstrap_unit(scores_of(np.ones(documents))) == unit
+
+
+def test_blocks_are_resampled_where_documents_are_few():
+    one = torch.tensor([60.0], dtype=torch.float64)
+    by_block = scores_of(np.linspace(1, 3, 40))
+    scores = Scores(*list(by_block.tensors().values())[:4], one, one, one, one)
+    interval = paired_bootstrap({"a": scores}, NLL)["nll"]
+    assert interval.value == pytest.approx(scores.nll_nats)
+    assert interval.low < interval.high
+
+
+def test_documents_that_no_block_touches_are_not_drawn():
+    values, tokens = np.linspace(1, 3, 12), np.full(12, 10.0)
+    full = paired_bootstrap({"a": scores_of(values)}, NLL)
+    padded = scores_of(np.append(values, [0.0, 0.0]), tokens=np.append(tokens, [0.0, 0.0]))
+    assert paired_bootstrap({"a": padded}, NLL) == full
+
+
+def test_long_documents_weigh_more():
+    values, tokens = np.array([1.0] * 10 + [3.0] * 10), np.array([30.0] * 10 + [10.0] * 10)
+    assert paired_bootstrap({"a": scores_of(values, tokens=tokens)}, NLL)["nll"].value == pytest.approx(1.5)
+
+
+def test_perplexities_are_of_each_resample():
+    models = {"a": scores_of(np.random.default_rng(5).normal(2, 1, 40))}
+    both = paired_bootstrap(models, NLL | {"ppl": lambda means: means["a"].ppl})
+    assert tuple(both["ppl"]) == pytest.approx(tuple(np.exp(both["nll"])), rel=1e-2)

@@ -1,0 +1,130 @@
+"""Teacher statistics: the plain softmax formulas, of the dense model only, computed once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainables import teacher
+from trainables.corpus import Blocks
+from trainables.evaluation import score
+from trainables.loss import linear_kl
+from trainables.spon import SponBiases, biased
+from trainables.teacher import Teacher, next_tokens, size_in_bytes, teacher_of
+from trainables.teal import sparsified
+from trainables.workbench import Workbench
+
+
+@pytest.fixture
+def bench(tiny_bench: Workbench, spon_cache: object) -> Workbench:
+    return tiny_bench
+
+
+def ask(bench: Workbench, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
+    return teacher_of(bench.model, bench.blocks("validation"), "validation", "text", temperature, with_hidden)
+
+
+def logits_of(bench: Workbench) -> Tensor:
+    logits: Tensor = bench.model.network(input_ids=bench.blocks("validation").tokens).logits.double()
+    return logits
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_mean_row_and_entropy_are_the_plain_ones(bench, temperature):
+    stats = ask(bench, temperature)
+    log_p = (logits_of(bench) / temperature).log_softmax(-1)
+    torch.testing.assert_close(stats.mean_row.double(), log_p.exp() @ bench.model.head.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(stats.entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_nll_is_that_of_the_next_token_at_temperature_one(bench, temperature):
+    tokens = bench.blocks("validation").tokens
+    expected = -logits_of(bench).log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None]).squeeze(2)
+    torch.testing.assert_close(ask(bench, temperature).nll.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_dense_model_has_no_kl_to_its_own_teacher(bench):
+    stats, blocks = ask(bench), bench.blocks("validation")
+    assert abs(score(bench.model, blocks, stats).kl_nats) < 1e-6
+    hidden = bench.model.hidden(blocks.tokens).flatten(0, 1)
+    kl = linear_kl(hidden, bench.model.head, stats.mean_row.flatten(0, 1), stats.entropy.flatten())
+    assert abs(kl.item()) < 1e-6
+
+
+def test_a_sparse_or_biased_model_is_not_taken_for_the_dense_one(bench, tiny_trial):
+    with (
+        sparsified(bench.model, tiny_trial.plan, {}),
+        pytest.raises(RuntimeError, match="the model must be dense here"),
+    ):
+        ask(bench)
+    biases = SponBiases(bench.model, (next(iter(bench.model.shape.sites)),), "output_bias")
+    with biased(bench.model, biases), pytest.raises(RuntimeError, match="the model must be dense here"):
+        ask(bench)
+
+
+def test_what_a_refused_question_asked_for_is_computed_afterwards(bench, tiny_trial):
+    with sparsified(bench.model, tiny_trial.plan, {}), pytest.raises(RuntimeError):
+        ask(bench)
+    assert abs(score(bench.model, bench.blocks("validation"), ask(bench)).kl_nats) < 1e-6
+
+
+def test_statistics_are_computed_once_and_kept_on_disk(bench, monkeypatch):
+    first = ask(bench)
+    monkeypatch.setattr(teacher, "_statistics", lambda *args: pytest.fail("computed again"))
+    again = ask(bench)
+    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in ("mean_row", "entropy", "nll"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "text", 2.0),
+        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "other text"),
+        lambda b: teacher_of(b.model, b.blocks("calibration"), "calibration", "text"),
+        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "text", with_hidden=True),
+        lambda b: teacher_of(replace(b.model, fingerprint="other"), b.blocks("validation"), "validation", "text"),
+    ],
+    ids=["temperature", "text", "split", "hidden", "model"],
+)
+def test_another_question_has_statistics_of_its_own(bench, monkeypatch, other):
+    ask(bench)
+    monkeypatch.setattr(teacher, "_statistics", lambda *args: pytest.fail("asked"))
+    with pytest.raises(pytest.fail.Exception, match="asked"):
+        other(bench)
+
+
+def test_hidden_states_are_kept_only_when_asked_for(bench):
+    assert ask(bench).hidden is None
+    kept = ask(bench, with_hidden=True).hidden
+    assert kept is not None
+    torch.testing.assert_close(kept, bench.model.hidden(bench.blocks("validation").tokens))
+
+
+def test_a_bf16_model_has_statistics_in_fp32(tiny_trial, spon_cache):
+    stats = ask(Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu"))
+    assert {stats.mean_row.dtype, stats.entropy.dtype, stats.nll.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize(("chunk", "batch"), [(5, 8), (7, 5), (1000, 1)])
+def test_neither_chunks_nor_batches_change_the_statistics(bench, monkeypatch, chunk, batch):
+    whole = ask(bench)
+    monkeypatch.setattr(teacher, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(teacher, "_BATCH", batch)
+    parts = teacher_of(bench.model, bench.blocks("validation"), "validation", "the same text again")
+    for name in ("mean_row", "entropy", "nll"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_hidden", [False, True])
+def test_the_size_is_foretold_to_a_percent(bench, tmp_path, monkeypatch, with_hidden):
+    monkeypatch.setenv("SPON_CACHE", str(tmp_path))
+    blocks = bench.blocks("validation")
+    teacher_of(bench.model, Blocks(blocks.tokens, blocks.documents), "validation", "text", 1.0, with_hidden)
+    (file,) = tmp_path.glob("teacher/*/stats.safetensors")
+    assert file.stat().st_size == pytest.approx(size_in_bytes(blocks.tokens.numel(), 32, with_hidden), rel=0.02)
+
+
+def test_the_label_after_the_last_token_is_a_filler():
+    assert next_tokens(torch.tensor([[1, 2, 3]])).tolist() == [[2, 3, 3]]

@@ -1,0 +1,223 @@
+"""TEAL against its definition: what is zeroed, where, how much, and that nothing stays behind."""
+
+from decimal import Decimal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_spaces.schema import TrialPlan
+from search_spaces.sites import Site
+from trainables.teal import (
+    SparsityMeter,
+    kept_entries,
+    magnitude_histograms,
+    quantile_threshold,
+    sparsified,
+    threshold_mask,
+    topk_mask,
+)
+from trainables.workbench import Workbench
+
+DOWN, QUERY = Site(0, "down_proj"), Site(1, "q_proj")
+
+
+@pytest.fixture
+def bench(tiny_bench: Workbench) -> Workbench:
+    return tiny_bench
+
+
+@pytest.fixture
+def tokens(bench: Workbench) -> Tensor:
+    return bench.blocks("calibration").tokens
+
+
+def plan_of(levels: dict[Site, float], rule: str = "topk", tokens: str = "all", skip_first: int = 0) -> TrialPlan:
+    named = {str(site): level for site, level in levels.items()}
+    return TrialPlan(levels=named, rule=rule, tokens=tokens, skip_first=skip_first, calibration_blocks=16)
+
+
+def sparsified_by_sorting(x: Tensor, sparsity: float) -> Tensor:
+    """``topk`` spelt out: each row keeps what is at least as large as its k-th largest magnitude."""
+    rows = []
+    for row in x.flatten(0, -2):
+        kept = max(1, int(len(row) * (1 - Decimal(str(sparsity)))))
+        smallest = sorted(row.abs().tolist(), reverse=True)[kept - 1]
+        rows.append(torch.where(row.abs() >= smallest, row, torch.zeros_like(row)))
+    return torch.stack(rows).view_as(x)
+
+
+def seen_by(layer: nn.Module, seen: list[Tensor]) -> torch.utils.hooks.RemovableHandle:
+    """Note the input that a layer really computes with; ask before the model is sparsified."""
+    return layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].detach().clone()))
+
+
+def input_of(bench: Workbench, site: Site, tokens: Tensor, plan: TrialPlan | None = None) -> Tensor:
+    """What a site computes with, dense or under a plan."""
+    seen: list[Tensor] = []
+    with sparsified(bench.model, plan or plan_of({}), bench.thresholds(plan) if plan else {}):
+        handle = seen_by(bench.model.linear(site), seen)
+        bench.model.hidden(tokens)
+        handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "sparsity", "kept"),
+    [
+        (10, 0.9, 1),
+        (10, 0.7, 3),
+        (10, 0.0, 10),
+        (48, 0.6, 19),
+        (1536, 0.5, 768),
+        (7, 0.5, 3),
+        (5, 0.95, 1),
+        (1, 0.5, 1),
+    ],
+)
+def test_topk_keeps_the_study_count(width, sparsity, kept):
+    assert kept_entries(width, sparsity) == kept
+    assert int((~topk_mask(-1.0 - torch.randperm(width), sparsity)).sum()) == kept
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("width", [1, 10, 33, 48])
+def test_topk_equals_sorting_each_row(width, sparsity):
+    x = torch.randn(3, 5, width, generator=torch.Generator().manual_seed(width))
+    assert torch.equal(x.masked_fill(topk_mask(x, sparsity), 0), sparsified_by_sorting(x, sparsity))
+
+
+def test_topk_keeps_ties_with_the_smallest_kept():
+    assert topk_mask(torch.tensor([[2.0, -1.0, 1.0, 0.5]]), 0.5).tolist() == [[False, False, False, True]]
+
+
+def test_topk_counts_each_token_by_itself():
+    x = torch.tensor([[100.0, 90.0, 80.0, 70.0], [4.0, 3.0, 2.0, 1.0]])
+    assert topk_mask(x, 0.5).sum(dim=1).tolist() == [2, 2]
+
+
+def test_threshold_zeroes_what_is_below_in_magnitude():
+    assert threshold_mask(torch.tensor([-2.0, -0.9, 0.9, 1.0]), 1.0).tolist() == [False, True, True, False]
+
+
+def histogram_of(x: Tensor) -> Tensor:
+    return torch.bincount(x.float().abs().flatten().view(torch.int32) >> 16, minlength=2**15)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.6, 0.95])
+def test_the_threshold_of_bf16_inputs_is_the_best_there_is(sparsity):
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(1)).bfloat16().abs()
+    shares = [(x < value).double().mean().item() for value in x.unique()]
+    best = min(shares, key=lambda share: abs(share - sparsity))
+    assert threshold_mask(x, quantile_threshold(histogram_of(x), sparsity)).double().mean().item() == best
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.6, 0.95])
+def test_the_threshold_of_fp32_inputs_is_within_one_bf16_step(sparsity):
+    x = torch.randn(20000, generator=torch.Generator().manual_seed(1)).abs()
+    exact = x.sort().values[int(sparsity * len(x))].item()
+    assert quantile_threshold(histogram_of(x), sparsity) == pytest.approx(exact, rel=2**-7)
+
+
+def test_histograms_count_the_inputs_of_the_dense_model(bench, tokens):
+    counts = magnitude_histograms(bench.model, tokens, [DOWN, QUERY], 0)
+    for row, site in zip(counts, (DOWN, QUERY), strict=True):
+        x = torch.cat([input_of(bench, site, batch) for batch in tokens.split(8)])
+        assert torch.equal(row, histogram_of(x))
+
+
+def test_histograms_leave_out_the_dense_prefix(bench, tokens):
+    counts = magnitude_histograms(bench.model, tokens, [DOWN], 4)
+    assert int(counts.sum()) == tokens[:, 4:].numel() * 48
+
+
+def test_thresholds_of_a_sparse_model_are_refused(bench, tokens):
+    with sparsified(bench.model, plan_of({DOWN: 0.5}), {}), pytest.raises(RuntimeError, match="must be dense"):
+        magnitude_histograms(bench.model, tokens, [DOWN], 0)
+
+
+def test_a_threshold_plan_zeroes_the_share_that_was_asked_for(bench, tokens):
+    plan = plan_of({DOWN: 0.6, QUERY: 0.3}, rule="threshold")
+    for site, level in ((DOWN, 0.6), (QUERY, 0.3)):
+        alone = plan_of({site: level}, rule="threshold")
+        share = (input_of(bench, site, tokens, alone) == 0).double().mean().item()
+        assert share == pytest.approx(level, abs=0.01)
+    meter = SparsityMeter()
+    with sparsified(bench.model, plan, bench.thresholds(plan), meter):
+        bench.model.hidden(bench.blocks("validation").tokens)
+    assert meter.realised() == pytest.approx({"0.down_proj": 0.6, "1.q_proj": 0.3}, abs=0.05)
+
+
+def test_every_site_has_its_own_level(bench, tokens):
+    meter = SparsityMeter()
+    with sparsified(bench.model, plan_of({DOWN: 0.75, QUERY: 0.25}), {}, meter):
+        bench.model.hidden(tokens)
+    assert meter.realised() == {"0.down_proj": 0.75, "1.q_proj": 0.25}
+
+
+def test_the_meter_adds_up_over_forward_passes_of_the_sparsified_positions():
+    meter = SparsityMeter()
+    meter.count(DOWN, torch.tensor([[[True, True, True, True]]]))
+    meter.count(DOWN, torch.tensor([[[True, False, False, False], [False, False, False, False]]]))
+    assert meter.realised() == {"0.down_proj": 5 / 12}
+
+
+@pytest.mark.parametrize(("policy", "skip", "dense"), [("all", 0, 0), ("second_half", 0, 8), ("skip_first_n", 3, 3)])
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+def test_a_token_policy_leaves_exactly_its_prefix_dense(bench, tokens, policy, skip, dense, rule):
+    plan = plan_of({DOWN: 0.5}, rule, policy, skip)
+    before, after = input_of(bench, DOWN, tokens), input_of(bench, DOWN, tokens, plan)
+    assert torch.equal(after[:, :dense], before[:, :dense])
+    tail = before[:, dense:]
+    expected = (
+        sparsified_by_sorting(tail, 0.5) if rule == "topk" else tail * (tail.abs() >= bench.thresholds(plan)[DOWN])
+    )
+    assert torch.equal(after[:, dense:], expected)
+    assert bool((after[:, dense:] == 0).any(dim=-1).all())
+
+
+def test_the_meter_does_not_count_the_dense_prefix(bench, tokens):
+    meter = SparsityMeter()
+    with sparsified(bench.model, plan_of({DOWN: 0.5}, tokens="second_half"), {}, meter):
+        bench.model.hidden(tokens)
+    assert meter.realised() == {"0.down_proj": 0.5}
+
+
+def test_a_sparsified_layer_computes_w_s_x_plus_its_own_bias(bench):
+    layer = bench.model.linear(DOWN)
+    layer.bias = nn.Parameter(torch.randn(32))
+    x = torch.randn(2, 5, 48)
+    with sparsified(bench.model, plan_of({DOWN: 0.6}), {}):
+        y = layer(x)
+    torch.testing.assert_close(y, F.linear(sparsified_by_sorting(x, 0.6), layer.weight, layer.bias), rtol=0, atol=0)
+
+
+def test_a_plan_without_sites_changes_nothing(bench, tokens):
+    dense = bench.model.hidden(tokens)
+    with sparsified(bench.model, plan_of({}), {}):
+        bench.model.check_dense()
+        assert torch.equal(bench.model.hidden(tokens), dense)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_leaving_restores_the_dense_logits_bit_for_bit(tiny_trial, tokens, dtype):
+    bench = Workbench(tiny_trial.model.model_copy(update={"dtype": dtype}), tiny_trial.corpus, "cpu")
+    dense = bench.model.network(input_ids=tokens).logits
+    with sparsified(bench.model, plan_of({DOWN: 0.5, QUERY: 0.5}), {}):
+        assert not torch.equal(bench.model.network(input_ids=tokens).logits, dense)
+    assert torch.equal(bench.model.network(input_ids=tokens).logits, dense)
+
+
+def test_leaving_by_an_exception_restores_the_dense_model(bench, tokens):
+    dense = bench.model.hidden(tokens)
+    with pytest.raises(ZeroDivisionError), sparsified(bench.model, plan_of({DOWN: 0.5}), {}):
+        _ = 1 / 0
+    assert torch.equal(bench.model.hidden(tokens), dense)
+
+
+def test_entering_a_plan_with_a_site_that_is_not_there_leaves_the_model_dense(bench):
+    plan = plan_of({DOWN: 0.5, Site(7, "q_proj"): 0.5})
+    with pytest.raises(KeyError), sparsified(bench.model, plan, {}):
+        pass
+    bench.model.check_dense()

@@ -1,0 +1,288 @@
+"""Training: the study's gradient, and a run that is the same however it is cut up."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrainingConfig
+from search_spaces.sites import Site
+from trainables.training import Trainer, epoch_order, learning_rate, steps_per_epoch, total_steps
+from trainables.workbench import Workbench
+
+SITES = (Site(0, "down_proj"), Site(1, "down_proj"))
+SPARSITY = 0.6
+
+
+@pytest.fixture
+def make(tiny_bench: Workbench, tiny_trial: object) -> Callable[..., Trainer]:
+    """Makes a trainer of the tiny trial with other training keys."""
+
+    def trainer(**changes: object) -> Trainer:
+        training = TrainingConfig(**(tiny_trial.training.model_dump() | changes))
+        return Trainer(tiny_bench, tiny_trial.plan, SITES, training)
+
+    return trainer
+
+
+def vectors(trainer: Trainer) -> list[Tensor]:
+    return list(trainer.biases.state().values())
+
+
+def trained(trainer: Trainer, steps: int = 10**6) -> list[Tensor]:
+    trainer.train_until(steps)
+    return vectors(trainer)
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class StudyReference:
+    """The method of the seed study: a dense and a sparse pass, hooks on outputs, the KL of full log-softmaxes."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.network = bench.model.network
+        self.layers = [bench.model.linear(site) for site in SITES]
+        self.biases = [nn.Parameter(torch.zeros(layer.out_features)) for layer in self.layers]
+
+    def loss(self, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+        dense = self.network(input_ids=tokens).logits / temperature
+        with ExitStack() as stack:
+            for layer, bias in zip(self.layers, self.biases, strict=True):
+
+                def replace(layer: nn.Linear, inputs: tuple[Tensor], output: Tensor, bias: Tensor = bias) -> Tensor:
+                    (x,) = inputs
+                    kept = int(x.shape[-1] * (1 - SPARSITY))
+                    smallest = x.abs().sort(dim=-1, descending=True).values[..., kept - 1 : kept]
+                    return F.linear(x * (x.abs() >= smallest), layer.weight) + bias
+
+                stack.callback(layer.register_forward_hook(replace).remove)
+            sparse = self.network(input_ids=tokens).logits / temperature
+        log_p, log_q = dense.log_softmax(-1), sparse.log_softmax(-1)
+        return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1).mean() * temperature**2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_loss_and_gradient_are_the_study_ones(tiny_bench, make, temperature):
+    trainer = make(max_grad_norm=1e9, temperature=temperature)
+    result = trainer.train_until(1)
+    reference = StudyReference(tiny_bench)
+    rows = epoch_order(0, 16, 42)[:4]
+    loss = reference.loss(tiny_bench.blocks("calibration").tokens[rows], temperature)
+    assert result["train_loss_nats"] == pytest.approx(loss.item(), rel=1e-5)
+    for ours, theirs in zip(trainer.biases.parameters(), torch.autograd.grad(loss, reference.biases), strict=True):
+        assert (ours.grad - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_three_steps_of_clipped_adamw_give_the_study_biases(tiny_bench, make):
+    trainer = make(max_grad_norm=0.01, weight_decay=0.1, batch_size=8)
+    trainer.train_until(3)
+    reference = StudyReference(tiny_bench)
+    optimizer = torch.optim.AdamW(reference.biases, lr=0.03, weight_decay=0.1)
+    orders = torch.cat([epoch_order(epoch, 16, 42) for epoch in range(2)])
+    for rows in orders.split(8)[:3]:
+        optimizer.zero_grad()
+        reference.loss(tiny_bench.blocks("calibration").tokens[rows]).backward()
+        assert torch.nn.utils.clip_grad_norm_(reference.biases, 0.01) > 0.01  # the clip does something
+        optimizer.step()
+    for ours, theirs in zip(vectors(trainer), reference.biases, strict=True):
+        assert torch.cosine_similarity(ours, theirs, dim=0) > 0.9999
+        assert (ours - theirs).norm() < 1e-2 * theirs.norm()
+
+
+@pytest.mark.parametrize("form", ["output_bias", "input_vector"])
+@pytest.mark.parametrize("loss", ["kl", "ce", "kl+logit_l2"])
+def test_the_loss_goes_down(make, loss, form):
+    weight = 0.01 if loss == "kl+logit_l2" else 0
+    trainer = make(loss=loss, logit_l2_weight=weight, form=form, epochs=8)
+    first = trainer.train_until(4)["train_loss_nats"]
+    trainer.train_until(28)
+    assert trainer.train_until(32)["train_loss_nats"] < first
+
+
+def test_the_l2_term_is_weighted_and_added(tiny_bench, make):
+    plain = make(max_steps=1).train_until(1)["train_loss_nats"]
+    one, two = (
+        make(max_steps=1, loss="kl+logit_l2", logit_l2_weight=w).train_until(1)["train_loss_nats"] - plain
+        for w in (0.1, 0.2)
+    )
+    assert one > 0
+    assert two == pytest.approx(2 * one, rel=1e-4)
+
+
+def test_cross_entropy_has_the_gradient_of_the_kl(make):
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(trained(make(loss="ce"), 3), trained(make(loss="kl"), 3), strict=True)
+    )
+
+
+def test_the_same_seed_gives_the_same_biases_bit_for_bit(make):
+    assert equal(trained(make()), trained(make()))
+
+
+def test_another_seed_gives_another_data_order_and_other_biases(make):
+    assert not torch.equal(epoch_order(0, 16, 1), epoch_order(0, 16, 2))
+    assert not equal(trained(make(seed=1)), trained(make(seed=2)))
+
+
+def test_every_epoch_has_an_order_of_its_own_in_which_each_block_comes_once():
+    orders = [epoch_order(epoch, 16, 42) for epoch in range(3)]
+    assert all(sorted(order.tolist()) == list(range(16)) for order in orders)
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[1], orders[2])
+
+
+@pytest.mark.parametrize("batches", [(2, 4), (1, 8), (3, 3)])
+def test_accumulated_gradients_are_those_of_the_large_batch(make, batches):
+    size, times = batches
+    parts = trained(make(batch_size=size, gradient_accumulation_steps=times))
+    whole = trained(make(batch_size=size * times))
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_max_steps_ends_training_inside_an_epoch(make):
+    trainer = make(max_steps=3)
+    assert trainer.train_until(100) == {"step": 3, "epoch": 0.75, "train_loss_nats": pytest.approx(0.05, abs=0.05)}
+    assert trainer.total_steps == 3
+
+
+def test_the_last_step_of_an_epoch_takes_the_blocks_that_are_left(make):
+    trainer = make(batch_size=5)
+    assert [len(trainer._rows(step)) for step in range(5)] == [5, 5, 5, 1, 5]
+
+
+def test_a_batch_larger_than_the_text_is_the_whole_text(make):
+    trainer = make(batch_size=100, epochs=2)
+    assert trainer.total_steps == 2
+    assert trainer.train_until(100)["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("blocks", "batch", "accumulate", "steps"), [(16, 4, 1, 4), (17, 4, 1, 5), (16, 4, 3, 2), (3, 8, 1, 1)]
+)
+def test_an_epoch_has_a_step_for_every_started_batch(blocks, batch, accumulate, steps):
+    training = TrainingConfig(batch_size=batch, gradient_accumulation_steps=accumulate, epochs=3)
+    assert steps_per_epoch(blocks, training) == steps
+    assert total_steps(blocks, training) == 3 * steps
+
+
+def rates(total: int, **keys: object) -> list[float]:
+    return [learning_rate(step, total, TrainingConfig(lr=1.0, **keys)) for step in range(total)]
+
+
+def test_a_constant_rate_is_constant():
+    assert rates(5) == [1] * 5
+
+
+def test_warm_up_is_linear_and_reaches_the_peak_once():
+    assert rates(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_the_linear_schedule_goes_evenly_to_zero():
+    assert rates(4, schedule="linear") == [1, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_falls_after_the_warm_up_and_ends_near_zero(schedule):
+    values = rates(100, schedule=schedule, warmup_steps=10)
+    assert values[9] == values[10] == 1
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert 0 < values[-1] < 0.02
+
+
+def test_the_cosine_is_half_way_down_in_the_middle():
+    assert rates(10, schedule="cosine")[5] == pytest.approx(0.5)
+
+
+def test_a_warm_up_longer_than_the_run_never_reaches_the_peak():
+    assert rates(4, schedule="cosine", warmup_steps=8) == [0.125, 0.25, 0.375, 0.5]
+
+
+def test_the_optimiser_takes_the_rate_of_its_step(make):
+    trainer = make(warmup_steps=8, lr=0.08)
+    trainer.train_until(1)
+    assert all(
+        vector.abs().max().item() == pytest.approx(0.01, rel=1e-3) for vector in vectors(trainer)
+    )  # Adam's first step is lr
+
+
+def test_a_loss_that_is_not_finite_names_its_step(make, monkeypatch):
+    trainer = make()
+    plain = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda rows: plain(rows) * (float("nan") if trainer.step == 2 else 1))
+    with pytest.raises(SponError, match=r"the loss must stay finite, but it is nan at step 3 \(at training.lr\)"):
+        trainer.train_until(4)
+
+
+def test_a_bias_that_is_not_finite_is_noticed(make, monkeypatch):
+    trainer = make()
+    monkeypatch.setattr(trainer._optimizer, "step", lambda: trainer.biases.vectors[SITES[0]].data.fill_(float("inf")))
+    with pytest.raises(SponError, match="biases must stay finite, but one is not by step 1"):
+        trainer.train_until(1)
+
+
+def test_after_a_failure_the_model_is_dense(tiny_bench, make, monkeypatch):
+    trainer = make()
+    monkeypatch.setattr(trainer, "_loss", lambda rows: pytest.fail("in the middle"))
+    with pytest.raises(pytest.fail.Exception):
+        trainer.train_until(1)
+    tiny_bench.model.check_dense()
+
+
+@pytest.mark.parametrize("pause", [0, 1, 5])
+@pytest.mark.parametrize("form", ["output_bias", "input_vector"])
+def test_a_run_that_is_taken_up_again_ends_bit_for_bit_as_one_that_was_not(make, tmp_path, pause, form):
+    keys = {"form": form, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1}
+    first = make(**keys)
+    if pause:
+        first.train_until(pause)
+    first.save(tmp_path)
+    second = make(**keys)
+    second.load(tmp_path)
+    assert second.step == pause
+    assert equal(trained(second), trained(make(**keys)))
+
+
+def test_a_trainer_that_has_run_can_take_up_an_earlier_state(make, tmp_path):
+    for pause in (0, 2):
+        trainer = make()
+        if pause:
+            trainer.train_until(pause)
+        directory = Path(tmp_path / str(pause))
+        directory.mkdir()
+        trainer.save(directory)
+        trainer.train_until(5)
+        trainer.load(directory)
+        assert equal(trained(trainer), trained(make()))
+
+
+def test_training_in_parts_is_training_at_once(make):
+    parts = make()
+    for step in (1, 4, 6):
+        parts.train_until(step)
+    assert equal(trained(parts), trained(make()))
+
+
+def test_frozen_weights_are_not_touched(tiny_bench, make):
+    before = {name: weight.clone() for name, weight in tiny_bench.model.network.state_dict().items()}
+    trained(make())
+    after = tiny_bench.model.network.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert all(parameter.grad is None for parameter in tiny_bench.model.network.parameters())
+
+
+def test_a_bf16_model_trains_fp32_biases(tiny_trial):
+    bench = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
+    trainer = Trainer(bench, tiny_trial.plan, SITES, tiny_trial.training.model_copy(update={"epochs": 8}))
+    first = trainer.train_until(4)["train_loss_nats"]
+    trainer.train_until(28)
+    assert trainer.train_until(32)["train_loss_nats"] < first
+    assert all(vector.dtype == torch.float32 for vector in vectors(trainer))

@@ -1,0 +1,108 @@
+"""The local cache: content-addressed directories that are written once, whole or not at all.
+
+Layout under ``cache_root()``: one folder per kind (``models``, ``corpora``, ``teacher``, ...), in it one directory per
+key. A directory that exists is complete: it was built beside its place and renamed into it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+
+from search_spaces.errors import SponError
+
+
+def cache_root() -> Path:
+    """The user's cache directory for this product; ``SPON_CACHE`` overrides it."""
+    override = os.environ.get("SPON_CACHE")
+    return Path(override) if override else user_cache_path("spon-sweep")
+
+
+def content_key(*parts: object) -> str:
+    """A short hash of JSON-able parts, the name of a cached directory."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The cached directory of a key, built first if it is not there.
+
+    Several processes may ask at once: one builds, the others wait. The lock is the kernel's, so that of a process that
+    died is free.
+
+    Args:
+        kind: folder of the cache.
+        key: what decides the content (``content_key``).
+        build: fills the empty directory that it is given.
+
+    Raises:
+        SponError: if the cache cannot be written.
+    """
+    place = cache_root() / kind / key
+    if place.is_dir():
+        return place
+    with writable(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.parent / f"{key}.lock"):
+            if not place.is_dir():
+                for left in place.parent.glob(f".{key}.*"):  # by a process that was killed: the lock is ours
+                    shutil.rmtree(left)
+                with written_aside(place) as aside:
+                    build(aside)
+    return place
+
+
+@contextmanager
+def written_aside(place: Path) -> Iterator[Path]:
+    """A fresh directory that takes the name ``place`` if the block ends without an exception, and is removed otherwise.
+
+    Nobody ever sees a half-written ``place``; one that exists is replaced.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)  # mkdtemp's 0o700 would hide a shared cache from the user's group
+        if place.exists():
+            shutil.rmtree(place)
+        aside.rename(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def writable(where: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one clear line.
+
+    Raises:
+        SponError: naming the directory and what to do.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(next(p for p in (where, *where.parents) if p.exists())).free / 2**20
+            raise SponError(
+                f"the disk must have room for the output, but {free:.0f} MiB are free (at {where})"
+            ) from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise SponError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
+        raise
+
+
+def _errno(error: OSError | SafetensorError) -> int | None:
+    """The error number, which safetensors' writer gives in words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None

@@ -1,0 +1,185 @@
+"""Text to documents to token blocks, for each split.
+
+A document is one row of the source (a line, an article, ...). Within a split the documents are tokenised and joined in
+order, and the token stream is cut into blocks that do not overlap, as the seed study does.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from search_spaces.errors import SponError
+from search_spaces.schema import SPLITS, CorpusConfig, Split
+from trainables.cache import cached, content_key
+from trainables.documents import documents_of, source_version
+
+SCHEMA = 1
+"""Of a prepared corpus; raise it when the same config gives other blocks or another layout."""
+
+_BATCH = 256  # documents in one tokenizer call
+_SHARED_CHARACTERS = 200  # headings and other short lines recur in any text; a paragraph this long does not
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Token blocks of one split.
+
+    Attributes:
+        tokens: Tensor of shape (n_blocks, block_size), int64.
+        documents: Tensor of shape (n_blocks, block_size), int64: index, among the split's documents, of the one that
+            each token is from.
+    """
+
+    tokens: Tensor
+    documents: Tensor
+
+
+def prepare_corpus(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, tokenizer_fingerprint: str) -> Path:
+    """The directory of a tokenised corpus, built first if it is not in the cache.
+
+    It holds ``<split>.safetensors`` (``Blocks``, as int32) and ``meta.json``: ``schema``, ``fingerprint``, and under
+    ``splits`` for each one its ``n_blocks``, ``n_documents`` and ``n_tokens`` (of the blocks).
+
+    What is cached answers for the config, the tokenizer, the content of local files and the *requested* revision of a
+    hub dataset: without a revision, a dataset that changes on the hub is not noticed.
+
+    Raises:
+        SponError: if the text cannot be read, a split has less than one block, or two splits share a document.
+    """
+    key = content_key(SCHEMA, corpus.model_dump(mode="json"), tokenizer_fingerprint, source_version(corpus))
+    return cached("corpora", key, lambda directory: _build(corpus, tokenizer, directory))
+
+
+def load_blocks(prepared: Path, split: Split) -> Blocks:
+    """The blocks of one split of a prepared corpus."""
+    tensors = safetensors.torch.load_file(prepared / f"{split}.safetensors")
+    return Blocks(tensors["tokens"].long(), tensors["documents"].long())
+
+
+def corpus_fingerprint(prepared: Path) -> str:
+    """SHA-256 of the token blocks of the three splits, in hex."""
+    return cast(str, json.loads((prepared / "meta.json").read_text())["fingerprint"])
+
+
+@dataclass
+class _Stream:
+    """The tokens of a split's documents, joined.
+
+    Attributes:
+        tokens: ids, int32.
+        lengths: tokens of each document, in order.
+        long: index of each document that must be in one split only, to the hash and the start of its text.
+    """
+
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    lengths: "array[int]" = field(default_factory=lambda: array("i"))
+    long: dict[int, tuple[bytes, str]] = field(default_factory=dict)
+
+    def add(self, text: str, ids: list[int]) -> None:
+        if len(text) >= _SHARED_CHARACTERS:
+            self.long[len(self.lengths)] = (hashlib.sha256(text.encode()).digest(), text[:60])
+        self.tokens.extend(ids)
+        self.lengths.append(len(ids))
+
+
+def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    blocks: dict[Split, Blocks] = {}
+    long: dict[Split, dict[bytes, str]] = {}
+    # Arrow copies of local files go here, and go away with it
+    with tempfile.TemporaryDirectory(prefix=".reading.", dir=directory) as scratch:
+        for split, documents in documents_of(corpus, Path(scratch)).items():
+            wanted = getattr(corpus.blocks, split)
+            # The study stops reading here: a block more than it needs, which its rule for the last block wants
+            enough = (wanted + 1) * corpus.block_size if corpus.pick == "first" else None
+            stream = _tokenise(documents, tokenizer, enough)
+            starts = _pick(_block_starts(len(stream.tokens), corpus.block_size), wanted, corpus.pick)
+            _check_count(split, len(starts), wanted, len(stream.tokens), corpus.block_size)
+            blocks[split] = _cut(stream, starts, corpus.block_size)
+            used = set(blocks[split].documents.flatten().tolist())
+            long[split] = dict(entry for index, entry in stream.long.items() if index in used)
+    _check_disjoint(long)
+    _write(blocks, directory)
+
+
+def _tokenise(documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, enough: int | None) -> _Stream:
+    """Tokenise documents in order, up to and including the one that brings the stream to ``enough`` tokens."""
+    stream = _Stream()
+    while batch := list(islice(documents, _BATCH)):
+        ids = tokenizer(batch, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
+        for text, document in zip(batch, ids, strict=True):
+            stream.add(text, document)
+            if enough is not None and len(stream.tokens) >= enough:
+                return stream
+    return stream
+
+
+def _block_starts(n_tokens: int, block_size: int) -> range:
+    """Where the blocks of a stream start.
+
+    This is the study's loop. Its upper end leaves out a block that ends exactly where the stream does; kept, so that
+    the study's text gives the study's blocks.
+    """
+    return range(0, n_tokens - block_size, block_size)
+
+
+def _pick(starts: range, wanted: int, pick: str) -> list[int]:
+    """At most ``wanted`` of the blocks: the first ones, or ones at even distances from the first to the last."""
+    if pick == "first" or len(starts) <= wanted:
+        return list(starts[:wanted])
+    return [starts[int(i)] for i in torch.linspace(0, len(starts) - 1, wanted, dtype=torch.float64).round()]
+
+
+def _cut(stream: _Stream, starts: list[int], block_size: int) -> Blocks:
+    positions = torch.tensor(starts).unsqueeze(1) + torch.arange(block_size)
+    tokens = torch.frombuffer(stream.tokens, dtype=torch.int32)
+    ends = torch.tensor(stream.lengths).cumsum(0)
+    # `right` skips documents without a token, which end where the one before them does
+    return Blocks(tokens[positions].long(), torch.searchsorted(ends, positions, right=True))
+
+
+def _check_count(split: Split, got: int, wanted: int, n_tokens: int, block_size: int) -> None:
+    if not got:
+        raise SponError(
+            f"a split must have at least one block of {block_size} tokens and a token more, "
+            f"but {split} has {n_tokens} tokens (at corpus)"
+        )
+    if got < wanted:
+        print(f"the corpus gives {got} {split} blocks of the {wanted} asked for", file=sys.stderr, flush=True)
+
+
+def _check_disjoint(long: dict[Split, dict[bytes, str]]) -> None:
+    for one, other in combinations(long, 2):
+        for digest in long[one].keys() & long[other].keys():
+            text = long[one][digest]
+            raise SponError(f"the splits must share no document, but {one} and {other} have {text!r}... (at corpus)")
+
+
+def _write(blocks: dict[Split, Blocks], directory: Path) -> None:
+    digest = hashlib.sha256()
+    counts: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        tokens, documents = blocks[split].tokens.int(), blocks[split].documents.int()
+        digest.update(f"{split}{tuple(tokens.shape)}".encode() + tokens.numpy().astype("<i4").tobytes())
+        counts[split] = {
+            "n_blocks": tokens.shape[0],
+            "n_documents": len(set(documents.flatten().tolist())),
+            "n_tokens": tokens.numel(),
+        }
+        # safetensors' own writer turns a full disk into an exception without an errno
+        (directory / f"{split}.safetensors").write_bytes(
+            safetensors.torch.save({"tokens": tokens, "documents": documents})
+        )
+    meta = {"schema": SCHEMA, "fingerprint": digest.hexdigest(), "splits": counts}
+    (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")

@@ -1,0 +1,144 @@
+"""Documents of each split, from the embedded text, local files or the hub.
+
+Nothing is ever read in place of what was asked for: a text that is missing, gated or out of reach is an error.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
+
+from search_spaces.errors import SponError
+from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
+from trainables import embedded
+
+_BATCH = 256  # rows read at once
+_HUB_TIMEOUT_S = 10.0
+_FIND_IT = (
+    "check the name and the revision; if private or gated, accept its terms and log in: hf auth login, or HF_TOKEN"
+)
+_REACH_IT = (
+    "go online, set HF_HUB_OFFLINE=1 to use a copy in the Hugging Face cache, "
+    "or put the text in local files and use source: files"
+)
+_FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".parquet": "parquet"}
+
+
+def source_version(corpus: CorpusConfig) -> object:
+    """What the config does not say of the text: the embedded documents, or the content of local files."""
+    if corpus.source == EMBEDDED:
+        return embedded.documents_key()
+    return {name: _sha256(Path(name)) for names in corpus.files.values() for name in names}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SponError(f"a corpus file must be readable, but {error.strerror} (at {path})") from error
+
+
+def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[str]]:
+    """The documents of each split, stripped, without empty ones."""
+    rows = _load(corpus, scratch)
+    column = corpus.text_column
+    documents = {split: _texts(rows[split], column, split) for split in SPLITS if split in rows}
+    if "validation" not in documents:
+        again = _texts(rows["calibration"], column, "calibration")
+        documents["validation"] = (text for index, text in enumerate(again) if index % 10 == 9)
+        rest = documents["calibration"]
+        documents["calibration"] = (text for index, text in enumerate(rest) if index % 10 != 9)
+    return documents
+
+
+def _texts(rows: Dataset, column: str, split: Split) -> Iterator[str]:
+    if column not in rows.column_names:
+        have = ", ".join(rows.column_names)
+        raise SponError(f"text_column must be one of {have}, but got {column!r} (at corpus, {split})")
+    if rows.features[column].dtype not in ("string", "large_string"):
+        raise SponError(f"text_column must hold text, but {column!r} holds {rows.features[column].dtype} (at corpus)")
+    for batch in rows.select_columns(column).iter(batch_size=_BATCH):
+        yield from filter(None, ((text or "").strip() for text in batch[column]))
+
+
+def _load(corpus: CorpusConfig, scratch: Path) -> dict[Split, Dataset]:
+    if corpus.source == EMBEDDED:
+        rows = embedded.documents()
+        return {split: rows[split] for split in SPLITS}
+    if corpus.source == "files":
+        return {split: _load_files(corpus, split, scratch) for split in corpus.files}
+    return _load_from_hub(corpus)
+
+
+def _load_files(corpus: CorpusConfig, split: Split, scratch: Path) -> Dataset:
+    files = list(corpus.files[split])
+    formats = {_FORMATS.get(Path(name).suffix.lower()) for name in files}
+    kind = formats.pop()
+    if kind is None or formats:
+        raise SponError(f"the files of a split must all be {' or '.join(_FORMATS)}, but got {files} (at corpus.files)")
+    try:  # not `load_dataset`, which tells a server of each call, for local files too
+        if kind == "parquet":
+            return cast(Dataset, Dataset.from_parquet(files, cache_dir=str(scratch)))
+        return cast(Dataset, Dataset.from_text(files, cache_dir=str(scratch), sample_by=corpus.sample_by))
+    except (DatasetsError, ValueError) as error:
+        if isinstance(error.__cause__, OSError):  # a full disk, which the cache reports
+            raise error.__cause__ from error
+        raise SponError(f"corpus files must be {kind}, but {_reason(error)} (at {', '.join(files)})") from error
+
+
+def _load_from_hub(corpus: CorpusConfig) -> dict[Split, Dataset]:
+    what = f"dataset {corpus.source}, config {corpus.name or 'default'}, splits {', '.join(corpus.splits.values())}"
+    if Path(corpus.source).exists():
+        raise SponError(f"local text must be given as source: files, but got a path (at corpus.source {corpus.source})")
+    try:
+        revision = _hub_commit(corpus)
+        loaded = load_dataset(corpus.source, corpus.name, revision=revision, split=list(corpus.splits.values()))
+    except (FileNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise SponError(f"cannot read {what}: {_reason(error)} ({_FIND_IT})") from error
+    except (ConnectionError, HfHubHTTPError, XetDownloadError, httpx.TransportError) as error:
+        raise SponError(f"cannot reach the hub for {what}: {_reason(error)} ({_REACH_IT})") from error
+    except (DatasetsError, ValueError, RuntimeError) as error:
+        raise SponError(f"cannot read {what}: {_reason(error)} (at corpus)") from error
+    rows = dict(zip(corpus.splits, loaded, strict=True))
+    _check_commit(rows["calibration"], revision, what)
+    return rows
+
+
+def _hub_commit(corpus: CorpusConfig) -> str | None:
+    """The commit to read; offline, the revision as asked for.
+
+    The request is made once, while the ``datasets`` library would retry for half a minute when there is no network.
+    """
+    try:
+        return HfApi().dataset_info(corpus.source, revision=corpus.revision, timeout=_HUB_TIMEOUT_S).sha
+    except OfflineModeIsEnabled:
+        return corpus.revision
+
+
+def _check_commit(rows: Dataset, commit: str | None, what: str) -> None:
+    """Refuse another commit than asked for: ``datasets`` takes any copy in its cache when it cannot reach the hub.
+
+    The directory of such a copy is named by its commit.
+    """
+    directories = {part for file in rows.cache_files for part in Path(file["filename"]).parts}
+    if commit and commit not in directories:
+        raise SponError(f"{what} must be of commit {commit}, but the cache has another (at corpus.revision)")
+
+
+def _reason(error: BaseException) -> str:
+    """One line of why; libraries wrap the cause in an exception that says nothing."""
+    cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+    return " ".join(str(cause).split())[:300]

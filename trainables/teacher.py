@@ -1,0 +1,125 @@
+"""Teacher statistics: everything that a trial needs to know of the dense model, computed once and kept on local disk.
+
+See ``trainables.loss`` for the mathematics. The statistics depend on the model, the text and the temperature alone, so
+every trial of every sweep shares them, and no trial runs the dense model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from search_spaces.schema import Split
+from trainables.cache import cached, content_key
+from trainables.corpus import Blocks
+from trainables.loss import CHUNK_TOKENS
+from trainables.model import ResidentModel
+
+_SCHEMA = 1
+"""Of the cached statistics; raise it when the same question gets another answer."""
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Statistics of the dense model on the blocks of one split, memory-mapped on the CPU.
+
+    Attributes:
+        mean_row: m of shape (blocks, seq, hidden), fp32.
+        entropy: H of shape (blocks, seq), fp32, nats.
+        nll: negative log-likelihood of each next token, (blocks, seq - 1), fp32, nats, at temperature 1.
+        hidden: the dense model's final hidden states (blocks, seq, hidden), fp32; for the ``kl+logit_l2`` loss only.
+    """
+
+    mean_row: Tensor
+    entropy: Tensor
+    nll: Tensor
+    hidden: Tensor | None
+
+
+def teacher_of(
+    model: ResidentModel,
+    blocks: Blocks,
+    split: Split,
+    corpus_fingerprint: str,
+    temperature: float = 1.0,
+    with_hidden: bool = False,
+) -> Teacher:
+    """Load the statistics of a split, computing them first if nobody has.
+
+    Args:
+        model: in its dense state.
+        blocks: of the split.
+        split: its name.
+        corpus_fingerprint: identifies the text.
+        temperature: of the dense distribution.
+        with_hidden: also keep the hidden states, which doubles the size.
+
+    Raises:
+        RuntimeError: if the statistics are not there yet and the model is not dense.
+    """
+    dtype = str(model.network.dtype)
+    key = content_key(_SCHEMA, model.fingerprint, dtype, corpus_fingerprint, split, float(temperature), with_hidden)
+
+    def build(directory: Path) -> None:
+        save_file(_statistics(model, blocks.tokens, split, temperature, with_hidden), directory / "stats.safetensors")
+
+    stats = load_file(cached("teacher", key, build) / "stats.safetensors")
+    return Teacher(stats["mean_row"], stats["entropy"], stats["nll"], stats.get("hidden"))
+
+
+def size_in_bytes(n_tokens: int, hidden_size: int, with_hidden: bool = False) -> int:
+    """Bytes on disk of the statistics of ``n_tokens`` tokens."""
+    return n_tokens * 4 * (hidden_size * (2 if with_hidden else 1) + 2)
+
+
+@torch.inference_mode()
+def _statistics(
+    model: ResidentModel, tokens: Tensor, split: Split, temperature: float, with_hidden: bool
+) -> dict[str, Tensor]:
+    model.check_dense()
+    n_blocks, length = tokens.shape
+    width = model.shape.hidden_size
+    stats = {
+        "mean_row": torch.empty(n_blocks, length, width),
+        "entropy": torch.empty(n_blocks, length),
+        "nll": torch.empty(n_blocks, length - 1),
+    }
+    if with_hidden:
+        stats["hidden"] = torch.empty(n_blocks, length, width)
+    head = model.head.float()
+    size = size_in_bytes(tokens.numel(), width, with_hidden) / 2**20
+    for start in tqdm(range(0, n_blocks, _BATCH), f"teacher, {split} ({size:.0f} MB)", unit="batch", mininterval=5):
+        batch = tokens[start : start + _BATCH].to(model.device)
+        hidden = model.hidden(batch).float()
+        rows = slice(start, start + len(batch))
+        if with_hidden:
+            stats["hidden"][rows] = hidden.cpu()
+        mean_row, entropy, nll = _distribution(hidden.flatten(0, 1), head, next_tokens(batch).flatten(), temperature)
+        stats["mean_row"][rows] = mean_row.view_as(hidden).cpu()
+        stats["entropy"][rows] = entropy.view(batch.shape).cpu()
+        stats["nll"][rows] = nll.view(batch.shape)[:, :-1].cpu()
+    return stats
+
+
+def next_tokens(tokens: Tensor) -> Tensor:
+    """The label of each position of (batch, seq) tokens: the next one, and at the end, where there is none, its own."""
+    return torch.cat((tokens[:, 1:], tokens[:, -1:]), dim=1)
+
+
+def _distribution(hidden: Tensor, head: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Give m of shape (tokens, hidden), H and NLL of shape (tokens,), for states and labels of as many tokens."""
+    mean_row, entropy, nll = torch.empty_like(hidden), hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
+    for start in range(0, len(hidden), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        logits = hidden[part] @ head.T
+        nll[part] = logits.logsumexp(dim=-1) - logits.gather(1, labels[part, None]).squeeze(1)
+        log_p = logits.div_(temperature).log_softmax(dim=-1)
+        p = log_p.exp()
+        mean_row[part] = p @ head
+        entropy[part] = -log_p.mul_(p).sum(dim=-1)
+    return mean_row, entropy, nll

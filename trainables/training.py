@@ -1,0 +1,168 @@
+"""Training of the biases: AdamW on the distillation loss, the model frozen.
+
+The state of a training run is its biases, the optimiser's moments and a step number: the data order and the learning
+rate are functions of the step, so a run that is taken up again goes on exactly where it was.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrainingConfig, TrialPlan
+from search_spaces.sites import Site
+from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
+from trainables.spon import SponBiases, biased
+from trainables.teacher import Teacher
+from trainables.teal import sparsified
+from trainables.workbench import Workbench
+
+_STATE = "training.safetensors"
+
+
+def learning_rate(step: int, total_steps: int, training: TrainingConfig) -> float:
+    """Learning rate of a step, counted from zero: linear warm-up, then the schedule down to zero at ``total_steps``."""
+    if step < training.warmup_steps:
+        return training.lr * (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, total_steps - training.warmup_steps)
+    factor = {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+    }[training.schedule]
+    return training.lr * factor
+
+
+def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
+    """Order of the blocks in an epoch: (n_blocks,) indices that depend on the seed and the epoch alone."""
+    return torch.randperm(n_blocks, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def steps_per_epoch(n_blocks: int, training: TrainingConfig) -> int:
+    """Optimiser steps in one pass over ``n_blocks`` blocks; the last one may be smaller."""
+    return math.ceil(n_blocks / (training.batch_size * training.gradient_accumulation_steps))
+
+
+def total_steps(n_blocks: int, training: TrainingConfig) -> int:
+    """Optimiser steps of a whole run."""
+    whole = training.epochs * steps_per_epoch(n_blocks, training)
+    return min(whole, training.max_steps) if training.max_steps else whole
+
+
+class Trainer:
+    """Trains the biases of one trial, some steps at a time.
+
+    Args:
+        bench: model, text and teacher.
+        plan: what is sparsified.
+        sites: biased sites, in canonical order.
+        training: how.
+
+    Attributes:
+        biases: the vectors in training.
+        step: optimiser steps done.
+        total_steps: optimiser steps of the whole run.
+    """
+
+    def __init__(self, bench: Workbench, plan: TrialPlan, sites: tuple[Site, ...], training: TrainingConfig) -> None:
+        self._bench, self._plan, self._training = bench, plan, training
+        self._tokens = bench.blocks("calibration").tokens
+        self._teacher: Teacher = bench.teacher("calibration", training.temperature, training.loss == "kl+logit_l2")
+        self._thresholds = bench.thresholds(plan)
+        self.biases = SponBiases(bench.model, sites, training.form)
+        self._optimizer = torch.optim.AdamW(
+            self.biases.parameters(), lr=training.lr, weight_decay=training.weight_decay
+        )
+        self.step = 0
+        self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
+        self.total_steps = total_steps(len(self._tokens), training)
+
+    def train_until(self, step: int) -> dict[str, float]:
+        """Train up to a step number, or to the end of the run.
+
+        Returns:
+            Where the run is now, and the mean loss of the steps taken.
+
+        Raises:
+            SponError: if the loss or a bias is no longer finite. It names the step, but comes after the last one: to
+                look at each loss would make the CPU wait for the GPU at every step.
+        """
+        started, losses = self.step, []
+        with sparsified(self._bench.model, self._plan, self._thresholds), biased(self._bench.model, self.biases):
+            while self.step < min(step, self.total_steps):
+                losses.append(self._step())
+                self.step += 1
+        values = torch.stack(losses).tolist()
+        for step_number, value in enumerate(values, start=started + 1):
+            if not math.isfinite(value):
+                raise SponError(f"the loss must stay finite, but it is {value} at step {step_number} (at training.lr)")
+        if not all(vector.isfinite().all() for vector in self.biases.parameters()):
+            raise SponError(f"biases must stay finite, but one is not by step {self.step} (at training.lr)")
+        mean = sum(values) / len(values)
+        return {"step": self.step, "epoch": self.step / self.steps_per_epoch, "train_loss_nats": mean}
+
+    def _step(self) -> Tensor:
+        """One optimiser step; returns its loss, a detached scalar that is not waited for."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.total_steps, self._training)
+        self._optimizer.zero_grad()
+        rows = self._rows(self.step)
+        total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
+        for start in range(0, len(rows), self._training.batch_size):
+            batch = rows[start : start + self._training.batch_size]
+            loss = self._loss(batch) * (len(batch) / len(rows))
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.biases.parameters(), self._training.max_grad_norm)
+        self._optimizer.step()
+        return total
+
+    def _rows(self, step: int) -> Tensor:
+        """Block indices of a step."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        size = self._training.batch_size * self._training.gradient_accumulation_steps
+        return epoch_order(epoch, len(self._tokens), self._training.seed)[within * size : (within + 1) * size]
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        model, training = self._bench.model, self._training
+        hidden = model.hidden(self._tokens[rows].to(model.device)).flatten(0, 1)
+        mean_row = self._teacher.mean_row[rows].flatten(0, 1).to(model.device)
+        if training.loss == "ce":
+            return linear_cross_entropy(hidden, model.head, mean_row, training.temperature)
+        entropy = self._teacher.entropy[rows].flatten().to(model.device)
+        loss = linear_kl(hidden, model.head, mean_row, entropy, training.temperature)
+        if training.loss == "kl+logit_l2":
+            assert self._teacher.hidden is not None
+            dense_hidden = self._teacher.hidden[rows].flatten(0, 1).to(model.device)
+            loss = loss + training.logit_l2_weight * logit_l2(hidden, dense_hidden, self._bench.gram)
+        return loss
+
+    def save(self, directory: Path) -> None:
+        """Write the state: biases, moments and step."""
+        tensors = {"step": torch.tensor(self.step)}
+        for name, vector in self._named():
+            tensors[f"bias.{name}"] = vector.detach().cpu()
+            for moment, value in self._optimizer.state.get(vector, {}).items():
+                tensors[f"{moment}.{name}"] = value.detach().cpu()
+        save_file(tensors, directory / _STATE)
+
+    def load(self, directory: Path) -> None:
+        """Take up a state that ``save`` wrote for the same trial."""
+        tensors: Mapping[str, Tensor] = load_file(directory / _STATE)
+        self.step = int(tensors["step"])
+        self.biases.load({site: tensors[f"bias.{site}"] for site in self.biases.vectors})
+        moments = ("step", "exp_avg", "exp_avg_sq")
+        self._optimizer.state.clear()
+        if self.step:
+            for name, vector in self._named():
+                self._optimizer.state[vector] = {
+                    moment: tensors[f"{moment}.{name}"].to("cpu" if moment == "step" else vector.device)
+                    for moment in moments
+                }
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((str(site), vector) for site, vector in self.biases.vectors.items())

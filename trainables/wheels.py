@@ -1,0 +1,80 @@
+"""One data file out of a PyPI wheel, without installing the package or anything that it depends on."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from search_spaces.errors import SponError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def wheel_member(requirement: str, member: str, sha256: str, destination: Path, *, platform: str | None = None) -> Path:
+    """Fetch a wheel, take one file out of it and throw the rest away.
+
+    pip does the fetching, so that its settings (mirror, proxy, credentials, offline wheel folder) hold here too.
+
+    Args:
+        requirement: pinned, such as ``gensim==4.4.0``.
+        member: path of the file inside the wheel.
+        sha256: of the file, in hex.
+        destination: where the file goes, in a directory that exists; written whole or not at all.
+        platform: wheel tag to ask for instead of this machine's, such as ``manylinux_2_28_x86_64``: the data is then
+            the same on every operating system, and no wheel for this one need exist.
+
+    Returns:
+        ``destination``.
+
+    Raises:
+        SponError: if pip fails, the wheel has no such file, or its hash differs.
+    """
+    with tempfile.TemporaryDirectory(prefix=".wheel.", dir=destination.parent) as scratch:
+        wheel = _download(requirement, platform, Path(scratch))
+        extracted = Path(scratch) / "member"
+        _extract(wheel, member, sha256, extracted)
+        extracted.replace(destination)
+    return destination
+
+
+def _download(requirement: str, platform: str | None, into: Path) -> Path:
+    """The one wheel that pip chooses, in ``into``."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    if platform:
+        command += ["--platform", platform, "--implementation", "cp", "--python-version", "3.11"]
+    done = subprocess.run([*command, "--dest", str(into), requirement], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SponError(f"pip must be able to download {requirement}, but it says: {_last_error(done.stderr)}")
+    return next(into.glob("*.whl"))
+
+
+def _last_error(stderr: str) -> str:
+    """The line of pip's output that says what went wrong; warnings may come after it.
+
+    For a fault of its own, such as a full disk, pip prints a traceback under ``ERROR: Exception:``.
+    """
+    lines = stderr.strip().splitlines() or ["nothing"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return lines[-1] if not errors or errors[-1] == "Exception:" else errors[-1]
+
+
+def _extract(wheel: Path, member: str, sha256: str, destination: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        if member not in archive.namelist():
+            raise SponError(f"the wheel must contain {member}, but it does not (at {wheel.name})")
+        with archive.open(member) as source, destination.open("wb") as target:
+            got = _copy(source, target)
+    if got != sha256:
+        raise SponError(f"{member} must have SHA-256 {sha256}, but got {got} (at {wheel.name})")
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    """Copy a stream and return the SHA-256 of what went through."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()

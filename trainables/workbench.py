@@ -1,0 +1,193 @@
+"""The workbench: a resident model with its text, teacher statistics, thresholds and baselines.
+
+It is made once per process and shared by all trials of it. What is expensive is made on first use and, where it does
+not depend on the trial, kept in the local cache.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from search_spaces.errors import SponError
+from search_spaces.resolve import Fingerprints
+from search_spaces.schema import CorpusConfig, ModelConfig, Split, TrialConfig, TrialPlan
+from search_spaces.sites import ModelShape, Site
+from trainables.cache import cached, content_key
+from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
+from trainables.evaluation import Scores, dense_scores, score
+from trainables.model import (
+    ModelSource,
+    ResidentModel,
+    check_device,
+    find_model,
+    load_model,
+    load_tokenizer,
+    read_shape,
+)
+from trainables.teacher import Teacher, teacher_of
+from trainables.teal import SparsityMeter, magnitude_histograms, quantile_threshold, sparsified
+
+_SCHEMA = 1
+"""Of the cached histograms and baselines; raise it when the same question gets another answer."""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a trial is made of, found and identified without loading a weight."""
+
+    model: ModelSource
+    shape: ModelShape
+    corpus: Path
+    fingerprints: Fingerprints
+
+
+def find_materials(model: ModelConfig, corpus: CorpusConfig) -> Materials:
+    """Find the model, and cut the corpus into blocks if nobody has.
+
+    Raises:
+        SponError: if either is missing, gated or of the wrong form.
+    """
+    source = find_model(model)
+    shape = read_shape(source)
+    prepared = prepare_corpus(corpus, load_tokenizer(source), source.fingerprint)
+    return Materials(source, shape, prepared, Fingerprints(source.fingerprint, corpus_fingerprint(prepared)))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model without biases on one split.
+
+    Attributes:
+        scores: per block and document.
+        realised_sparsity: fraction really zeroed at each site.
+    """
+
+    scores: Scores
+    realised_sparsity: dict[str, float]
+
+
+class Workbench:
+    """Everything that trials of one model and corpus share in a process.
+
+    Args:
+        model: which model, in which dtype.
+        corpus: which text.
+        device: ``cpu`` or ``cuda``.
+        open_test: whether the test split can be read. Only the final report opens it: nothing that trains or
+            searches can reach the test split through its workbench.
+
+    Raises:
+        SponError: if there is no such device, or the model or text cannot be had.
+    """
+
+    def __init__(self, model: ModelConfig, corpus: CorpusConfig, device: str, open_test: bool = False) -> None:
+        check_device(device)
+        self.materials = find_materials(model, corpus)
+        self.model: ResidentModel = load_model(self.materials.model, model.dtype, device)
+        self._open_test = open_test
+        self._blocks: dict[Split, Blocks] = {}
+        self._teachers: dict[tuple[Split, float, bool], Teacher] = {}
+        self._thresholds: dict[str, dict[Site, float]] = {}
+        self._baselines: dict[str, Baseline] = {}
+
+    def check(self, config: TrialConfig) -> None:
+        """Refuse a trial of another model or corpus.
+
+        Raises:
+            SponError: naming both fingerprints.
+        """
+        mine = self.materials.fingerprints
+        for what, want, have in (
+            ("model", config.model_fingerprint, mine.model),
+            ("corpus", config.corpus_fingerprint, mine.corpus),
+        ):
+            if want != have:
+                raise SponError(f"a trial must run on its own {what}, but it was made for {want} and this is {have}")
+
+    def blocks(self, split: Split) -> Blocks:
+        """Token blocks of a split.
+
+        Raises:
+            SponError: if the test split is asked for and not open.
+        """
+        if split == "test" and not self._open_test:
+            raise SponError("the test split is for the final report only, but a trial asked for it")
+        if split not in self._blocks:
+            self._blocks[split] = load_blocks(self.materials.corpus, split)
+        return self._blocks[split]
+
+    def teacher(self, split: Split, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
+        """Teacher statistics of a split."""
+        key = (split, temperature, with_hidden)
+        if key not in self._teachers:
+            self._teachers[key] = teacher_of(
+                self.model, self.blocks(split), split, self.materials.fingerprints.corpus, temperature, with_hidden
+            )
+        return self._teachers[key]
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """U^T U / vocabulary of shape (hidden, hidden), fp32, for the logit-L2 loss."""
+        head = self.model.head.float()
+        return head.T @ head / len(head)
+
+    def thresholds(self, plan: TrialPlan) -> dict[Site, float]:
+        """The threshold of every site of a plan, calibrated on the dense model; empty for the rule ``topk``."""
+        if plan.rule == "topk" or not plan.levels:
+            return {}
+        name = plan.model_dump_json()
+        if name not in self._thresholds:
+            self._thresholds[name] = self._calibrate(plan)
+        return self._thresholds[name]
+
+    def _calibrate(self, plan: TrialPlan) -> dict[Site, float]:
+        sites = [Site.parse(text) for text in plan.levels]
+        tokens = self.blocks("calibration").tokens[: plan.calibration_blocks]
+        prefix = plan.dense_prefix(tokens.shape[1])
+        key = content_key(*self._identity(), list(plan.levels), len(tokens), prefix)
+
+        def build(directory: Path) -> None:
+            histograms = magnitude_histograms(self.model, tokens, sites, prefix)
+            save_file({"histograms": histograms.cpu()}, directory / "histograms.safetensors")
+
+        histograms = load_file(cached("histograms", key, build) / "histograms.safetensors")["histograms"]
+        return {
+            site: quantile_threshold(histogram, plan.levels[str(site)])
+            for site, histogram in zip(sites, histograms, strict=True)
+        }
+
+    def dense_baseline(self, split: Split) -> Scores:
+        """Scores of the dense model."""
+        return dense_scores(self.teacher(split), self.blocks(split))
+
+    def teal_baseline(self, plan: TrialPlan, split: Split) -> Baseline:
+        """Scores of the sparse model without biases, computed once per (model, corpus, plan) and kept on disk.
+
+        A plan that sparsifies nothing has the dense model's scores, without the rounding of another pass.
+        """
+        if not plan.levels:
+            return Baseline(self.dense_baseline(split), {})
+        key = content_key(*self._identity(), plan.model_dump(), split)
+        if key not in self._baselines:
+            place = cached("baselines", key, lambda directory: self._build_baseline(plan, split, directory))
+            tensors = load_file(place / "scores.safetensors")
+            realised = tensors.pop("realised_sparsity")
+            by_site = dict(zip(plan.levels, realised.tolist(), strict=True))
+            self._baselines[key] = Baseline(Scores(**tensors), by_site)
+        return self._baselines[key]
+
+    def _build_baseline(self, plan: TrialPlan, split: Split, directory: Path) -> None:
+        meter = SparsityMeter()
+        blocks, teacher = self.blocks(split), self.teacher(split)
+        with sparsified(self.model, plan, self.thresholds(plan), meter):
+            scores = score(self.model, blocks, teacher)
+        realised = torch.tensor([meter.realised()[site] for site in plan.levels], dtype=torch.float64)
+        save_file({**scores.tensors(), "realised_sparsity": realised}, directory / "scores.safetensors")
+
+    def _identity(self) -> tuple[int, str, str, str]:
+        prints = self.materials.fingerprints
+        return _SCHEMA, prints.model, str(self.model.network.dtype), prints.corpus
