@@ -61,7 +61,9 @@ def test_a_trials_log_is_kept(swept: Swept) -> None:
 
 
 def test_the_same_command_again_trains_nothing(swept: Swept) -> None:
-    before = {trial.path.name: (trial.checkpoint_path / "spon.safetensors").stat().st_mtime_ns for trial in _done(swept)}
+    before = {
+        trial.path.name: (trial.checkpoint_path / "spon.safetensors").stat().st_mtime_ns for trial in _done(swept)
+    }
     ran = run("run", swept.space, "--storage", swept.storage)
     after = {trial.path.name: (trial.checkpoint_path / "spon.safetensors").stat().st_mtime_ns for trial in _done(swept)}
     assert ran.code == 0, ran.err

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from sweep import doctor
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what asks the network."""
+    monkeypatch.setattr(doctor, "_hub", lambda: iter(()))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_sound_set_up_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.examine() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ready"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_wrong_version_is_a_fault_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pins = tmp_path / "requirements.txt"
+    pins.write_text("torch==0.0.1  # old\nnosuchpackage==1.0\n")
+    monkeypatch.setattr(doctor, "_REQUIREMENTS", pins)
+    assert doctor.examine() == 1
+    out = capsys.readouterr().out
+    assert "(want 0.0.1)" in out
+    assert "nosuchpackage missing (want 1.0)" in out
+    assert "-> pip install -r requirements.txt" in out
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_cache_that_cannot_be_written_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file where the directory should be")
+    monkeypatch.setenv("SPON_CACHE", str(tmp_path / "cache"))
+    assert doctor.examine() == 1
+    assert "set SPON_CACHE" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_mlflow_that_does_not_answer_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert doctor.examine() == 1
+    assert "unset MLFLOW_TRACKING_URI" in capsys.readouterr().out

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from search_spaces.errors import SponError
+from search_spaces.load import parse_space
+from search_spaces.schema import TrialConfig
+from sweep.folder import SweepFolder, TrialFolder, check_sweep, create_sweep, open_sweep
+
+
+@pytest.fixture
+def trial(tmp_path: Path, tiny_trial: TrialConfig) -> TrialFolder:
+    folder = SweepFolder(tmp_path / "tiny").trial(tiny_trial)
+    folder.start(tiny_trial)
+    return folder
+
+
+def test_a_trial_that_started_is_running(trial: TrialFolder, tiny_trial: TrialConfig) -> None:
+    assert trial.state == "running"
+    assert trial.config == tiny_trial
+
+
+def test_a_validation_is_recorded_once_however_often_it_is_reported(trial: TrialFolder) -> None:
+    for step in (4.0, 8.0, 4.0, 8.0):
+        trial.add_progress({"step": step, "val_kl_nats": step})
+    assert [metrics["step"] for metrics in trial.progress] == [4.0, 8.0]
+
+
+def test_a_failed_trial_keeps_its_reason(trial: TrialFolder) -> None:
+    trial.fail("the loss must stay finite")
+    assert trial.state == "failed"
+    assert trial.failure == "the loss must stay finite"
+
+
+def test_a_sweep_lists_its_trials_by_name(tmp_path: Path, trial: TrialFolder) -> None:
+    assert [known.path for known in SweepFolder(tmp_path / "tiny").trials] == [trial.path]
+
+
+def test_a_sweep_gives_back_its_space(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    space = parse_space(tiny_raw, "test")
+    create_sweep(tmp_path, space)
+    assert open_sweep(tmp_path, "tiny").space == space
+
+
+def test_the_same_space_may_come_again(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    space = parse_space(tiny_raw, "test")
+    create_sweep(tmp_path, space)
+    check_sweep(tmp_path, space)
+
+
+def test_another_space_may_not_take_the_name(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+    with pytest.raises(SponError, match="must stand for one space"):
+        check_sweep(tmp_path, parse_space(tiny_raw | {"sparsity": [0.5]}, "test"))
+
+
+def test_a_check_leaves_no_trace_of_the_name(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    check_sweep(tmp_path, parse_space(tiny_raw, "test"))
+    assert list(tmp_path.iterdir()) == []

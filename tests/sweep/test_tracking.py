@@ -1,0 +1,109 @@
+"""MLflow on SQLite, without Ray: what is sent, once, and what an MLflow that is away does."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from search_spaces.load import parse_space
+from search_spaces.schema import TrialConfig
+from sweep.folder import SweepFolder, TrialFolder, create_sweep
+from sweep.tracking import EXPERIMENT, Tracker, default_tracking_uri, trial_params
+from tests.conftest import trials_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
+    return create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+
+
+@pytest.fixture
+def trial(folder: SweepFolder, tiny_trial: TrialConfig) -> TrialFolder:
+    trial = folder.trial(tiny_trial)
+    trial.start(tiny_trial)
+    trial.add_progress({"step": 4.0, "val_kl_nats": 0.5})
+    return trial
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def runs(uri: str) -> list[Run]:
+    client = MlflowClient(uri)
+    return list(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]))
+
+
+def test_a_trial_is_sent_once_however_often_it_is_synced(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
+    tracker = Tracker(uri, folder)
+    assert all([tracker.sync(trial), tracker.sync(trial), Tracker(uri, folder).sync(trial)])
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    assert len(MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")) == 1
+
+
+def test_a_run_is_found_again_by_its_tags_when_the_note_of_it_is_lost(
+    folder: SweepFolder, trial: TrialFolder, uri: str
+) -> None:
+    Tracker(uri, folder).sync(trial)
+    (trial.path / "mlflow.json").unlink()
+    (folder.path / "parent.json").unlink()
+    Tracker(uri, folder).sync(trial)
+    assert len(runs(uri)) == 2
+
+
+def test_only_new_validations_are_sent(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
+    tracker = Tracker(uri, folder)
+    tracker.sync(trial)
+    trial.add_progress({"step": 8.0, "val_kl_nats": 0.25})
+    tracker.sync(trial)
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
+    assert [(m.step, m.value) for m in history] == [(4, 0.5), (8, 0.25)]
+
+
+def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
+    trial.fail("the loss must stay finite")
+    Tracker(uri, folder).sync_all()
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    assert child.info.status == "FAILED"
+    assert child.data.tags["failure"] == "the loss must stay finite"
+
+
+def test_an_mlflow_that_is_away_stops_nothing_and_gets_it_all_later(
+    folder: SweepFolder,
+    trial: TrialFolder,
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def away(*arguments: object, **keywords: object) -> None:
+        raise MlflowException("connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", away)
+        tracker = Tracker(uri, folder)
+        assert not tracker.sync(trial)
+        assert not tracker.sync_all()
+    assert capsys.readouterr().out.count("MLflow does not answer") == 1
+    assert Tracker(uri, folder).sync_all()
+    assert {run.info.status for run in runs(uri)} == {"FINISHED", "RUNNING"}
+
+
+def test_params_say_where_the_biases_are(tiny_raw: dict[str, object]) -> None:
+    late = trials_of(tiny_raw | {"allocations": ["BOTTOM-50"]})[0]
+    params = trial_params(late)
+    assert (params["layer_00"], params["layer_01"]) == (0, 1)
+    assert (params["n_spon_layers"], params["modules"]) == (1, "down_proj")
+
+
+def test_the_environment_names_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert default_tracking_uri(tmp_path) == "http://elsewhere"
+
+
+def test_a_database_beside_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
