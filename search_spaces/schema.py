@@ -211,5 +211,6 @@ class TrialConfig(Config):
     @property
     def name(self) -> str:
         """Readable, unique within a sweep and fit for a path: allocation, sparsity, seed, start of the identity."""
+        allocation = re.sub("[^A-Za-z0-9_.]+", "-", self.allocation).strip("-")
         seed = f"_seed{self.training.seed}" if self.sites else ""
-        return f"{re.sub('[^A-Za-z0-9_.]+', '-', self.allocation).strip('-')}_s{self.sparsity:.2f}{seed}_{self.identity[:10]}"
+        return f"{allocation}_s{self.sparsity:.2f}{seed}_{self.identity[:10]}"

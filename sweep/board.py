@@ -19,7 +19,7 @@ EvaluationSplit = Literal["validation", "test"]
 
 
 def _recovered(dense: Array, teal: Array, spon: Array) -> Array:
-    """Share of TEAL's damage that SPON repairs; nan throughout unless the damage is certain (its interval is above 0)."""
+    """Share of TEAL's damage that SPON repairs; nan unless that damage is certain (its interval is above 0)."""
     damage = teal - dense
     if np.quantile(damage[1:], TAIL) <= 0:
         return np.full_like(damage, np.nan)
@@ -51,8 +51,8 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
 
     Returns:
         Columns ``trial``, ``plan``, ``allocation``, ``seed``, ``sparsity``, ``n_spon_layers``, ``n_spon_params``,
-        ``relative_params``, ``split``, ``bootstrap_over``, ``pareto``, and for every statistic ``name``, ``name_low``,
-        ``name_high``.
+        ``relative_params``, ``split``, ``bootstrap_over``, ``realised_sparsity`` (mean over sites), ``pareto``, and
+        for every statistic ``name``, ``name_low``, ``name_high``.
 
     Raises:
         SponError: if no trial has finished, or one lacks the split.
@@ -84,6 +84,7 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
         "relative_params": config.relative_params,
         "split": split,
         "bootstrap_over": bootstrap_unit(models["spon"]),
+        "realised_sparsity": checkpoint.meta.metrics["realised_sparsity"],
     }
     for name, interval in paired_bootstrap(models, STATISTICS).items():
         row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -17,9 +17,10 @@ _COLUMNS: dict[str, Callable[[pd.Series], str]] = {
     "KL nats [95%]": lambda r: _interval(r, "kl_nats", ".4f"),
     "KL - TEAL [95%]": lambda r: _interval(r, "kl_minus_teal_nats", "+.4f"),
     "KL rec.": lambda r: _recovery(r, "kl_recovered"),
+    "NLL nats": lambda r: f"{r['nll_nats']:.4f}",
     "PPL [95%]": lambda r: _interval(r, "ppl", ".2f"),
     "PPL rec.": lambda r: _recovery(r, "ppl_recovered"),
-    "vs TEAL": lambda r: f"{r['vs_teal_pct']:+.2f}%",
+    "vs TEAL % [95%]": lambda r: _interval(r, "vs_teal_pct", "+.2f"),
     "vs dense": lambda r: f"{r['vs_dense_pct']:+.1f}%",
     "Pareto": lambda r: "*" if r["pareto"] else "",
 }
@@ -43,8 +44,11 @@ def as_text(board: pd.DataFrame) -> str:
 
 def _plan_text(plan: str, rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
-    head = f"\n{plan}:  dense PPL {first['dense_ppl']:.2f};  TEAL alone PPL {first['teal_ppl']:.2f}, "
-    return f"{head}KL {first['teal_kl_nats']:.4f} nats\n{_cells(rows).to_string(index=False)}"
+    head = (
+        f"{plan} (realised {first['realised_sparsity']:.3f}): dense PPL {first['dense_ppl']:.2f}; "
+        f"TEAL alone PPL {first['teal_ppl']:.2f}, KL {first['teal_kl_nats']:.4f} nats"
+    )
+    return f"\n{head}\n{_cells(rows).to_string(index=False)}"
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """A sweep from start to end: materials, trials, the test report, the board."""
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from sweep.report import report_on_test
 from sweep.tracking import Tracker
 from sweep.tuner import run_trials, start_ray
 from trainables.workbench import find_materials
+
+_PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
+"""How to call this interpreter from here, such as ``.venv/bin/python``."""
 
 
 def run_sweep(space: SpaceConfig, storage: Path, tracking_uri: str, address: str | None = None) -> int:
@@ -64,7 +69,11 @@ def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float
     if failed:
         lines.append(f"{failed} trials FAILED:")
         lines += [f"  {trial.path.name}: {trial.failure}" for trial in folder.trials if trial.state == "failed"]
-    ui = f"mlflow ui --backend-store-uri {tracking_uri}" if tracking_uri.startswith("sqlite") else tracking_uri
+    ui = (
+        tracking_uri
+        if tracking_uri.startswith("http")
+        else f"{_PYTHON} -m mlflow ui --backend-store-uri {tracking_uri}"
+    )
     lines.append(f"compare in MLflow:  {ui}")
     lines.append(f"run the analysis:   {_command('analysis interpret --sweep', folder)} --top 2")
     return "\n".join(lines)
@@ -72,4 +81,4 @@ def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float
 
 def _command(command: str, folder: SweepFolder) -> str:
     storage = folder.path.parent
-    return f"python -m {command} {folder.name}" + ("" if storage == Path("runs") else f" --storage {storage}")
+    return f"{_PYTHON} -m {command} {folder.name}" + ("" if storage == Path("runs") else f" --storage {storage}")

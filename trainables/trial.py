@@ -31,8 +31,8 @@ _NO_DAMAGE = 1e-6
 
 def recovery(dense: float, teal: float, spon: float) -> float:
     """Share of TEAL's damage that SPON repairs, (teal - spon) / (teal - dense); zero where there is none to repair."""
-    damaged = not math.isclose(teal, dense, rel_tol=_NO_DAMAGE, abs_tol=_NO_DAMAGE)
-    return (teal - spon) / (teal - dense) if damaged else 0.0
+    damage = teal - dense
+    return (teal - spon) / damage if damage > _NO_DAMAGE * max(1.0, dense) else 0.0
 
 
 def metrics_of(split: str, dense: Scores, teal: Scores, spon: Scores) -> Metrics:
@@ -126,7 +126,7 @@ class Trial:
             paths={str(site): self._bench.model.shape.sites[site].path for site in self._sites},
             thresholds={str(site): value for site, value in thresholds.items()},
             realised_sparsity=self._teal.realised_sparsity,
-            metrics=metrics_of("val", self._dense, self._teal.scores, spon),
+            metrics=metrics_of("val", self._dense, self._teal.scores, spon) | self._sparsity(),
             history=tuple(self._history),
             versions=library_versions(),
             commit=code_commit(),
@@ -148,6 +148,11 @@ class Trial:
             self._trainer.load(directory)
             self._kept = {Site.parse(site): vector for site, vector in load_file(directory / _KEPT).items()}
         self._kept_scores = None
+
+    def _sparsity(self) -> Metrics:
+        """Realised sparsity, mean over the sites of the plan."""
+        levels = self._teal.realised_sparsity.values()
+        return {"realised_sparsity": sum(levels) / len(levels) if levels else 0.0}
 
     def _score(self, biases: SponBiases) -> Scores:
         return score_biases(self._bench, self._config.plan, biases, "validation")

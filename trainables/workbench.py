@@ -114,11 +114,14 @@ class Workbench:
         Raises:
             SponError: if the test split is asked for and not open.
         """
-        if split == "test" and not self._open_test:
-            raise SponError("the test split is for the final report only, but a trial asked for it")
+        self._check_open(split)
         if split not in self._blocks:
             self._blocks[split] = load_blocks(self.materials.corpus, split)
         return self._blocks[split]
+
+    def _check_open(self, split: Split) -> None:
+        if split == "test" and not self._open_test:
+            raise SponError("the test split is for the final report only, but a trial asked for it")
 
     def teacher(self, split: Split, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
         """Teacher statistics of a split."""
@@ -168,7 +171,12 @@ class Workbench:
         """Scores of the sparse model without biases, computed once per (model, corpus, plan) and kept on disk.
 
         A plan that sparsifies nothing has the dense model's scores, without the rounding of another pass.
+
+        Raises:
+            SponError: if the test split is asked for and not open.
         """
+        self._check_open(split)
+        self._check_open(split)  # the cache on disk may hold what this workbench must not see
         if not plan.levels:
             return Baseline(self.dense_baseline(split), {})
         key = content_key(*self._identity(), plan.model_dump(), split)
@@ -187,6 +195,10 @@ class Workbench:
             scores = score(self.model, blocks, teacher)
         realised = torch.tensor([meter.realised()[site] for site in plan.levels], dtype=torch.float64)
         save_file({**scores.tensors(), "realised_sparsity": realised}, directory / "scores.safetensors")
+
+    def _check_open(self, split: Split) -> None:
+        if split == "test" and not self._open_test:
+            raise SponError("the test split is for the final report only, but a trial asked for it")
 
     def _identity(self) -> tuple[int, str, str, str]:
         prints = self.materials.fingerprints

@@ -73,7 +73,9 @@ def test_a_share_is_never_empty(name):
 
 def test_random_draws_so_many_different_layers_in_order():
     layers, modules = named_allocation("RANDOM-8", 30)
-    assert len(set(layers)) == 8 and layers == sorted(layers) and set(layers) <= set(range(30))
+    assert len(set(layers)) == 8
+    assert layers == sorted(layers)
+    assert set(layers) <= set(range(30))
     assert modules == DOWN
 
 

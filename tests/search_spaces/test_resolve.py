@@ -104,12 +104,14 @@ def test_plan_layers_limit_the_plan(shape):
 
 def test_a_level_replaces_the_sweeps_at_its_site(shape):
     plan = resolve_plan(PlanConfig(levels={"3.o_proj": 0.25}), 0.5, ("o_proj",), shape)
-    assert plan.levels["3.o_proj"] == 0.25 and plan.levels["2.o_proj"] == 0.5
+    assert plan.levels["3.o_proj"] == 0.25
+    assert plan.levels["2.o_proj"] == 0.5
 
 
 def test_a_site_at_level_zero_is_outside_the_plan(shape):
     plan = resolve_plan(PlanConfig(levels={"3.o_proj": 0.0}), 0.5, ("o_proj",), shape)
-    assert "3.o_proj" not in plan.levels and len(plan.levels) == 7
+    assert "3.o_proj" not in plan.levels
+    assert len(plan.levels) == 7
 
 
 def test_a_level_outside_the_plan_is_refused(shape):
@@ -149,7 +151,8 @@ def test_a_bias_outside_the_plan_is_taken_when_the_space_says_so(trials):
 
 def test_a_dense_control_may_carry_biases(trials):
     (trial,) = trials(sparsity=[0.0])
-    assert trial.plan.levels == {} and len(trial.sites) == 4
+    assert trial.plan.levels == {}
+    assert len(trial.sites) == 4
 
 
 def test_a_bias_outside_is_refused_at_sparsity_zero_too_if_a_level_makes_the_model_sparse(trials):

@@ -276,7 +276,9 @@ def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerpr
     trials = resolve_space(space(sparsity=[0.5, 0.6], seeds=[1, 2]), shape, fingerprints)
     assert len({trial.name for trial in trials}) == 4
     label, _, start = trials[0].name.rpartition("_")
-    assert label == "TOP-50_s0.50_seed1" and start and trials[0].identity.startswith(start)
+    assert label == "TOP-50_s0.50_seed1"
+    assert start
+    assert trials[0].identity.startswith(start)
 
 
 def test_the_name_of_a_baseline_has_no_seed(shape, fingerprints):

@@ -15,7 +15,7 @@ def board() -> pd.DataFrame:
     for allocation, plan, params in (("BASELINE-TEAL", "a@0.50", 0), ("UNIF-ALL", "a@0.50", 64), ("X_1", "b@0.50", 32)):
         row = {"trial": allocation, "plan": plan, "allocation": allocation, "seed": 42, "sparsity": 0.5}
         row |= {"n_spon_layers": 2, "n_spon_params": params, "relative_params": 1.0, "split": "test", "pareto": True}
-        row |= {"bootstrap_over": "documents"}
+        row |= {"bootstrap_over": "documents", "realised_sparsity": 0.5}
         for name in STATISTICS:
             row |= {name: 0.25, f"{name}_low": 0.125, f"{name}_high": 0.5}
         rows.append(row)
@@ -24,8 +24,8 @@ def board() -> pd.DataFrame:
 
 def test_text_has_a_table_a_plan_with_dense_and_teal_above_it(board: pd.DataFrame) -> None:
     text = as_text(board)
-    assert "a@0.50:  dense PPL 0.25;  TEAL alone PPL 0.25" in text
-    assert "b@0.50:" in text
+    assert "a@0.50 (realised 0.500): dense PPL 0.25; TEAL alone PPL 0.25" in text
+    assert "b@0.50 (" in text
     assert "0.2500 [0.1250, 0.5000]" in text
     assert "over documents" in text
 

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.ray
 def test_a_sweep_ends_well_and_says_what_to_do_next(swept: Swept) -> None:
     assert swept.ran.code == 0, swept.ran.err
     *_, mlflow, analysis = swept.ran.out.splitlines()
-    assert f"mlflow ui --backend-store-uri {swept.tracking_uri}" in mlflow
-    assert "python -m analysis interpret --sweep tiny" in analysis
+    assert f"-m mlflow ui --backend-store-uri {swept.tracking_uri}" in mlflow
+    assert "-m analysis interpret --sweep tiny" in analysis
 
 
 def test_the_named_analysis_command_works(swept: Swept) -> None:
-    words = swept.ran.out.splitlines()[-1].split("python -m analysis ")[1].split()
+    words = swept.ran.out.splitlines()[-1].split("-m analysis ")[1].split()
     ran = run(*words, module="analysis")
     assert ran.code == 0, ran.err
     assert "TOP-75" in ran.out
@@ -135,7 +135,7 @@ def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
             break
     out, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert "python -m sweep resume tiny" in out
+    assert "-m sweep resume tiny" in out
     assert run("resume", "tiny", "--storage", stopped).code == 0
     for trial in SweepFolder(whole / "tiny").trials:
         twin = stopped / "tiny" / "trials" / trial.path.name / "checkpoint"

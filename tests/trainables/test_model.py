@@ -232,6 +232,11 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch)
     assert "CUDA is not available" in line
 
 
+def test_a_gpu_that_is_not_there_is_refused_for_a_model_alone(monkeypatch, tiny_llama):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "CUDA is not available" in refused(lambda: load(tiny_llama, device="cuda"))
+
+
 def fingerprint(directory: Path) -> str:
     return find_model(ModelConfig(source=str(directory))).fingerprint
 

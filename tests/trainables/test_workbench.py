@@ -34,6 +34,13 @@ def test_the_test_split_is_closed_unless_it_is_opened(tiny_bench, tiny_trial):
             reach()
 
 
+def test_what_an_open_workbench_has_cached_stays_closed_to_others(tiny_bench, tiny_trial):
+    bench = Workbench(tiny_trial.model, tiny_trial.corpus, "cpu", open_test=True)
+    bench.teal_baseline(tiny_trial.plan, "test")
+    with pytest.raises(SponError, match="the test split is for the final report only"):
+        tiny_bench.teal_baseline(tiny_trial.plan, "test")
+
+
 def test_an_open_workbench_reads_the_test_split(tiny_trial):
     assert len(Workbench(tiny_trial.model, tiny_trial.corpus, "cpu", open_test=True).blocks("test").tokens) == 12
 
