@@ -31,10 +31,13 @@ class _LinearLogSumExp(torch.autograd.Function):
             part = slice(start, start + CHUNK_TOKENS)
             h, m = hidden[part], mean_row[part]
             logits = (h.to(head.dtype) @ head.T).to(m.dtype)
-            lse = logits.logsumexp(dim=-1)
-            total += (lse - (h.to(m.dtype) * m).sum(dim=-1)).sum(dtype=torch.float64)
-            probabilities = logits.sub_(lse[:, None]).exp_()
-            gradient[part] = (probabilities.to(head.dtype) @ head).to(m.dtype).sub_(m)
+            largest = logits.amax(dim=-1, keepdim=True)
+            weights = logits.sub_(largest).exp_()
+            normaliser = weights.sum(dim=-1, keepdim=True)
+            lse = (largest + normaliser.log()).squeeze(-1)
+            total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
+            # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient
+            gradient[part] = (weights.to(head.dtype) @ head).to(m.dtype).div_(normaliser).sub_(m)
         ctx.save_for_backward(gradient.to(hidden.dtype))
         return total
 

@@ -118,8 +118,8 @@ def _distribution(hidden: Tensor, head: Tensor, labels: Tensor, temperature: flo
         part = slice(start, start + CHUNK_TOKENS)
         logits = hidden[part] @ head.T
         nll[part] = logits.logsumexp(dim=-1) - logits.gather(1, labels[part, None]).squeeze(1)
-        log_p = logits.div_(temperature).log_softmax(dim=-1)
-        p = log_p.exp()
+        logits.div_(temperature)
+        p = logits.softmax(dim=-1)  # sums to one, which exp(log_softmax) does not: with |h| of 40, that costs 1e-4 nats
         mean_row[part] = p @ head
-        entropy[part] = -log_p.mul_(p).sum(dim=-1)
+        entropy[part] = logits.logsumexp(dim=-1) - p.mul_(logits).sum(dim=-1)
     return mean_row, entropy, nll

@@ -81,10 +81,10 @@ def test_loss_and_gradient_are_the_study_ones(tiny_bench, make, temperature):
 
 
 def test_three_steps_of_clipped_adamw_give_the_study_biases(tiny_bench, make):
-    trainer = make(max_grad_norm=0.01, weight_decay=0.1, batch_size=8)
+    trainer = make(max_grad_norm=0.01, weight_decay=5.0, batch_size=8)
     trainer.train_until(3)
     reference = StudyReference(tiny_bench)
-    optimizer = torch.optim.AdamW(reference.biases, lr=0.03, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(reference.biases, lr=0.03, weight_decay=5.0)
     orders = torch.cat([epoch_order(epoch, 16, 42) for epoch in range(2)])
     for rows in orders.split(8)[:3]:
         optimizer.zero_grad()

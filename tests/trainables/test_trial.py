@@ -246,6 +246,14 @@ def test_patience_and_the_best_biases_survive_a_pause(tiny_bench, change, monkey
     assert all(torch.equal(checkpoint.biases[site], vector) for site, vector in best.items())
 
 
+def test_a_trial_that_has_run_can_take_up_an_earlier_state(tiny_bench, change, tmp_path):
+    config = change(max_steps=1)
+    trial, other = run(Trial(tiny_bench, config)), run(Trial(tiny_bench, change(max_steps=1, lr=0.5)))
+    trial.save(tmp_path)
+    other.load(tmp_path)
+    assert other.finish().meta.metrics == trial.finish().meta.metrics
+
+
 def test_teal_alone_can_be_taken_up_again(tiny_bench, baseline, tmp_path):
     run(Trial(tiny_bench, baseline)).save(tmp_path)
     second = Trial(tiny_bench, baseline)
