@@ -47,10 +47,15 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
     if not ray.is_initialized():
         if address is None:
-            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, log_to_driver=False)
+            ray.init(
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         else:
             try:
-                ray.init(address=address, log_to_driver=False)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except ConnectionError as error:
                 raise SponError(
                     f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)"
@@ -82,7 +87,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
 def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) -> tune.Tuner:
     resources = folder.space.resources
     trainable = tune.with_resources(SponTrainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
-    state = folder.path / "tune"
+    state = folder.path.resolve() / "tune"  # Ray takes a relative path for a URI
     if tune.Tuner.can_restore(str(state)):
         return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
     dumped = [trial.model_dump(mode="json") for trial in trials]
@@ -97,7 +102,7 @@ def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) ->
         ),
         run_config=tune.RunConfig(
             name=state.name,
-            storage_path=str(state.parent.resolve()),
+            storage_path=str(state.parent),
             callbacks=[SweepCallback(folder, tracking_uri)],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1, checkpoint_at_end=True),
             failure_config=tune.FailureConfig(max_failures=_MAX_RETRIES),
