@@ -109,7 +109,7 @@ def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -
 
 def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[str, object], tmp_path: Path) -> None:
     raw = tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
-    raw["training"] = raw["training"] | {"lr": 1e39}
+    raw["training"] = raw["training"] | {"lr": 1.0, "weight_decay": 1e30}
     ran = run("run", write_space(raw, tmp_path), "--storage", tmp_path / "runs")
     states = {trial.config.allocation: trial for trial in SweepFolder(tmp_path / "runs" / "tiny").trials}
     assert ran.code == 1
