@@ -12,7 +12,7 @@ progress.jsonl             one line per validation
 checkpoint/                of a finished trial
 failure.txt                the reason, of a failed one
 mlflow.json                what MLflow has of it already
-board.csv, board.json, board.tex, pareto.png
+board.txt, .csv, .json, .tex, .png
 """
 
 import json

@@ -48,12 +48,13 @@ class Progress:
     def beat(self, n_trials: int) -> None:
         """Print how far the sweep is if nothing was printed for a while."""
         if time.monotonic() - self._last > _BEAT_SECONDS:
-            self._print(f"       {len(self._over)} of {n_trials} trials over{self._left(n_trials)}")
+            running = len(self._steps.keys() - self._over)
+            self._print(f"       {len(self._over)} of {n_trials} trials over, {running} running{self._left(n_trials)}")
 
     def _left(self, n_trials: int) -> str:
         done = sum(self._steps.values()) / (n_trials * self._steps_per_trial)
         if not 0 < done < 1:
-            return "; workers load the model and make what all trials share"
+            return ""  # the first validation gives the first estimate
         return f", about {(time.monotonic() - self._begun) * (1 - done) / done / 60:.0f} min left"
 
     def _print(self, line: str) -> None:

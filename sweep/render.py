@@ -62,32 +62,32 @@ def as_latex(board: pd.DataFrame) -> str:
     return str(cells.to_latex(index=False, escape=True))
 
 
-def pareto_figure(board: pd.DataFrame) -> Figure:
-    """KL and perplexity against parameters, one line of panels a plan."""
-    plans = list(board.groupby("plan", sort=False))
-    figure, axes = plt.subplots(len(plans), 2, figsize=(10, 3.2 * len(plans)), squeeze=False, layout="constrained")
-    for (plan, rows), line in zip(plans, axes, strict=True):
-        for axis, name, unit in zip(line, ("kl", "ppl"), ("KL(dense || sparse), nats", "perplexity"), strict=True):
-            column = "kl_nats" if name == "kl" else "ppl"
-            errors = [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
-            axis.errorbar(rows["n_spon_params"], rows[column], yerr=errors, fmt="o", capsize=3)
-            axis.axhline(rows.iloc[0][f"teal_{column}"], linestyle="--", color="grey", label="TEAL alone")
-            for _, row in rows.iterrows():
-                place = (row["n_spon_params"], row[column])
-                axis.annotate(row["allocation"], place, fontsize=7, xytext=(4, 4), textcoords="offset points")
-            axis.set(title=f"{plan}, {rows.iloc[0]['split']}", xlabel="SPON parameters", ylabel=unit)
-            axis.legend(fontsize=7)
+def difference_figure(board: pd.DataFrame) -> Figure:
+    """What the biases change against TEAL alone, in KL and in perplexity, with paired intervals; a line a trial."""
+    rows = board[board["n_spon_params"] > 0].iloc[::-1]  # the first at the top
+    names = [f"{r['allocation']}, {r['n_spon_params']:,} params, {r['plan']}" for _, r in rows.iterrows()]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.32 * len(rows)), sharey=True, layout="constrained")
+    for axis, column, unit in (
+        (axes[0], "kl_minus_teal_nats", "KL, SPON minus TEAL alone, nats"),
+        (axes[1], "vs_teal_pct", "perplexity, SPON against TEAL alone, %"),
+    ):
+        errors = [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
+        axis.errorbar(rows[column], range(len(rows)), xerr=errors, fmt="o", capsize=3)
+        axis.axvline(0, linestyle="--", color="grey")
+        axis.set_xlabel(unit)
+    axes[0].set_yticks(range(len(rows)), names, fontsize=8)
+    figure.suptitle(f"{board.iloc[0]['split']} split, 95% paired intervals; left of zero is better", fontsize=10)
     return figure
 
 
 def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
     """Write the board in every form into the sweep's folder and return the files."""
-    files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex")] + [directory / "pareto.png"]
+    files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex")] + [directory / "board.png"]
     files[0].write_text(as_text(board) + "\n")
     board.to_csv(files[1], index=False)
     board.to_json(files[2], orient="records", indent=1)
     files[3].write_text(as_latex(board))
-    figure = pareto_figure(board)
+    figure = difference_figure(board)
     figure.savefig(files[4], dpi=150)
     plt.close(figure)
     return files

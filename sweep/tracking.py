@@ -66,7 +66,7 @@ class Tracker:
         if not all([self.sync(trial) for trial in trials]):
             return False
         parent = self._parent()
-        for file in (*self._folder.path.glob("board.*"), *self._folder.path.glob("*.png")):
+        for file in self._folder.path.glob("board.*"):
             self._client.log_artifact(parent, str(file))
         failed = any(trial.state == "failed" for trial in trials)
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")

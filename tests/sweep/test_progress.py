@@ -39,4 +39,4 @@ def test_a_quiet_time_is_broken_by_a_sign_of_life_with_an_estimate(
     assert capsys.readouterr().out == ""
     monkeypatch.setattr("sweep.progress._BEAT_SECONDS", -1.0)
     progress.beat(2)
-    assert "0 of 2 trials over, about" in capsys.readouterr().out
+    assert "0 of 2 trials over, 1 running, about" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sweep.board import STATISTICS
-from sweep.render import as_latex, as_text, pareto_figure, write_board
+from sweep.render import as_latex, as_text, difference_figure, write_board
 
 
 @pytest.fixture
@@ -43,10 +43,12 @@ def test_latex_escapes_names(board: pd.DataFrame) -> None:
     assert r"X\_1" in as_latex(board)
 
 
-def test_the_figure_has_a_row_of_panels_a_plan(board: pd.DataFrame) -> None:
-    assert len(pareto_figure(board).axes) == 4
+def test_the_figure_has_a_line_a_trained_trial(board: pd.DataFrame) -> None:
+    left, right = difference_figure(board).axes
+    assert [label.get_text().split(",")[0] for label in left.get_yticklabels()] == ["X_1", "UNIF-ALL"]
+    assert "perplexity" in right.get_xlabel()
 
 
 def test_every_form_is_written(board: pd.DataFrame, tmp_path: Path) -> None:
     names = {file.name for file in write_board(board, tmp_path) if file.stat().st_size}
-    assert names == {"board.txt", "board.csv", "board.json", "board.tex", "pareto.png"}
+    assert names == {"board.txt", "board.csv", "board.json", "board.tex", "board.png"}

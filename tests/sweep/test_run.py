@@ -90,7 +90,7 @@ def test_mlflow_has_one_child_a_trial_under_the_parent(swept: Swept) -> None:
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 3
     assert {r.info.status for r in runs} == {"FINISHED"}
-    assert {"board.csv", "pareto.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"board.csv", "board.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
 
 
 def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -> None:
