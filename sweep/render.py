@@ -82,7 +82,7 @@ def difference_figure(board: pd.DataFrame) -> Figure:
 
 def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
     """Write the board in every form into the sweep's folder and return the files."""
-    files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex")] + [directory / "board.png"]
+    files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex", "png")]
     files[0].write_text(as_text(board) + "\n")
     board.to_csv(files[1], index=False)
     board.to_json(files[2], orient="records", indent=1)

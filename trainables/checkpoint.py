@@ -150,10 +150,9 @@ def check_fits(checkpoint: Checkpoint, shape: ModelShape, fingerprint: str) -> N
 
 def write_scores(scores: Mapping[str, Scores], file: Path) -> None:
     """Write named scores as one safetensors file."""
+    # Clones: without biases the SPON scores are the TEAL scores, and tensors of a file may not share memory
     tensors = {f"{name}/{key}": tensor.clone() for name, s in scores.items() for key, tensor in s.tensors().items()}
-    save_file(
-        tensors, file
-    )  # clones: without biases, the SPON scores are the TEAL scores, and no file may share memory
+    save_file(tensors, file)
 
 
 def read_scores(file: Path) -> dict[str, Scores]:

@@ -71,6 +71,5 @@ def swept(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactor
     raw = tiny_space | {"allocations": ["BASELINE-TEAL", "TOP-75", "ADAPTIVE", "ATTN-ONLY"]}
     space = write_space(raw, directory)
     storage = directory / "runs"
-    return Swept(
-        space, storage, run("run", space, "--storage", os.path.relpath(storage, ROOT))
-    )  # relative: the default is
+    relative = os.path.relpath(storage, ROOT)  # as the default is
+    return Swept(space, storage, run("run", space, "--storage", relative))
