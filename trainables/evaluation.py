@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from trainables.corpus import Blocks
-from trainables.loss import CHUNK_TOKENS
+from trainables.loss import token_chunks
 from trainables.model import ResidentModel
 from trainables.teacher import Teacher, next_tokens
-
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,11 @@ def score(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> Scores:
     """
     head = model.head.float()
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
-    for start in range(0, len(blocks.tokens), _BATCH):
-        rows = slice(start, start + _BATCH)
+    for rows in model.batches(blocks.tokens):
         tokens = blocks.tokens[rows].to(model.device)
-        mean_row, entropy = teacher.mean_row[rows].to(model.device), teacher.entropy[rows].to(model.device)
-        batch_nll, batch_kl = _token_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
-        nll[rows], kl[rows] = batch_nll.cpu(), batch_kl.cpu()
-    return scores_from_tokens(nll, kl, blocks)
+        mean_row, entropy = teacher.mean_row[rows], teacher.entropy[rows]
+        nll[rows], kl[rows] = _token_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
+    return scores_from_tokens(nll.cpu(), kl.cpu(), blocks)
 
 
 def _token_scores(
@@ -113,8 +109,7 @@ def _token_scores(
     labels = next_tokens(tokens).flatten()
     flat, rows = hidden.flatten(0, 1), mean_row.flatten(0, 1)
     nll, kl = flat.new_empty(len(flat)), flat.new_empty(len(flat), dtype=torch.float64)
-    for start in range(0, len(flat), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
+    for part in token_chunks(flat):
         logits = flat[part] @ head.T
         lse = logits.logsumexp(dim=-1)
         nll[part] = lse - logits.gather(1, labels[part, None]).squeeze(1)
@@ -124,4 +119,4 @@ def _token_scores(
 
 def dense_scores(teacher: Teacher, blocks: Blocks) -> Scores:
     """The dense model's own scores, which its teacher statistics hold already; its KL is zero."""
-    return scores_from_tokens(teacher.nll, torch.zeros_like(teacher.entropy), blocks)
+    return scores_from_tokens(teacher.nll.cpu(), torch.zeros(blocks.tokens.shape), blocks)

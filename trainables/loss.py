@@ -10,14 +10,20 @@ the KL divergence needs nothing else of the dense model:
     KL(dense || sparse) = logsumexp(U h / T) - h . m / T - H        dKL/dh = (softmax(U h / T) U - m) / T
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 64
-"""Tokens whose logits exist at once. Small enough that the C allocator keeps the buffers; larger ones are mapped and
-zeroed anew for every chunk."""
+CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
+"""Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk."""
+
+
+def token_chunks(rows: Tensor) -> Iterator[slice]:
+    """Slices of a (tokens, ...) tensor whose logits may exist at once."""
+    size = CHUNK_TOKENS[rows.device.type]
+    return (slice(start, start + size) for start in range(0, len(rows), size))
 
 
 class _LinearLogSumExp(torch.autograd.Function):
@@ -27,8 +33,7 @@ class _LinearLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, mean_row: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         gradient = torch.empty_like(mean_row)
-        for start in range(0, len(hidden), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
+        for part in token_chunks(hidden):
             h, m = hidden[part], mean_row[part]
             logits = (h.to(head.dtype) @ head.T).to(m.dtype)
             largest = logits.amax(dim=-1, keepdim=True)

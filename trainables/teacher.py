@@ -4,6 +4,7 @@ See ``trainables.loss`` for the mathematics. The statistics depend on the model,
 every trial of every sweep shares them, and no trial runs the dense model.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from search_spaces.schema import Split
 from trainables.cache import cached, content_key
-from trainables.corpus import Blocks
-from trainables.loss import CHUNK_TOKENS
+from trainables.loss import token_chunks
 from trainables.model import ResidentModel
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Of the cached statistics; raise it when the same question gets another answer."""
-
-_BATCH = 8
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Statistics of the dense model on the blocks of one split, memory-mapped on the CPU.
+    """Statistics of the dense model on the blocks of one split, on the model's device; on a CPU memory-mapped.
 
     Attributes:
         mean_row: m of shape (blocks, seq, hidden), fp32.
@@ -42,33 +40,28 @@ class Teacher:
 
 
 def teacher_of(
-    model: ResidentModel,
-    blocks: Blocks,
-    split: Split,
-    corpus_fingerprint: str,
-    temperature: float = 1.0,
-    with_hidden: bool = False,
+    model: ResidentModel, tokens: Tensor, split: Split, temperature: float = 1.0, with_hidden: bool = False
 ) -> Teacher:
-    """Load the statistics of a split, computing them first if nobody has.
+    """Load the statistics of some text, computing them first if nobody has.
 
     Args:
         model: in its dense state.
-        blocks: of the split.
-        split: its name.
-        corpus_fingerprint: identifies the text.
+        tokens: (blocks, seq) token ids.
+        split: their name, for the progress bar.
         temperature: of the dense distribution.
         with_hidden: also keep the hidden states, which doubles the size.
 
     Raises:
         RuntimeError: if the statistics are not there yet and the model is not dense.
     """
-    dtype = str(model.network.dtype)
-    key = content_key(_SCHEMA, model.fingerprint, dtype, corpus_fingerprint, split, float(temperature), with_hidden)
+    text = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+    identity = (model.fingerprint, str(model.network.dtype), text, tokens.shape)
+    key = content_key(_SCHEMA, *identity, float(temperature), with_hidden)
 
     def build(directory: Path) -> None:
-        save_file(_statistics(model, blocks.tokens, split, temperature, with_hidden), directory / "stats.safetensors")
+        save_file(_statistics(model, tokens, split, temperature, with_hidden), directory / "stats.safetensors")
 
-    stats = load_file(cached("teacher", key, build) / "stats.safetensors")
+    stats = load_file(cached("teacher", key, build) / "stats.safetensors", device=str(model.device))
     return Teacher(stats["mean_row"], stats["entropy"], stats["nll"], stats.get("hidden"))
 
 
@@ -93,10 +86,10 @@ def _statistics(
         stats["hidden"] = torch.empty(n_blocks, length, width)
     head = model.head.float()
     size = size_in_bytes(tokens.numel(), width, with_hidden) / 2**20
-    for start in tqdm(range(0, n_blocks, _BATCH), f"teacher, {split} ({size:.0f} MB)", unit="batch", mininterval=5):
-        batch = tokens[start : start + _BATCH].to(model.device)
+    batches = list(model.batches(tokens))
+    for rows in tqdm(batches, f"teacher, {split} ({size:.0f} MB)", unit="batch", mininterval=5):
+        batch = tokens[rows].to(model.device)
         hidden = model.hidden(batch).float()
-        rows = slice(start, start + len(batch))
         if with_hidden:
             stats["hidden"][rows] = hidden.cpu()
         mean_row, entropy, nll = _distribution(hidden.flatten(0, 1), head, next_tokens(batch).flatten(), temperature)
@@ -114,8 +107,7 @@ def next_tokens(tokens: Tensor) -> Tensor:
 def _distribution(hidden: Tensor, head: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Give m of shape (tokens, hidden), H and NLL of shape (tokens,), for states and labels of as many tokens."""
     mean_row, entropy, nll = torch.empty_like(hidden), hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
-    for start in range(0, len(hidden), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
+    for part in token_chunks(hidden):
         logits = hidden[part] @ head.T
         nll[part] = logits.logsumexp(dim=-1) - logits.gather(1, labels[part, None]).squeeze(1)
         logits.div_(temperature)

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
@@ -20,7 +22,6 @@ from trainables.model import ResidentModel
 
 Thresholds = Mapping[Site, float]
 _BINS = 2**15
-_BATCH = 8
 
 
 def kept_entries(width: int, sparsity: float) -> int:
@@ -31,22 +32,36 @@ def kept_entries(width: int, sparsity: float) -> int:
     return max(1, int(width * (1 - sparsity) + 1e-9))
 
 
-def topk_mask(x: Tensor, sparsity: float) -> Tensor:
-    """True where ``topk`` zeroes: below the k-th largest |x| of the token; ties with it are kept.
+def keep_largest(x: Tensor, sparsity: float) -> Tensor:
+    """S(x) of the rule ``topk``: entries below the k-th largest |x| of their token become zero; ties with it are kept.
 
     Args:
         x: (..., width).
         sparsity: fraction to zero, in [0, 1).
     """
     magnitude = x.detach().abs()
-    kept = kept_entries(x.shape[-1], sparsity)
-    smallest_kept = magnitude.topk(kept, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
-    return magnitude < smallest_kept
+    smallest_kept = _kth_largest(magnitude, kept_entries(x.shape[-1], sparsity))
+    return x * magnitude.ge_(smallest_kept)  # 0 or 1 in x's dtype: a bool mask costs five times as much on a CPU
 
 
-def threshold_mask(x: Tensor, threshold: float) -> Tensor:
-    """True where ``threshold`` zeroes: |x| below the site's frozen threshold."""
-    return x.detach().abs() < threshold
+def _kth_largest(magnitude: Tensor, k: int) -> Tensor:
+    """Give the k-th largest entry of each row of (..., width), shape (..., 1).
+
+    On a CPU numpy's vectorised partition takes a third of the time of ``torch.topk``; both take less than ``kthvalue``.
+    """
+    if magnitude.device.type != "cpu":
+        return magnitude.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+    bits = magnitude.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[magnitude.itemsize])  # sort as |x| does
+    return torch.from_numpy(np.partition(bits.numpy(), -k, axis=-1)[..., -k, None].copy()).view(magnitude.dtype)
+
+
+def keep_above(x: Tensor, threshold: float) -> Tensor:
+    """S(x) of the rule ``threshold``: entries with |x| below the site's frozen threshold become zero.
+
+    ``hardshrink`` is one pass forward and one back, but zeroes |x| <= its argument: hence the number just below.
+    """
+    exact = torch.tensor(threshold, dtype=x.dtype)
+    return F.hardshrink(x, torch.nextafter(exact, torch.zeros_like(exact)).item())
 
 
 @dataclass
@@ -56,10 +71,11 @@ class SparsityMeter:
     zeros: dict[Site, Tensor] = field(default_factory=dict)
     entries: dict[Site, int] = field(default_factory=dict)
 
-    def count(self, site: Site, mask: Tensor) -> None:
-        """Add one masked input of shape (batch, seq, width)."""
-        self.zeros[site] = self.zeros.get(site, torch.zeros((), device=mask.device)) + mask.sum(dtype=torch.float64)
-        self.entries[site] = self.entries.get(site, 0) + mask.numel()
+    def count(self, site: Site, sparse: Tensor) -> None:
+        """Add one sparsified input of shape (batch, seq, width)."""
+        zeros = (sparse.numel() - torch.count_nonzero(sparse)).double()
+        self.zeros[site] = self.zeros.get(site, torch.zeros_like(zeros)) + zeros
+        self.entries[site] = self.entries.get(site, 0) + sparse.numel()
 
     def realised(self) -> dict[str, float]:
         """Realised sparsity of each site, a fraction."""
@@ -84,10 +100,9 @@ def sparsified(
             x = inputs[0]
             dense = plan.dense_prefix(x.shape[-2])
             tail = x[..., dense:, :]
-            mask = topk_mask(tail, level) if plan.rule == "topk" else threshold_mask(tail, thresholds[site])
+            sparse = keep_largest(tail, level) if plan.rule == "topk" else keep_above(tail, thresholds[site])
             if meter:
-                meter.count(site, mask)
-            sparse = tail.masked_fill(mask, 0)
+                meter.count(site, sparse)
             return (torch.cat((x[..., :dense, :], sparse), dim=-2) if dense else sparse, *inputs[1:])
 
         return sparsify
@@ -125,8 +140,8 @@ def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site]
                 row += torch.bincount(magnitude.view(torch.int32) >> 16, minlength=_BINS)
 
             stack.callback(model.linear(site).register_forward_pre_hook(count).remove)
-        for start in range(0, len(tokens), _BATCH):
-            model.hidden(tokens[start : start + _BATCH].to(model.device))
+        for rows in model.batches(tokens):
+            model.hidden(tokens[rows].to(model.device))
     return counts
 
 

@@ -70,7 +70,7 @@ class Trainer:
 
     def __init__(self, bench: Workbench, plan: TrialPlan, sites: tuple[Site, ...], training: TrainingConfig) -> None:
         self._bench, self._plan, self._training = bench, plan, training
-        self._tokens = bench.blocks("calibration").tokens
+        self._tokens = bench.blocks("calibration").tokens.to(bench.model.device)
         self._teacher: Teacher = bench.teacher("calibration", training.temperature, training.loss == "kl+logit_l2")
         self._thresholds = bench.thresholds(plan)
         self.biases = SponBiases(bench.model, sites, training.form)
@@ -113,7 +113,7 @@ class Trainer:
         rows = self._rows(self.step)
         total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
         for start in range(0, len(rows), self._training.batch_size):
-            batch = rows[start : start + self._training.batch_size]
+            batch = rows[start : start + self._training.batch_size].to(total.device, non_blocking=True)
             loss = self._loss(batch) * (len(batch) / len(rows))
             loss.backward()
             total += loss.detach()
@@ -129,15 +129,15 @@ class Trainer:
 
     def _loss(self, rows: Tensor) -> Tensor:
         model, training = self._bench.model, self._training
-        hidden = model.hidden(self._tokens[rows].to(model.device)).flatten(0, 1)
-        mean_row = self._teacher.mean_row[rows].flatten(0, 1).to(model.device)
+        hidden = model.hidden(self._tokens[rows]).flatten(0, 1)
+        mean_row = self._teacher.mean_row[rows].flatten(0, 1)
         if training.loss == "ce":
             return linear_cross_entropy(hidden, model.head, mean_row, training.temperature)
-        entropy = self._teacher.entropy[rows].flatten().to(model.device)
+        entropy = self._teacher.entropy[rows].flatten()
         loss = linear_kl(hidden, model.head, mean_row, entropy, training.temperature)
         if training.loss == "kl+logit_l2":
             assert self._teacher.hidden is not None
-            dense_hidden = self._teacher.hidden[rows].flatten(0, 1).to(model.device)
+            dense_hidden = self._teacher.hidden[rows].flatten(0, 1)
             loss = loss + training.logit_l2_weight * logit_l2(hidden, dense_hidden, self._bench.gram)
         return loss
 

@@ -71,9 +71,11 @@ class Trial:
         bench.check(config)
         self._bench, self._config = bench, config
         self._sites = tuple(Site.parse(site) for site in config.sites)
+        # Before the baselines: in a first sweep one worker then makes the teacher of the calibration text while the
+        # other, whose trial trains nothing, makes that of the validation text
+        self._trainer = Trainer(bench, config.plan, self._sites, config.training) if self._sites else None
         self._teal = bench.teal_baseline(config.plan, "validation")
         self._dense = bench.dense_baseline("validation")
-        self._trainer = Trainer(bench, config.plan, self._sites, config.training) if self._sites else None
         self._history: list[Metrics] = []
         self._kept: Mapping[Site, Tensor] = {}
         self._kept_scores: Scores | None = None

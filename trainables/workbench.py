@@ -31,7 +31,7 @@ from trainables.model import (
 from trainables.teacher import Teacher, teacher_of
 from trainables.teal import SparsityMeter, magnitude_histograms, quantile_threshold, sparsified
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Of the cached histograms and baselines; raise it when the same question gets another answer."""
 
 
@@ -123,9 +123,7 @@ class Workbench:
         """Teacher statistics of a split."""
         key = (split, temperature, with_hidden)
         if key not in self._teachers:
-            self._teachers[key] = teacher_of(
-                self.model, self.blocks(split), split, self.materials.fingerprints.corpus, temperature, with_hidden
-            )
+            self._teachers[key] = teacher_of(self.model, self.blocks(split).tokens, split, temperature, with_hidden)
         return self._teachers[key]
 
     @cached_property

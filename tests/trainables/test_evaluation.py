@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainables import evaluation
+from trainables import loss, model
 from trainables.corpus import Blocks
 from trainables.evaluation import Scores, dense_scores, score, scores_from_tokens
 from trainables.teal import sparsified
@@ -88,8 +88,8 @@ def test_the_scores_of_the_dense_model_come_from_its_teacher(tiny_bench, blocks)
 @pytest.mark.parametrize(("chunk", "batch"), [(5, 8), (1000, 5)])
 def test_neither_chunks_nor_batches_change_the_scores(tiny_bench, blocks, monkeypatch, chunk, batch):
     whole = score(tiny_bench.model, blocks, tiny_bench.teacher("validation"))
-    monkeypatch.setattr(evaluation, "CHUNK_TOKENS", chunk)
-    monkeypatch.setattr(evaluation, "_BATCH", batch)
+    monkeypatch.setitem(loss.CHUNK_TOKENS, "cpu", chunk)
+    monkeypatch.setitem(model._INFERENCE_TOKENS, "cpu", batch * 16)
     parts = score(tiny_bench.model, blocks, tiny_bench.teacher("validation"))
     torch.testing.assert_close(parts.tensors(), whole.tensors(), rtol=1e-6, atol=1e-4)
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables import teacher
-from trainables.corpus import Blocks
+from trainables import loss, model, teacher
 from trainables.evaluation import score
 from trainables.loss import linear_kl
 from trainables.spon import SponBiases, biased
@@ -22,7 +21,7 @@ def bench(tiny_bench: Workbench, spon_cache: object) -> Workbench:
 
 
 def ask(bench: Workbench, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
-    return teacher_of(bench.model, bench.blocks("validation"), "validation", "text", temperature, with_hidden)
+    return teacher_of(bench.model, bench.blocks("validation").tokens, "validation", temperature, with_hidden)
 
 
 def logits_of(bench: Workbench) -> Tensor:
@@ -80,13 +79,13 @@ def test_statistics_are_computed_once_and_kept_on_disk(bench, monkeypatch):
 @pytest.mark.parametrize(
     "other",
     [
-        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "text", 2.0),
-        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "other text"),
-        lambda b: teacher_of(b.model, b.blocks("calibration"), "calibration", "text"),
-        lambda b: teacher_of(b.model, b.blocks("validation"), "validation", "text", with_hidden=True),
-        lambda b: teacher_of(replace(b.model, fingerprint="other"), b.blocks("validation"), "validation", "text"),
+        lambda b: teacher_of(b.model, b.blocks("validation").tokens, "validation", 2.0),
+        lambda b: teacher_of(b.model, b.blocks("calibration").tokens, "validation"),
+        lambda b: teacher_of(b.model, b.blocks("validation").tokens.view(-1, 8), "validation"),
+        lambda b: teacher_of(b.model, b.blocks("validation").tokens, "validation", with_hidden=True),
+        lambda b: teacher_of(replace(b.model, fingerprint="other"), b.blocks("validation").tokens, "validation"),
     ],
-    ids=["temperature", "text", "split", "hidden", "model"],
+    ids=["temperature", "text", "block size", "hidden", "model"],
 )
 def test_another_question_has_statistics_of_its_own(bench, monkeypatch, other):
     ask(bench)
@@ -108,11 +107,12 @@ def test_a_bf16_model_has_statistics_in_fp32(tiny_trial, spon_cache):
 
 
 @pytest.mark.parametrize(("chunk", "batch"), [(5, 8), (7, 5), (1000, 1)])
-def test_neither_chunks_nor_batches_change_the_statistics(bench, monkeypatch, chunk, batch):
+def test_neither_chunks_nor_batches_change_the_statistics(bench, monkeypatch, tmp_path, chunk, batch):
     whole = ask(bench)
-    monkeypatch.setattr(teacher, "CHUNK_TOKENS", chunk)
-    monkeypatch.setattr(teacher, "_BATCH", batch)
-    parts = teacher_of(bench.model, bench.blocks("validation"), "validation", "the same text again")
+    monkeypatch.setitem(loss.CHUNK_TOKENS, "cpu", chunk)
+    monkeypatch.setitem(model._INFERENCE_TOKENS, "cpu", batch * 16)
+    monkeypatch.setenv("SPON_CACHE", str(tmp_path))
+    parts = ask(bench)
     for name in ("mean_row", "entropy", "nll"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
 
@@ -120,10 +120,11 @@ def test_neither_chunks_nor_batches_change_the_statistics(bench, monkeypatch, ch
 @pytest.mark.parametrize("with_hidden", [False, True])
 def test_the_size_is_foretold_to_a_percent(bench, tmp_path, monkeypatch, with_hidden):
     monkeypatch.setenv("SPON_CACHE", str(tmp_path))
-    blocks = bench.blocks("validation")
-    teacher_of(bench.model, Blocks(blocks.tokens, blocks.documents), "validation", "text", 1.0, with_hidden)
+    ask(bench, with_hidden=with_hidden)
     (file,) = tmp_path.glob("teacher/*/stats.safetensors")
-    assert file.stat().st_size == pytest.approx(size_in_bytes(blocks.tokens.numel(), 32, with_hidden), rel=0.02)
+    assert file.stat().st_size == pytest.approx(
+        size_in_bytes(bench.blocks("validation").tokens.numel(), 32, with_hidden), rel=0.02
+    )
 
 
 def test_the_label_after_the_last_token_is_a_filler():

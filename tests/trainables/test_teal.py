@@ -11,12 +11,12 @@ from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.teal import (
     SparsityMeter,
+    keep_above,
+    keep_largest,
     kept_entries,
     magnitude_histograms,
     quantile_threshold,
     sparsified,
-    threshold_mask,
-    topk_mask,
 )
 from trainables.workbench import Workbench
 
@@ -78,27 +78,27 @@ def input_of(bench: Workbench, site: Site, tokens: Tensor, plan: TrialPlan | Non
 )
 def test_topk_keeps_the_study_count(width, sparsity, kept):
     assert kept_entries(width, sparsity) == kept
-    assert int((~topk_mask(-1.0 - torch.randperm(width), sparsity)).sum()) == kept
+    assert int(keep_largest(-1.0 - torch.randperm(width), sparsity).count_nonzero()) == kept
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("width", [1, 10, 33, 48])
 def test_topk_equals_sorting_each_row(width, sparsity):
     x = torch.randn(3, 5, width, generator=torch.Generator().manual_seed(width))
-    assert torch.equal(x.masked_fill(topk_mask(x, sparsity), 0), sparsified_by_sorting(x, sparsity))
+    assert torch.equal(keep_largest(x, sparsity), sparsified_by_sorting(x, sparsity))
 
 
 def test_topk_keeps_ties_with_the_smallest_kept():
-    assert topk_mask(torch.tensor([[2.0, -1.0, 1.0, 0.5]]), 0.5).tolist() == [[False, False, False, True]]
+    assert keep_largest(torch.tensor([[2.0, -1.0, 1.0, 0.5]]), 0.5).tolist() == [[2.0, -1.0, 1.0, 0.0]]
 
 
 def test_topk_counts_each_token_by_itself():
     x = torch.tensor([[100.0, 90.0, 80.0, 70.0], [4.0, 3.0, 2.0, 1.0]])
-    assert topk_mask(x, 0.5).sum(dim=1).tolist() == [2, 2]
+    assert keep_largest(x, 0.5).count_nonzero(dim=1).tolist() == [2, 2]
 
 
 def test_threshold_zeroes_what_is_below_in_magnitude():
-    assert threshold_mask(torch.tensor([-2.0, -0.9, 0.9, 1.0]), 1.0).tolist() == [False, True, True, False]
+    assert keep_above(torch.tensor([-2.0, -0.9, 0.9, 1.0]), 1.0).tolist() == [-2.0, 0.0, 0.0, 1.0]
 
 
 def histogram_of(x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def test_the_threshold_of_bf16_inputs_is_the_best_there_is(sparsity):
     x = torch.randn(4000, generator=torch.Generator().manual_seed(1)).bfloat16().abs()
     shares = [(x < value).double().mean().item() for value in x.unique()]
     best = min(shares, key=lambda share: abs(share - sparsity))
-    assert threshold_mask(x, quantile_threshold(histogram_of(x), sparsity)).double().mean().item() == best
+    assert (keep_above(x, quantile_threshold(histogram_of(x), sparsity)) == 0).double().mean().item() == best
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.6, 0.95])
@@ -158,8 +158,8 @@ def test_every_site_has_its_own_level(bench, tokens):
 
 def test_the_meter_adds_up_over_forward_passes_of_the_sparsified_positions():
     meter = SparsityMeter()
-    meter.count(DOWN, torch.tensor([[[True, True, True, True]]]))
-    meter.count(DOWN, torch.tensor([[[True, False, False, False], [False, False, False, False]]]))
+    meter.count(DOWN, torch.zeros(1, 1, 4))
+    meter.count(DOWN, torch.tensor([[[0.0, 1.0, -1.0, 2.0], [1.0, 1.0, 1.0, 1.0]]]))
     assert meter.realised() == {"0.down_proj": 5 / 12}
 
 

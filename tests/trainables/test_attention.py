@@ -1,0 +1,34 @@
+"""Attention of bf16 models on a CPU: chosen there and nowhere else, and the same function."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from search_spaces.schema import ModelConfig
+from trainables.attention import SDPA_FP32
+from trainables.model import ResidentModel, find_model, load_model
+
+
+def loaded(directory: Path, dtype: str) -> ResidentModel:
+    return load_model(find_model(ModelConfig(source=str(directory))), dtype, "cpu")
+
+
+@pytest.mark.parametrize(("dtype", "kernel"), [("bfloat16", SDPA_FP32), ("float32", "sdpa")])
+def test_only_bf16_on_a_cpu_is_computed_in_fp32(tiny_llama: Path, dtype: str, kernel: str) -> None:
+    assert loaded(tiny_llama, dtype).network.config._attn_implementation == kernel
+
+
+@pytest.mark.parametrize("window", [None, 5], ids=["causal", "sliding window"])
+def test_it_is_the_attention_of_transformers(tmp_path: Path, window: int | None) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    model = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=window, pad_token_id=0))
+    model.save_pretrained(tmp_path)
+    tokens = torch.randint(64, (2, 16))
+    resident = loaded(tmp_path, "float32")
+    expected = resident.hidden(tokens)
+    resident.network.set_attn_implementation(SDPA_FP32)
+    torch.testing.assert_close(resident.hidden(tokens), expected)
