@@ -54,11 +54,16 @@ class SiteShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What allocations need to know of a model, read off the model itself (``trainables.model.shape_of``)."""
+    """What allocations need to know of a model, read off the model itself (``trainables.model.read_shape``).
+
+    Attributes:
+        num_parameters: of the whole model, tied ones counted once.
+    """
 
     num_layers: int
     hidden_size: int
     vocab_size: int
+    num_parameters: int
     sites: Mapping[Site, SiteShape]
 
     def check(self, sites: Iterable[Site], where: str) -> tuple[Site, ...]:

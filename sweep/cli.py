@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
+    plan.add_argument(
+        "--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)"
+    )
     for sub in (resume, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, resume):
@@ -68,9 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from sweep.plan import print_plan
+    from sweep.plan import A100_TFLOPS, print_plan
 
-    print_plan(load_space(arguments.space, arguments.set), measure=not arguments.no_measure)
+    space = load_space(arguments.space, arguments.set)
+    print_plan(space, measure=not arguments.no_measure, tflops=arguments.tflops or A100_TFLOPS)
     return 0
 
 

@@ -12,9 +12,9 @@ import torch
 
 from search_spaces.resolve import other_names, resolve_space
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
-from search_spaces.sites import Site
+from search_spaces.sites import ModelShape, Site
+from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.spon import SponBiases
-from trainables.teacher import size_in_bytes
 from trainables.training import Trainer, steps_per_epoch, total_steps
 from trainables.trial import score_biases
 from trainables.workbench import Workbench, find_materials
@@ -31,8 +31,32 @@ class Cost:
     peak_bytes: int
 
 
-def print_plan(space: SpaceConfig, measure: bool = True) -> None:
+@dataclass(frozen=True)
+class Workload:
+    """What a sweep has to do, in counts.
+
+    Attributes:
+        steps: optimiser steps of a trained trial.
+        validations: of a trained trial.
+        blocks: blocks that go forward without a gradient in the whole sweep: teacher, baselines, validation, test.
+    """
+
+    steps: int
+    validations: int
+    blocks: int
+
+
+A100_TFLOPS = 125.0
+"""Sustained bf16 TFLOP/s assumed of a GPU that is not here: 40% of what an A100 is sold as."""
+
+
+def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TFLOPS) -> None:
     """Print every trial of a space and, unless told not to measure, time and memory.
+
+    Args:
+        space: to be run.
+        measure: rehearse a few steps on this machine.
+        tflops: sustained TFLOP/s of a GPU, to predict with where trials ask for one and none is here.
 
     Raises:
         SponError: if the space does not fit the model or the corpus.
@@ -42,11 +66,47 @@ def print_plan(space: SpaceConfig, measure: bool = True) -> None:
     print(f"{space.name}: {len(trials)} trials\n\n{_listing(trials)}\n")
     for name, known in other_names(space, materials.shape, materials.fingerprints).items():
         print(f"{name} is the same mask as {known} and is trained once")
-    tokens = (space.corpus.blocks.calibration + space.corpus.blocks.validation) * space.corpus.block_size
-    size = size_in_bytes(tokens, materials.shape.hidden_size, space.training.loss == "kl+logit_l2") / 2**20
+    size = teacher_bytes(materials.shape, _training_tokens(space), space.training) / 2**20
     print(f"teacher statistics: {size:.0f} MB on disk, made once for all sweeps on this text")
-    if measure:
-        print(_estimate(space, trials, measure_cost(space, trials)))
+    if space.resources.gpus_per_trial:
+        print(_prediction(space, materials.shape, trials, tflops))
+    if measure and (space.resources.device == "cpu" or torch.cuda.is_available()):
+        print(_estimate(space, materials.shape, trials, measure_cost(space, trials)))
+
+
+def _training_tokens(space: SpaceConfig) -> int:
+    """Tokens whose teacher statistics a trial holds."""
+    return (space.corpus.blocks.calibration + space.corpus.blocks.validation) * space.corpus.block_size
+
+
+def _workload(space: SpaceConfig, trials: list[TrialConfig]) -> Workload:
+    counts, training = space.corpus.blocks, space.training
+    steps = total_steps(counts.calibration, training)
+    validations = -(-steps // (training.eval_every_steps or steps_per_epoch(counts.calibration, training)))
+    plans = len({str(trial.plan) for trial in trials})
+    blocks = (
+        counts.calibration  # teacher
+        + (counts.validation + counts.test) * (1 + plans)  # teacher and TEAL alone
+        + len([t for t in trials if t.sites]) * (counts.validation * validations + counts.test)
+    )
+    return Workload(steps, validations, blocks)
+
+
+def _step_flop(space: SpaceConfig, shape: ModelShape, trial: TrialConfig) -> float:
+    blocks = space.training.batch_size * space.training.gradient_accumulation_steps
+    return step_flop(shape, blocks * space.corpus.block_size, map(Site.parse, trial.sites))
+
+
+def _prediction(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], tflops: float) -> str:
+    work, length = _workload(space, trials), space.corpus.block_size
+    steps = [_step_flop(space, shape, trial) for trial in trials if trial.sites]
+    flop = work.steps * sum(steps) + work.blocks * forward_flop(shape, length)
+    memory = gpu_bytes(shape, space.model.dtype, length, _training_tokens(space), space.training)
+    hours = flop / (tflops * 1e12) / 3600
+    return (
+        f"predicted: {memory / 2**30:.1f} GiB of GPU memory a trial, up to {max(steps, default=0.0) / 1e12:.1f} TFLOP "
+        f"a step; the sweep {hours:.2f} GPU-hours at {tflops:g} TFLOP/s sustained"
+    )
 
 
 def _listing(trials: list[TrialConfig]) -> str:
@@ -114,25 +174,18 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
-def _estimate(space: SpaceConfig, trials: list[TrialConfig], cost: Cost) -> str:
-    counts, training = space.corpus.blocks, space.training
-    steps = total_steps(counts.calibration, training)
-    validations = -(-steps // (training.eval_every_steps or steps_per_epoch(counts.calibration, training)))
-    trained = [trial for trial in trials if trial.sites]
-    plans = len({str(trial.plan) for trial in trials})
-    blocks = (
-        counts.calibration  # teacher
-        + (counts.validation + counts.test) * (1 + plans)  # teacher and TEAL alone
-        + len(trained) * (counts.validation * validations + counts.test)
-    )
-    trial_seconds = steps * cost.step_seconds + validations * counts.validation * cost.block_seconds
-    seconds = len(trained) * steps * cost.step_seconds + blocks * cost.block_seconds
+def _estimate(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], cost: Cost) -> str:
+    work, trained = _workload(space, trials), [trial for trial in trials if trial.sites]
+    scoring = work.validations * space.corpus.blocks.validation * cost.block_seconds
+    trial_seconds = work.steps * cost.step_seconds + scoring
+    seconds = len(trained) * work.steps * cost.step_seconds + work.blocks * cost.block_seconds
+    rate = max((_step_flop(space, shape, t) for t in trained), default=0.0) / (cost.step_seconds or 1.0) / 1e12
     places = max(1, (os.cpu_count() or 1) // space.resources.cpus_per_trial)
     if space.resources.gpus_per_trial:
         places = max(1, int(torch.cuda.device_count() / space.resources.gpus_per_trial))
     workers = min(places, space.resources.max_concurrent or places, len(trials))
     return (
-        f"a step takes {cost.step_seconds:.2f} s, a block {cost.block_seconds * 1000:.0f} ms; "
-        f"a trial of {steps} steps about {trial_seconds / 60:.1f} min and {cost.peak_bytes / 2**30:.1f} GiB\n"
+        f"a step takes {cost.step_seconds:.2f} s ({rate:.2f} TFLOP/s), a block {cost.block_seconds * 1000:.0f} ms; "
+        f"a trial of {work.steps} steps about {trial_seconds / 60:.1f} min and {cost.peak_bytes / 2**30:.1f} GiB\n"
         f"the sweep about {seconds / workers / 60:.0f} min with {workers} workers on this machine"
     )

@@ -203,7 +203,11 @@ def _shape_of(network: PreTrainedModel, name: str) -> ModelShape:
             f"but {name} of type {config.model_type!r} is not (at model.source)"
         )
     return ModelShape(
-        depth, config.hidden_size, config.vocab_size, {site: found[site] for site in sorted(found, key=site_order)}
+        num_layers=depth,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        sites={site: found[site] for site in sorted(found, key=site_order)},
     )
 
 

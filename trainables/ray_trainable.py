@@ -9,6 +9,8 @@ from ray import tune
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from trainables.checkpoint import write_checkpoint
+from trainables.cost import claim_gpu, gpu_bytes
+from trainables.model import find_model, read_shape
 from trainables.trial import Trial
 from trainables.workbench import Workbench
 
@@ -19,7 +21,8 @@ FAILURE = "failure"
 class SponTrainable(tune.Trainable):
     """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations.
 
-    Config: ``trial`` (a ``TrialConfig`` dumped as JSON types) and ``threads`` (torch threads, the CPUs of the trial).
+    Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial) and
+    ``gpus`` (its share of a GPU).
 
     With ``reuse_actors`` the workbench stays when the next trial comes, so the model is loaded once per worker.
     A fault that the user must mend, or a loss that is not finite, ends the trial with a result that has ``failure``.
@@ -32,6 +35,7 @@ class SponTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the actor's first trial."""
         torch.set_num_threads(config["threads"])
+        self._gpus = float(config["gpus"])
         self._begin(TrialConfig.model_validate(config["trial"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -45,11 +49,18 @@ class SponTrainable(tune.Trainable):
         try:
             wanted = (config.model, config.corpus, config.device)
             if self._made_for != wanted:
+                if config.device == "cuda":
+                    self._claim_gpu(config)
                 self._bench, self._made_for = Workbench(*wanted), wanted
             assert self._bench is not None
             self._trial = Trial(self._bench, config)
         except SponError as error:
             self._failure = str(error)
+
+    def _claim_gpu(self, config: TrialConfig) -> None:
+        shape, blocks = read_shape(find_model(config.model)), config.corpus.blocks
+        tokens = (blocks.calibration + blocks.validation) * config.corpus.block_size
+        claim_gpu(gpu_bytes(shape, config.model.dtype, config.corpus.block_size, tokens, config.training), self._gpus)
 
     def step(self) -> dict[str, Any]:
         """Train to the next validation; a trial that is taken up after its end just says so again."""

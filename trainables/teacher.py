@@ -65,11 +65,6 @@ def teacher_of(
     return Teacher(stats["mean_row"], stats["entropy"], stats["nll"], stats.get("hidden"))
 
 
-def size_in_bytes(n_tokens: int, hidden_size: int, with_hidden: bool = False) -> int:
-    """Bytes on disk of the statistics of ``n_tokens`` tokens."""
-    return n_tokens * 4 * (hidden_size * (2 if with_hidden else 1) + 2)
-
-
 @torch.inference_mode()
 def _statistics(
     model: ResidentModel, tokens: Tensor, split: Split, temperature: float, with_hidden: bool
@@ -85,7 +80,7 @@ def _statistics(
     if with_hidden:
         stats["hidden"] = torch.empty(n_blocks, length, width)
     head = model.head.float()
-    size = size_in_bytes(tokens.numel(), width, with_hidden) / 2**20
+    size = sum(tensor.nbytes for tensor in stats.values()) / 2**20
     batches = list(model.batches(tokens))
     for rows in tqdm(batches, f"teacher, {split} ({size:.0f} MB)", unit="batch", mininterval=5):
         batch = tokens[rows].to(model.device)

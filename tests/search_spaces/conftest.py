@@ -24,7 +24,7 @@ def make_shape(depth: int) -> ModelShape:
         for layer in range(depth)
         for module in MODULES
     }
-    return ModelShape(num_layers=depth, hidden_size=8, vocab_size=32, sites=sites)
+    return ModelShape(num_layers=depth, hidden_size=8, vocab_size=32, num_parameters=10**6, sites=sites)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.sites import MODULES, ModelShape, Site, site_order
+from search_spaces.sites import MODULES, Site, site_order
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -46,7 +48,7 @@ def test_a_layer_out_of_range_is_refused_with_range_value_and_place(shape, layer
 
 def test_a_missing_site_is_refused_with_those_that_the_layer_has(shape):
     mlp_only = {site: s for site, s in shape.sites.items() if site.module in ("up_proj", "down_proj")}
-    partial = ModelShape(shape.num_layers, shape.hidden_size, shape.vocab_size, mlp_only)
+    partial = replace(shape, sites=mlp_only)
     with pytest.raises(SponError, match=r"no site 2\.o_proj .* layer 2 has: up_proj, down_proj \(at here\)"):
         partial.check([Site(2, "o_proj")], "here")
 

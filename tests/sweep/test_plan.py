@@ -30,3 +30,16 @@ def test_a_plan_without_biases_is_estimated_too(
 ) -> None:
     print_plan(parse_space(tiny_raw | {"allocations": ["BASELINE-TEAL"]}, "test"))
     assert "the sweep about" in capsys.readouterr().out
+
+
+def test_a_plan_for_gpus_is_predicted_without_one(
+    tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = parse_space(tiny_raw | {"resources": {"gpus_per_trial": 0.5}}, "test")
+    print_plan(space, tflops=1e-6)
+    slow = capsys.readouterr().out
+    print_plan(space, tflops=1e-3)
+    fast = capsys.readouterr().out
+    assert "GiB of GPU memory a trial" in slow
+    hours = [float(out.split("the sweep ")[1].split()[0]) for out in (slow, fast)]
+    assert hours[0] > 100 * hours[1] > 0 or hours[1] == 0.0

@@ -18,7 +18,7 @@ from trainables.workbench import Workbench
 
 
 def config_of(trial: TrialConfig) -> dict[str, object]:
-    return {"trial": trial.model_dump(mode="json"), "threads": 1}
+    return {"trial": trial.model_dump(mode="json"), "threads": 1, "gpus": 0.0}
 
 
 def worker(trial: TrialConfig) -> SponTrainable:

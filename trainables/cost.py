@@ -1,0 +1,99 @@
+"""What a trial costs on any device: arithmetic, memory and disk, from the shape of the model alone.
+
+The figures count what the code does: products with frozen weights, the tensors that autograd keeps, the statistics of
+the teacher. They need neither the weights nor a GPU, so a sweep can be judged before either is there.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrainingConfig
+from search_spaces.sites import ModelShape, Site, site_order
+from trainables.loss import CHUNK_TOKENS
+from trainables.model import check_device
+
+_ELEMENT = {"bfloat16": 2, "float32": 4}
+
+
+def forward_flop(shape: ModelShape, n_tokens: int, heads: int = 1) -> float:
+    """Floating-point operations of a forward pass, attention's own (a few percent at 128 tokens) left out.
+
+    Args:
+        shape: of the model.
+        n_tokens: tokens in the pass.
+        heads: products with the output embedding: one to score, two where the gradient or m is made as well.
+    """
+    weights = sum(site.in_features * site.out_features for site in shape.sites.values())
+    return 2.0 * n_tokens * (weights + heads * shape.vocab_size * shape.hidden_size)
+
+
+def step_flop(shape: ModelShape, n_tokens: int, biased: Iterable[Site]) -> float:
+    """Operations of a training step: forward, the loss with its gradient, and back to the first biased site.
+
+    Weights are frozen, so that the way back costs one product a layer, as the way forward does.
+    """
+    first = min(map(site_order, biased))
+    back = sum(s.in_features * s.out_features for site, s in shape.sites.items() if site_order(site) > first)
+    return forward_flop(shape, n_tokens, heads=2) + 2.0 * n_tokens * back
+
+
+def activation_bytes(shape: ModelShape, n_tokens: int, dtype: str) -> int:
+    """Bytes that autograd keeps for the way back from the loss to the first layer.
+
+    A layer of the Llama layout keeps, for each token, two fp32 vectors of the residual stream's width, four of the
+    feed-forward's width in the model's dtype, and two of the queries' and two of the keys' width.
+    """
+    size = _ELEMENT[dtype]
+    layers = 0
+    for site, linear in shape.sites.items():
+        if site.module == "down_proj":
+            layers += 8 * shape.hidden_size + 4 * size * linear.in_features
+        elif site.module in ("q_proj", "k_proj"):
+            layers += 2 * size * linear.out_features
+    return n_tokens * layers
+
+
+def teacher_bytes(shape: ModelShape, n_tokens: int, training: TrainingConfig) -> int:
+    """Bytes of the teacher statistics of a text: fp32 m, H and NLL, and hidden states for the ``kl+logit_l2`` loss."""
+    vectors = 2 if training.loss == "kl+logit_l2" else 1
+    return n_tokens * 4 * (vectors * shape.hidden_size + 2)
+
+
+def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: int, training: TrainingConfig) -> int:
+    """Bytes that a trial holds on its GPU at most: a bound for planning, CUDA's own context not counted.
+
+    Args:
+        shape: of the model.
+        dtype: of its weights.
+        block_size: tokens in a block.
+        n_teacher_tokens: calibration and validation tokens, whose statistics stay on the device.
+        training: batch size, loss.
+    """
+    vocabulary = shape.vocab_size * shape.hidden_size
+    weights = _ELEMENT[dtype] * shape.num_parameters + 4 * vocabulary  # scoring has the head in fp32
+    logits = CHUNK_TOKENS["cuda"] * shape.vocab_size * (4 + _ELEMENT[dtype])
+    activations = activation_bytes(shape, training.batch_size * block_size, dtype)
+    return weights + logits + activations + teacher_bytes(shape, n_teacher_tokens, training)
+
+
+def claim_gpu(needed: int, share: float) -> None:
+    """Hold this process to its share of the GPU, and refuse a trial that cannot fit into it.
+
+    Args:
+        needed: bytes (``gpu_bytes``).
+        share: fraction of the GPU that is the trial's own; one or more is all of it.
+
+    Raises:
+        SponError: if there is no GPU, or the share is smaller than what is needed.
+    """
+    check_device("cuda")
+    share = min(share, 1.0)
+    name, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    if needed > share * total:
+        raise SponError(
+            f"a trial must fit into its share of the GPU, but it needs {needed / 2**30:.1f} GiB and "
+            f"{share:g} of {name} is {share * total / 2**30:.1f} GiB (at resources.gpus_per_trial)"
+        )
+    torch.cuda.set_per_process_memory_fraction(share)
