@@ -1,10 +1,11 @@
-# Two commands: `make sweep` and `make test`. Both set up .venv first if requirements.txt is newer than it.
+# Two commands: `make sweep` and `make test`; and `make bench` for the measured tables. Each sets up .venv first if
+# requirements.txt is newer than it.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 ROOMS := search_spaces trainables sweep analysis
 
-.PHONY: sweep test
+.PHONY: sweep test bench
 
 sweep: .venv/ready
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
@@ -14,6 +15,9 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

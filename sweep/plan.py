@@ -105,7 +105,7 @@ def _prediction(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig]
     hours = flop / (tflops * 1e12) / 3600
     return (
         f"predicted: {memory / 2**30:.1f} GiB of GPU memory a trial, up to {max(steps, default=0.0) / 1e12:.1f} TFLOP "
-        f"a step; the sweep {hours:.2f} GPU-hours at {tflops:g} TFLOP/s sustained"
+        f"a step; the sweep {hours:.3g} GPU-hours at {tflops:g} TFLOP/s sustained"
     )
 
 

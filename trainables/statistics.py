@@ -4,7 +4,7 @@ Each resample draws documents with replacement and gives the same draw to every 
 models are paired. Documents, not tokens, are the unit: tokens of one article are far from independent.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -86,3 +86,39 @@ def _resampled_means(
         name: Means(counts @ s["nll"] / (counts @ s["predictions"]), counts @ s["kl"] / (counts @ s["positions"]))
         for name, s in sums.items()
     }
+
+
+def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Spearman's rank correlation, ties at their mean rank, with a bootstrap interval over pairs.
+
+    Resamples in which one side is constant have no correlation and are left out.
+
+    Args:
+        x: figures of some things.
+        y: other figures of the same things, in the same order.
+        resamples: bootstrap draws of pairs, with replacement.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if the lengths differ, there are fewer than three pairs, or one side is constant.
+    """
+    n = len(x)
+    if n < 3 or len(y) != n or len(set(x)) == 1 or len(set(y)) == 1:
+        raise ValueError(f"a rank correlation needs three pairs and two sides that vary, but got x={x}, y={y}")
+    draws = np.random.default_rng(seed).integers(n, size=(1 + resamples, n))
+    draws[0] = np.arange(n)
+    rho = _rank_correlation(np.array(x, dtype=np.float64)[draws], np.array(y, dtype=np.float64)[draws])
+    low, high = np.nanquantile(rho[1:], (TAIL, 1 - TAIL))
+    return Interval(float(rho[0]), float(low), float(high))
+
+
+def _rank_correlation(x: Array, y: Array) -> Array:
+    """Spearman's rho of each row of (rows, pairs); NaN where one side is constant."""
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a second to import, which others need not wait for
+
+    ranks: Array = np.stack([rankdata(side, axis=1) for side in (x, y)])
+    ranks -= ranks.mean(axis=2, keepdims=True)
+    norms = np.sqrt((ranks**2).sum(axis=2))
+    with np.errstate(invalid="ignore"):
+        rho: Array = (ranks[0] * ranks[1]).sum(axis=1) / (norms[0] * norms[1])
+    return rho

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from trainables.evaluation import Scores
-from trainables.statistics import bootstrap_unit, paired_bootstrap
+from trainables.statistics import bootstrap_unit, paired_bootstrap, spearman
 
 NLL = {"nll": lambda means: means["a"].nll}
 DIFFERENCE = {"difference": lambda means: means["a"].kl - means["b"].kl}
@@ -95,3 +96,50 @@ def test_perplexities_are_of_each_resample():
     models = {"a": scores_of(np.random.default_rng(5).normal(2, 1, 40))}
     both = paired_bootstrap(models, NLL | {"ppl": lambda means: means["a"].ppl})
     assert tuple(both["ppl"]) == pytest.approx(tuple(np.exp(both["nll"])), rel=1e-2)
+
+
+def test_the_rank_correlation_is_that_of_the_library_ties_and_all():
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 8, 30).astype(float)
+    y = x + rng.integers(0, 8, 30)
+    assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_the_rank_correlation_sees_the_order_alone():
+    x = np.linspace(1, 3, 12)
+    assert tuple(spearman(x, np.exp(5 * x))) == pytest.approx((1, 1, 1))
+    assert tuple(spearman(x, -(x**3))) == pytest.approx((-1, -1, -1))
+
+
+def test_the_interval_of_a_rank_correlation_covers_it_and_narrows_with_more_pairs():
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=400)
+    y = x + rng.normal(size=400)
+    few, many = spearman(x[:25], y[:25]), spearman(x, y)
+    assert few.low < few.value < few.high < 1
+    assert many.high - many.low < (few.high - few.low) / 2
+    assert many.low < spearmanr(x, y).statistic < many.high
+
+
+def test_the_rank_correlation_of_unrelated_figures_is_not_certain():
+    x, y = np.random.default_rng(8).normal(size=(2, 30))
+    interval = spearman(x, y)
+    assert interval.low < 0 < interval.high
+
+
+def test_the_pairs_are_drawn_by_the_seed():
+    x, y = np.random.default_rng(9).normal(size=(2, 20))
+    assert spearman(x, y, seed=1) == spearman(x, y, seed=1) != spearman(x, y, seed=2)
+
+
+def test_resamples_without_a_correlation_are_left_out():
+    interval = spearman([1, 2, 3], [1, 3, 2])  # one draw in nine is thrice the same pair
+    assert np.isfinite(interval).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2], [1, 2]), ([1, 2, 3], [1, 2]), ([1, 2, 3], [4, 4, 4])], ids=["few", "uneven", "constant"]
+)
+def test_what_has_no_rank_correlation_is_refused(x, y):
+    with pytest.raises(ValueError, match="three pairs and two sides that vary"):
+        spearman(x, y)

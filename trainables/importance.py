@@ -1,0 +1,160 @@
+"""How much each group of sites matters: leave-one-out, Monte-Carlo Shapley values, and the gradient at zero biases.
+
+A player is a group of sites that is switched on or off as one, such as those of a layer. ``score`` gives any mask a
+figure of which less is better, such as ``MaskScorer.kl_nats``; an importance is what a player takes off it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrialPlan
+from search_spaces.sites import Site, site_order
+from trainables.loss import linear_cross_entropy
+from trainables.proxy import first_blocks
+from trainables.spon import Form, SponBiases, biased
+from trainables.statistics import Array
+from trainables.teal import sparsified
+from trainables.workbench import Workbench
+
+Player = frozenset[Site]
+Score = Callable[[frozenset[Site]], float]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """One figure a player; more is more important.
+
+    Attributes:
+        players: in the order they were given.
+        value: in the unit of the score.
+        standard_error: of the value, from what was sampled; zero where nothing was.
+    """
+
+    players: tuple[Player, ...]
+    value: tuple[float, ...]
+    standard_error: tuple[float, ...]
+
+
+def leave_one_out(score: Score, players: Sequence[Player]) -> Importance:
+    """score(all but a player) - score(all), for each player; one score a player, and one.
+
+    Raises:
+        SponError: if a player is empty or two share a site.
+    """
+    everyone = _union(players)
+    full = score(everyone)
+    value = tuple(score(everyone - player) - full for player in players)
+    return Importance(tuple(players), value, (0.0,) * len(players))
+
+
+def shapley(score: Score, players: Sequence[Player], pairs: int, seed: int) -> Importance:
+    """Shapley values: what a player takes off the score when it joins, mean over random orders of joining.
+
+    Each order is followed by its reverse: who joined early joins late, which cancels all interactions of two players,
+    so that games without higher ones come out exact from any one pair. The values sum to score(none) - score(all),
+    in each order and so in the mean. It costs 2 x pairs x (players - 1) + 2 scores.
+
+    Args:
+        score: of a mask; less is better.
+        players: disjoint groups of sites.
+        pairs: orders drawn, each used in both directions. The standard error is that of a mean of pairs.
+        seed: of the draws.
+
+    Raises:
+        SponError: if there are fewer than two pairs, a player is empty or two share a site.
+    """
+    if pairs < 2:
+        raise SponError(f"a standard error must come from at least 2 pairs, but got {pairs} (at pairs)")
+    ends = score(frozenset()), score(_union(players))
+    rng = np.random.default_rng(seed)
+    gains = np.empty((pairs, len(players)))
+    for row in gains:
+        order = rng.permutation(len(players))
+        row[:] = (_gains(score, players, order, ends) + _gains(score, players, order[::-1], ends)) / 2
+    error = gains.std(axis=0, ddof=1) / math.sqrt(pairs)
+    return Importance(tuple(players), tuple(gains.mean(axis=0).tolist()), tuple(error.tolist()))
+
+
+def _gains(
+    score: Score,
+    players: Sequence[Player],
+    order: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ends: tuple[float, float],
+) -> Array:
+    """What each player, (players,), takes off the score when it joins in this order, from none to all."""
+    mask: frozenset[Site] = frozenset()
+    scores = [ends[0]]
+    for index in order[:-1]:
+        mask |= players[index]
+        scores.append(score(mask))
+    gains = np.empty(len(players))
+    gains[order] = -np.diff([*scores, ends[1]])
+    return gains
+
+
+def by_gradient(
+    bench: Workbench,
+    plan: TrialPlan,
+    groups: Sequence[Player],
+    n_blocks: int | None = None,
+    form: Form = "output_bias",
+) -> Importance:
+    """Norm of dKL/db at b = 0 of each group, in nats per unit of bias: the KL that its first small step gains.
+
+    b are the biases of a group side by side, and KL the mean over tokens of the sparse model on calibration text. The
+    standard error is a jackknife over blocks; noise only ever lengthens a vector, so that a norm near its error means
+    nothing.
+
+    Args:
+        bench: model and text.
+        plan: what is sparsified.
+        groups: disjoint groups of sites.
+        n_blocks: calibration blocks to use, from the start; all for None.
+        form: what the biases are.
+
+    Raises:
+        SponError: if there are fewer than two blocks, a group is empty or two share a site.
+    """
+    sites = tuple(sorted(_union(groups), key=site_order))
+    gradients = _block_gradients(bench, plan, SponBiases(bench.model, sites, form), n_blocks)
+    joined = [np.concatenate([gradients[site] for site in sites if site in group], axis=1) for group in groups]
+    value = tuple(float(np.linalg.norm(rows.mean(axis=0))) for rows in joined)
+    return Importance(tuple(groups), value, tuple(_jackknife_error_of_norm(rows) for rows in joined))
+
+
+def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_blocks: int | None) -> dict[Site, Array]:
+    """Gradient dKL/db of each site on each block, (blocks, width) fp64."""
+    blocks, teacher = first_blocks(bench, "calibration", n_blocks)
+    if len(blocks.tokens) < 2:
+        raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
+    rows = []
+    with sparsified(bench.model, plan, bench.thresholds(plan)), biased(bench.model, biases):
+        for tokens, mean_row in zip(blocks.tokens, teacher.mean_row, strict=True):
+            hidden = bench.model.hidden(tokens[None].to(bench.model.device))[0]
+            loss = linear_cross_entropy(hidden, bench.model.head, mean_row)  # the KL and a constant
+            rows.append(torch.autograd.grad(loss, biases.parameters()))
+    by_site = zip(*rows, strict=True)
+    return {
+        site: torch.stack(grads).double().cpu().numpy() for site, grads in zip(biases.vectors, by_site, strict=True)
+    }
+
+
+def _jackknife_error_of_norm(rows: Array) -> float:
+    """Standard error of |mean of the rows| for (blocks, width), from leaving out each row."""
+    n = len(rows)
+    norms = np.linalg.norm((rows.sum(axis=0) - rows) / (n - 1), axis=1)
+    return math.sqrt((n - 1) / n * float(((norms - norms.mean()) ** 2).sum()))
+
+
+def _union(players: Sequence[Player]) -> frozenset[Site]:
+    """All sites of the players."""
+    union = frozenset[Site]().union(*players)
+    if not all(players) or len(union) != sum(len(player) for player in players):
+        listed = "; ".join(" ".join(map(str, sorted(player, key=site_order))) or "none" for player in players)
+        raise SponError(f"players must be disjoint groups of at least one site, but got {listed} (at players)")
+    return union
