@@ -85,29 +85,43 @@ def _one_line(error: ValidationError, where: str) -> str:
     first, *rest = error.errors(include_url=False)
     loc = first["loc"]
     rest = [fault for fault in rest if fault["loc"] != loc[: len(fault["loc"])]]  # a bad item makes its list too short
-    field = ".".join(str(part) for part in loc if part != "[key]") or "the whole space"
+    config, path = _walk(loc)
     match first["type"]:
         case "extra_forbidden":
-            said = f"a key must be one of {', '.join(_keys_beside(loc))}, but got {str(loc[-1])!r}"
+            said = f"a key must be one of {', '.join(config.model_fields)}, but got {str(loc[-1])!r}"
         case "missing":
             said = "a key that has no default must be given, but it is not there"
+        case "union_tag_invalid":
+            path.append(first["ctx"]["discriminator"].strip("'"))
+            said = f"the value must be one of {first['ctx']['expected_tags']}, but got {first['ctx']['tag']!r}"
+        case "union_tag_not_found":
+            said = f"the key {first['ctx']['discriminator']} must be given, but got {first['input']!r}"
         case "value_error":
             said = str(first["ctx"]["error"])
-        case "model_type":
+        case "model_type" | "model_attributes_type":
             said = f"the value must be a mapping of keys, but got {first['input']!r}"
         case "tuple_type":
             said = f"the value must be a list, but got {first['input']!r}"
         case _:
             said = f"{first['msg'].replace('Input should be', 'the value must be')}, but got {first['input']!r}"
     more = f"; {len(rest)} more to mend" if rest else ""
-    return f"{said} (at {field} in {where}){more}"
+    return f"{said} (at {'.'.join(path) or 'the whole space'} in {where}){more}"
 
 
-def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the schema has where ``loc`` points."""
+def _walk(loc: tuple[int | str, ...]) -> tuple[type[Config], list[str]]:
+    """The config in which the last part of ``loc`` is a key, and the path to it as the user wrote it."""
     config: type[Config] = SpaceConfig
-    for part in loc[:-1]:
-        if isinstance(part, str):
-            kind = config.model_fields[part].annotation
-            config = next(c for c in (kind, *get_args(kind)) if isinstance(c, type) and issubclass(c, Config))
-    return list(config.model_fields)
+    path: list[str] = []
+    parts = iter(part for part in loc if part != "[key]")
+    for part in parts:
+        path.append(str(part))
+        field = config.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue
+        kinds = (field.annotation, *get_args(field.annotation))
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
+        if isinstance(field.discriminator, str):
+            tag = next(parts, None)  # pydantic's, after the key; the user did not write it there
+            inner = [kind for kind in inner if kind.model_fields[field.discriminator].default == tag]
+        config = next(iter(inner), config)
+    return config, path

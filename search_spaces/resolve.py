@@ -113,26 +113,31 @@ def resolve_trial(
     )
 
 
-def resolve_space(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
-    """Every distinct trial of the grid, in the order in which the space lists them.
+def resolve_grid(
+    space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints
+) -> tuple[list[TrialConfig], dict[str, str]]:
+    """Every distinct trial of the grid, in the order in which the space lists them, and the names that mean another.
 
     Entries that mean the same trial (ADAPTIVE and TOP-75; BASELINE-TEAL under several seeds) give one trial, under the
-    name that comes first.
+    name that comes first. The second value has the allocations that are not trained for that: their name to that one's.
     """
     trials: dict[str, TrialConfig] = {}
+    others: dict[str, str] = {}
     for trial in _grid(space, shape, fingerprints):
-        trials.setdefault(trial.identity, trial)
-    return list(trials.values())
+        known = trials.setdefault(trial.identity, trial).allocation
+        if trial.allocation != known:
+            others[trial.allocation] = known
+    return list(trials.values()), others
+
+
+def resolve_space(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
+    """The trials of ``resolve_grid``."""
+    return resolve_grid(space, shape, fingerprints)[0]
 
 
 def other_names(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> dict[str, str]:
-    """Allocations that are not trained because they are the same trials as an earlier one: their name to that one's."""
-    first: dict[str, str] = {}
-    pairs = (
-        (trial.allocation, first.setdefault(trial.identity, trial.allocation))
-        for trial in _grid(space, shape, fingerprints)
-    )
-    return {name: known for name, known in pairs if name != known}
+    """The names of ``resolve_grid`` that mean another."""
+    return resolve_grid(space, shape, fingerprints)[1]
 
 
 def _grid(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> Iterator[TrialConfig]:

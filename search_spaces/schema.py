@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from search_spaces.placement import AllocationConfig, Level, PlanConfig, Seed
+from search_spaces.search_config import SearchConfig
 from search_spaces.sites import Site
 from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
 
@@ -22,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "PlanConfig",
     "ResourcesConfig",
+    "SearchConfig",
     "SpaceConfig",
     "Split",
     "TrainingConfig",
@@ -107,6 +109,7 @@ class SpaceConfig(Config):
         name: of the sweep; its folder under the storage directory and its parent run in MLflow.
         sparsity: levels, each a fraction of the input entries set to zero.
         seeds: data orders; each allocation is trained once for each.
+        search: which other masks are searched, if any.
     """
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -118,6 +121,7 @@ class SpaceConfig(Config):
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     training: TrainingConfig = TrainingConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    search: SearchConfig | None = None
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "SpaceConfig":
@@ -140,6 +144,12 @@ class SpaceConfig(Config):
         if self.plan.skip_first >= self.corpus.block_size:
             got = f"plan.skip_first={self.plan.skip_first}, corpus.block_size={self.corpus.block_size}"
             raise ValueError(f"skip_first must leave tokens of a block to sparsify, but got {got}")
+        return self
+
+    @model_validator(mode="after")
+    def _search_fits_the_rest(self) -> "SpaceConfig":
+        if self.search is not None:
+            self.search.check_beside(self.plan, self.sparsity, self.corpus.blocks.validation)
         return self
 
 

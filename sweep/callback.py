@@ -75,9 +75,11 @@ class SweepCallback(tune.Callback):
         self._failed(trial, error.splitlines()[-1])
 
     def _failed(self, trial: Trial, reason: str) -> None:
-        self._of(trial).fail(reason)
+        folder = self._of(trial)
+        folder.start(_config(trial))  # a worker that could not be set up fails before its trial has started
+        folder.fail(reason)
         self._progress.failed(_config(trial), reason)
-        self._tracker.sync(self._of(trial))
+        self._tracker.sync(folder)
 
     def _of(self, trial: Trial) -> TrialFolder:
         return self._folder.trial(_config(trial))

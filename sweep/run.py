@@ -7,7 +7,8 @@ from pathlib import Path
 
 import ray
 
-from search_spaces.resolve import other_names, resolve_space
+from search_spaces.errors import SponError
+from search_spaces.resolve import resolve_grid
 from search_spaces.schema import SpaceConfig
 from sweep.board import make_board
 from sweep.folder import SweepFolder, check_sweep, create_sweep
@@ -37,13 +38,15 @@ def run_sweep(space: SpaceConfig, storage: Path, tracking_uri: str, address: str
         SponError: if the space does not fit the model, the corpus, the machine or the storage.
     """
     started = time.monotonic()
+    if space.search is not None:
+        raise SponError("a space must be a grid so far, but it has a search, which no command runs yet (at search)")
     check_sweep(storage, space)
     materials = find_materials(space.model, space.corpus)
-    trials = resolve_space(space, materials.shape, materials.fingerprints)
+    trials, others = resolve_grid(space, materials.shape, materials.fingerprints)
     start_ray(space.resources, address)
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     print(f"{folder.name}: {len(trials)} trials, results in {folder.path}", flush=True)
-    for name, known in other_names(space, materials.shape, materials.fingerprints).items():
+    for name, known in others.items():
         print(f"{name} is the same mask as {known} and is trained once")
     outcome = run_trials(folder, trials, tracking_uri)
     if outcome.unfinished:

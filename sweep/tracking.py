@@ -8,19 +8,23 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from requests import HTTPError
 
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
 from sweep.folder import State, SweepFolder, TrialFolder
+from trainables.checkpoint import META
 
 EXPERIMENT = "spon-sweep"
-_SENT = "mlflow.json"
+_SENT, _PARENT = "mlflow.json", "parent.json"
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}
 
 for chatty in ("alembic", "mlflow.store.db.utils"):  # forty lines at the first use of a new database otherwise
@@ -46,13 +50,24 @@ class Tracker:
         self._client = MlflowClient(uri)
         self._folder = folder
         self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
+        self._may_have_more = (folder.path / _PARENT).exists()  # than is noted: the process before may have been killed
         self._warned = False
 
     def sync(self, trial: TrialFolder) -> bool:
         """Send what MLflow does not have of a trial yet; False if it did not answer."""
+        return self._answered(lambda: self._sync(trial))
+
+    def sync_all(self) -> bool:
+        """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
+        trials = self._folder.trials
+        return all([self.sync(trial) for trial in trials]) and self._answered(lambda: self._end(trials))
+
+    def _answered(self, send: Callable[[], None]) -> bool:
+        """Whether MLflow took it; the first time that it does not, say so."""
         try:
-            self._sync(trial)
-        except MlflowException as error:
+            send()
+        except (MlflowException, HTTPError) as error:
+            self._may_have_more = True  # an answer that was lost is no sign that nothing was done
             if not self._warned:
                 reason = str(error).splitlines()[0]
                 print(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
@@ -60,30 +75,25 @@ class Tracker:
             return False
         return True
 
-    def sync_all(self) -> bool:
-        """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
-        trials = self._folder.trials
-        if not all([self.sync(trial) for trial in trials]):
-            return False
+    def _end(self, trials: list[TrialFolder]) -> None:
         parent = self._parent()
         for file in self._folder.path.glob("board.*"):
             self._client.log_artifact(parent, str(file))
         failed = any(trial.state == "failed" for trial in trials)
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
-        return True
 
     def _sync(self, trial: TrialFolder) -> None:
         file = trial.path / _SENT
         sent = json.loads(file.read_text()) if file.exists() else {"lines": 0, "state": None, "final": []}
-        config, state, progress = trial.config, trial.state, trial.progress
+        state, progress = trial.state, trial.progress
         if "run" not in sent:
-            sent["run"] = self._child(config)
+            sent["run"] = self._child(trial.config)
         run = sent["run"]
         for metrics in progress[sent["lines"] :]:
             self._log(run, metrics, int(metrics["step"]))
         sent["lines"] = len(progress)
         if state == "finished":
-            final = json.loads((trial.checkpoint_path / "meta.json").read_text())["metrics"]
+            final = json.loads((trial.checkpoint_path / META).read_text())["metrics"]
             if sorted(final) != sent["final"]:
                 self._log(run, final, int(progress[-1]["step"]))
                 self._client.log_artifacts(run, str(trial.checkpoint_path), "checkpoint")
@@ -99,35 +109,42 @@ class Tracker:
         now = int(time.time() * 1000)
         self._client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
 
+    @cached_property
     def _experiment(self) -> str:
         known = self._client.get_experiment_by_name(EXPERIMENT)
         return known.experiment_id if known else self._client.create_experiment(EXPERIMENT, self._artifacts)
 
     def _parent(self) -> str:
         """The sweep's run, found by its file or by its tag, or made."""
-        file = self._folder.path / "parent.json"
+        file = self._folder.path / _PARENT
         if file.exists():
             return str(json.loads(file.read_text())["run"])
-        run = self._find_or_create(self._folder.name, {"spon.sweep": str(self._folder.path.resolve())})
+        identity = {"spon.sweep": str(self._folder.path.resolve())}
+        run = self._find(identity)
+        if run:
+            self._may_have_more = True
+        else:
+            run = self._create(self._folder.name, identity)
         self._client.log_batch(run, params=_as_params(_sweep_params(self._folder.space)))
         file.write_text(json.dumps({"run": run}))
         return run
 
     def _child(self, config: TrialConfig) -> str:
         """A trial's run under the parent, found by its tags, or made."""
-        run = self._find_or_create(config.name, {MLFLOW_PARENT_RUN_ID: self._parent(), "spon.trial": config.identity})
+        identity = {MLFLOW_PARENT_RUN_ID: self._parent(), "spon.trial": config.identity}
+        labels = {"spon.allocation": config.allocation, "spon.plan": config.plan.label}
+        run = self._find(identity) if self._may_have_more else None
+        run = run or self._create(config.name, identity | labels)
         self._client.log_batch(run, params=_as_params(trial_params(config)))
-        for key, value in (("spon.allocation", config.allocation), ("spon.plan", config.plan.label)):
-            self._client.set_tag(run, key, value)
         return run
 
-    def _find_or_create(self, name: str, identity: dict[str, str]) -> str:
-        experiment = self._experiment()
-        condition = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
-        found = self._client.search_runs([experiment], condition, max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        return str(self._client.create_run(experiment, run_name=name, tags=identity).info.run_id)
+    def _find(self, tags: dict[str, str]) -> str | None:
+        condition = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self._client.search_runs([self._experiment], condition, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
 
 
 def trial_params(config: TrialConfig) -> dict[str, object]:

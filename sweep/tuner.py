@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import tune
@@ -15,6 +16,12 @@ from trainables.ray_trainable import SponTrainable
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 _MAX_RETRIES = 2
+_KEPT_CHECKPOINTS = 2
+"""Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
+as to name one that exists; of two, the one that it named last is there still."""
+_STATE_SECONDS = 0.005
+"""Seconds between two times that Ray writes the state of all trials, for each of them: a fixed share of the time (it
+takes about 0.2 ms a trial), so that it costs a trial of a long sweep no more than one of a short sweep."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +53,19 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
     if not ray.is_initialized():
-        if address is None:
-            ray.init(
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except ConnectionError as error:
-                raise SponError(
-                    f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)"
-                ) from error
+        _connect(address)
     _check_fits(resources)
+
+
+def _connect(address: str | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 
 def _check_fits(resources: ResourcesConfig) -> None:
@@ -77,8 +82,10 @@ def _check_fits(resources: ResourcesConfig) -> None:
 def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) -> Outcome:
     """Run, or go on with, the trials of a sweep. Finished trials are not run again.
 
-    Ctrl-C stops after the results in hand are stored; ``Outcome.unfinished`` then tells.
+    Ctrl-C stops after the results in hand are stored; ``Outcome.unfinished`` then tells. After a crash, a trial that
+    ended in the last moments before it (5 s in a sweep of 1,000) is run again, if Ray had not noted its end.
     """
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_STATE_SECONDS * len(trials)))
     if _outcome(folder, trials).unfinished:
         _tuner(folder, trials, tracking_uri).fit()
     return _outcome(folder, trials)
@@ -88,12 +95,12 @@ def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) ->
     resources = folder.space.resources
     trainable = tune.with_resources(SponTrainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
     state = folder.path.resolve() / "tune"  # Ray takes a relative path for a URI
+    space = param_space(trials) | {"threads": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
     if tune.Tuner.can_restore(str(state)):
-        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True)
-    dumped = [trial.model_dump(mode="json") for trial in trials]
+        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True, param_space=space)
     return tune.Tuner(
         trainable,
-        param_space={"trial": tune.grid_search(dumped), "threads": resources.cpus_per_trial},
+        param_space=space,
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             max_concurrent_trials=resources.max_concurrent,
@@ -104,7 +111,9 @@ def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) ->
             name=state.name,
             storage_path=str(state.parent),
             callbacks=[SweepCallback(folder, tracking_uri)],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1, checkpoint_at_end=True),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=_KEPT_CHECKPOINTS, checkpoint_frequency=1, checkpoint_at_end=True
+            ),
             failure_config=tune.FailureConfig(max_failures=_MAX_RETRIES),
             log_to_file=True,
             sync_config=tune.SyncConfig(sync_artifacts=True),  # takes the log files along
@@ -113,8 +122,27 @@ def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) ->
     )
 
 
+def param_space(trials: list[TrialConfig]) -> dict[str, Any]:
+    """A grid over the trials' names, each with its config: Ray copies the whole grid for each trial, so it is light.
+
+    Raises:
+        SponError: in Ray, if a sweep that goes on has a trial that is not one of these.
+    """
+    configs = {trial.name: trial.model_dump(mode="json") for trial in trials}
+
+    def config_of(config: dict[str, Any]) -> dict[str, Any]:
+        if config["name"] not in configs:
+            raise SponError(
+                f"a sweep must go on with the model and the text that it began with, "
+                f"but they have changed: {config['name']} is no trial of it now"
+            )
+        return configs[config["name"]]
+
+    return {"name": tune.grid_search(list(configs)), "trial": tune.sample_from(config_of)}
+
+
 def _trial_name(trial: tune.experiment.Trial) -> str:
-    return TrialConfig.model_validate(trial.config["trial"]).name
+    return str(trial.config["name"])
 
 
 def _outcome(folder: SweepFolder, trials: list[TrialConfig]) -> Outcome:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_plan, resolve_space
+from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_grid, resolve_plan, resolve_space
 from search_spaces.schema import AllocationConfig, PlanConfig, SpaceConfig, TrialConfig
 
 STUDY = ["BASELINE-TEAL", "UNIF-ALL", "TOP-50", "TOP-75", "BOTTOM-50", "ATTN-ONLY"]
@@ -178,6 +178,11 @@ def test_a_baseline_is_one_trial_under_several_seeds(trials):
 
 def test_two_names_of_one_mask_are_one_trial_under_the_first_name(trials):
     assert [t.allocation for t in trials(allocations=["TOP-75", "ADAPTIVE"])] == ["TOP-75"]
+
+
+def test_a_name_that_is_not_trained_is_told_with_the_one_that_is(shape, fingerprints):
+    space = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["TOP-75", "ADAPTIVE"]})
+    assert resolve_grid(space, shape, fingerprints)[1] == {"ADAPTIVE": "TOP-75"}
 
 
 @pytest.mark.parametrize(

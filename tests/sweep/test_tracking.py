@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from requests import HTTPError
 
 from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
@@ -44,14 +45,63 @@ def test_a_trial_is_sent_once_however_often_it_is_synced(folder: SweepFolder, tr
     assert len(MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")) == 1
 
 
+@pytest.mark.parametrize("lost", [["trial"], ["trial", "parent"]], ids="+".join)
 def test_a_run_is_found_again_by_its_tags_when_the_note_of_it_is_lost(
-    folder: SweepFolder, trial: TrialFolder, uri: str
+    folder: SweepFolder, trial: TrialFolder, uri: str, lost: list[str]
 ) -> None:
     Tracker(uri, folder).sync(trial)
-    (trial.path / "mlflow.json").unlink()
-    (folder.path / "parent.json").unlink()
+    notes = {"trial": trial.path / "mlflow.json", "parent": folder.path / "parent.json"}
+    for which in lost:
+        notes[which].unlink()
     Tracker(uri, folder).sync(trial)
     assert len(runs(uri)) == 2
+
+
+def test_a_run_is_found_again_when_the_answer_to_its_making_was_lost(
+    folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(uri, folder)
+    create = MlflowClient.create_run
+
+    def create_and_leave(client: MlflowClient, *arguments: object, run_name: str, **keywords: object) -> Run:
+        run = create(client, *arguments, run_name=run_name, **keywords)
+        if run_name == folder.name:
+            return run
+        raise MlflowException("timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", create_and_leave)
+        assert not tracker.sync(trial)
+    assert tracker.sync(trial)
+    assert len(runs(uri)) == 2
+
+
+def test_a_new_sweep_looks_for_its_parent_run_only(
+    folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions = []
+    search = MlflowClient.search_runs
+
+    def searched(client: MlflowClient, experiments: list[str], condition: str, **keywords: object) -> object:
+        conditions.append(condition)
+        return search(client, experiments, condition, **keywords)
+
+    monkeypatch.setattr(MlflowClient, "search_runs", searched)
+    assert Tracker(uri, folder).sync(trial)
+    assert ["spon.sweep" in condition for condition in conditions] == [True]
+
+
+def test_a_trials_run_is_labelled_for_the_compare_view(
+    folder: SweepFolder, trial: TrialFolder, tiny_trial: TrialConfig, uri: str
+) -> None:
+    Tracker(uri, folder).sync(trial)
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    labels = {key: value for key, value in child.data.tags.items() if key.startswith("spon.")}
+    assert labels == {
+        "spon.trial": tiny_trial.identity,
+        "spon.allocation": "UNIF-ALL",
+        "spon.plan": tiny_trial.plan.label,
+    }
 
 
 def test_only_new_validations_are_sent(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
@@ -90,6 +140,26 @@ def test_an_mlflow_that_is_away_stops_nothing_and_gets_it_all_later(
     assert capsys.readouterr().out.count("MLflow does not answer") == 1
     assert Tracker(uri, folder).sync_all()
     assert {run.info.status for run in runs(uri)} == {"FINISHED", "RUNNING"}
+
+
+@pytest.mark.parametrize("fault", [MlflowException("gone"), HTTPError("502 Bad Gateway")], ids=str)
+def test_an_mlflow_that_dies_while_the_board_is_sent_stops_nothing_and_it_says_so(
+    folder: SweepFolder,
+    trial: TrialFolder,
+    uri: str,
+    fault: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def dies(*arguments: object) -> None:
+        raise fault
+
+    (folder.path / "board.txt").write_text("board")
+    monkeypatch.setattr(MlflowClient, "log_artifact", dies)
+    assert not Tracker(uri, folder).sync_all()
+    assert f"MLflow does not answer; results are kept in {folder.path} for `sweep sync`: {fault}" in (
+        capsys.readouterr().out
+    )
 
 
 def test_params_say_where_the_biases_are(tiny_raw: dict[str, object]) -> None:

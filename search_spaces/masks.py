@@ -1,0 +1,272 @@
+"""Mask families: how an Optuna suggestion becomes the sites that carry a bias.
+
+A family proposes over *units*, the sites that are chosen or left as one, and asks for its parameters in a fixed order
+under names such as ``03.down_proj``. Their names and ranges depend on the config and the model alone, never on another
+parameter of the family, because multivariate TPE and NSGA only model what all suggestions have in common.
+"""
+
+import random
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator
+
+from search_spaces.errors import SponError
+from search_spaces.sites import MODULES, ModelShape, Module, Site
+from search_spaces.sources import Config
+
+if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second to import
+    from optuna.trial import BaseTrial
+
+Unit = tuple[Site, ...]
+NOTHING = "none"
+GRADES = 4  # of a unit in ExactlyK
+TIES = "exactly_k.ties"
+
+
+def in_order(modules: tuple[Module, ...], what: str) -> tuple[Module, ...]:
+    """Module types in the order of the forward pass; as a ``ValueError`` if there is none or one is named twice."""
+    if not modules or len(set(modules)) != len(modules):
+        raise ValueError(f"{what} must name at least one module and each once, but got [{', '.join(modules)}]")
+    return tuple(module for module in MODULES if module in modules)
+
+
+def _name(unit: Unit) -> str:
+    return f"{unit[0].layer:02d}.{'+'.join(site.module for site in unit)}"
+
+
+def _split(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+    return tuple((site,) for unit in units for site in unit)
+
+
+def _chosen(sites: tuple[Site, ...], units: tuple[Unit, ...]) -> dict[Unit, bool] | None:
+    """Which units a mask consists of, or None where it takes a part of one or a site of none."""
+    chosen = {unit: set(unit) <= set(sites) for unit in units}
+    return chosen if {site for unit, is_in in chosen.items() if is_in for site in unit} == set(sites) else None
+
+
+class _Family(Config):
+    """Base of the families.
+
+    Attributes:
+        modules: module types that may carry a bias, kept in the order of the forward pass.
+    """
+
+    modules: tuple[Module, ...] = ("down_proj",)
+
+    @field_validator("modules")
+    @classmethod
+    def _modules_are_in_order(cls, modules: tuple[Module, ...]) -> tuple[Module, ...]:
+        return in_order(modules, "a family of masks")
+
+    def within(self, modules: tuple[Module, ...]) -> Self:
+        """The same family with only those of its modules that are also in ``modules``."""
+        return self.model_copy(update={"modules": tuple(module for module in self.modules if module in modules)})
+
+    def units(self, shape: ModelShape) -> tuple[Unit, ...]:
+        """What is chosen or left as one, in canonical order: here a layer's sites of all ``modules``.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        every = (Site(layer, module) for layer in range(shape.num_layers) for module in self.modules)
+        sites = shape.check(every, "search.masks.modules")
+        return tuple(tuple(layer) for _, layer in groupby(sites, key=lambda site: site.layer))
+
+
+class _Bits(_Family):
+    """One bit a unit."""
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask for a mask.
+
+        Returns:
+            Its sites in canonical order, possibly none.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        # Categorical and not 0 or 1: TPE then counts how often each value was good and assumes no distance.
+        units = self.units(shape)
+        return tuple(site for unit in units if trial.suggest_categorical(_name(unit), [False, True]) for site in unit)
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
+        chosen = _chosen(sites, self.units(shape))
+        return None if chosen is None else {_name(unit): is_in for unit, is_in in chosen.items()}
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are."""
+        return int(2 ** len(self.units(shape)))
+
+
+class Subset(_Bits):
+    """Any subset of the layers, each with all ``modules``: a bit a layer."""
+
+    family: Literal["subset"] = "subset"
+
+
+class LayerModuleBits(_Bits):
+    """Any subset of the sites: a bit for each layer and module."""
+
+    family: Literal["layer_module_bits"] = "layer_module_bits"
+
+    def units(self, shape: ModelShape) -> tuple[Unit, ...]:
+        """Single sites."""
+        return _split(super().units(shape))
+
+
+class ExactlyK(_Family):
+    """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites.
+
+    Attributes:
+        k: how many. At none, or at as many as the model has, there is nothing to choose and nothing is asked for.
+        per: what is counted.
+    """
+
+    family: Literal["exactly_k"] = "exactly_k"
+    k: int = Field(ge=0)
+    per: Literal["layer", "site"] = "layer"
+
+    def units(self, shape: ModelShape) -> tuple[Unit, ...]:
+        """Layers or sites, as ``per`` says."""
+        layers = super().units(shape)
+        units = layers if self.per == "layer" else _split(layers)
+        if self.k > len(units):
+            rule = f"k must be in 0..{len(units)} {self.per}s for this model"
+            raise SponError(f"{rule}, but got {self.k} (at search.masks.k)")
+        return units
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask for a grade a unit and take the ``k`` units of the highest grades.
+
+        Returns:
+            The sites in canonical order.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        # Random keys (Bean 1994): every vector of keys is a mask of k units, so nothing is rejected or repaired, and
+        # every unit has one parameter that means the same in all suggestions: TPE can learn its worth, and a child in
+        # NSGA has the units that both parents grade high. A list of k layers has neither. The keys are few categories
+        # because multivariate TPE settles in corners of real ones: at 15 of 30 layers it repeated four masks in five,
+        # and with four grades one in thirty. Equal grades fall to a fixed order; where that order begins is asked for
+        # too, or else random search would draw the same units too often.
+        units = self.units(shape)
+        if self.k in (0, len(units)):
+            return tuple(site for unit in units[: self.k] for site in unit)
+        grades = [trial.suggest_categorical(_name(unit), list(range(GRADES))) for unit in units]
+        begin = trial.suggest_int(TIES, 0, len(units) - 1)
+        order = random.Random(0).sample(range(len(units)), len(units))
+        best = sorted(range(len(units)), key=lambda place: (-grades[place], (order[place] + begin) % len(units)))
+        return tuple(site for place in sorted(best[: self.k]) for site in units[place])
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
+        chosen = _chosen(sites, self.units(shape))
+        if chosen is None or sum(chosen.values()) != self.k:
+            return None
+        if self.k in (0, len(chosen)):
+            return {}
+        return {**{_name(unit): (GRADES - 1) * is_in for unit, is_in in chosen.items()}, TIES: 0}
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are, many of which are one mask."""
+        units = len(self.units(shape))
+        return 1 if self.k in (0, units) else units * int(GRADES**units)
+
+
+class Window(_Family):
+    """Contiguous layers, each with all ``modules``.
+
+    Attributes:
+        min_length: layers at least.
+        max_length: layers at most; all of the model's by default.
+    """
+
+    family: Literal["window"] = "window"
+    min_length: int = Field(default=1, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
+
+    def _lengths(self, shape: ModelShape) -> tuple[int, int]:
+        depth, most = shape.num_layers, self.max_length or shape.num_layers
+        if not self.min_length <= most <= depth:
+            rule = f"a window must have 1 <= min_length <= max_length <= {depth} layers for this model"
+            got = f"min_length={self.min_length}, max_length={self.max_length}"
+            raise SponError(f"{rule}, but got {got} (at search.masks)")
+        return self.min_length, most
+
+    def _start(self, place: int, length: int, depth: int) -> int:
+        """First layer of a window; ``place`` runs from 0 (earliest) to ``depth - min_length`` (latest) at any length.
+
+        A start of its own range at each length would be another parameter at each length for the samplers. Cutting
+        windows off at the last layer would draw late ones far more often.
+        """
+        places = depth - self.min_length
+        return (2 * place * (depth - length) + places) // (2 * places) if places else 0
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask for a length in layers, and for a place.
+
+        Returns:
+            The sites in canonical order.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        least, most = self._lengths(shape)
+        length = trial.suggest_int("window.length", least, most)
+        place = trial.suggest_int("window.place", 0, shape.num_layers - least)
+        start = self._start(place, length, shape.num_layers)
+        return tuple(site for unit in self.units(shape)[start : start + length] for site in unit)
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
+        (least, most), chosen = self._lengths(shape), _chosen(sites, self.units(shape))
+        layers = [unit[0].layer for unit, is_in in (chosen or {}).items() if is_in]
+        if not least <= len(layers) <= most or layers[-1] - layers[0] + 1 != len(layers):
+            return None
+        places = range(shape.num_layers - least + 1)
+        place = next(p for p in places if self._start(p, len(layers), shape.num_layers) == layers[0])
+        return {"window.length": len(layers), "window.place": place}
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are: lengths times places, some of which are one mask."""
+        least, most = self._lengths(shape)
+        return (most - least + 1) * (shape.num_layers - least + 1)
+
+
+class ModulePerLayer(_Family):
+    """For each layer one of the ``modules``, or none."""
+
+    family: Literal["module_per_layer"] = "module_per_layer"
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask for a module, or none, for each layer.
+
+        Returns:
+            The sites in canonical order, possibly none.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        choices = [NOTHING, *self.modules]
+        picked = [(unit, trial.suggest_categorical(f"{unit[0].layer:02d}", choices)) for unit in self.units(shape)]
+        return tuple(site for unit, module in picked for site in unit if site.module == module)
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
+        layers = {site.layer: site.module for site in sites}
+        if len(layers) != len(sites) or not {site.module for site in sites} <= set(self.modules):
+            return None
+        return {f"{unit[0].layer:02d}": layers.get(unit[0].layer, NOTHING) for unit in self.units(shape)}
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are."""
+        return int((len(self.modules) + 1) ** len(self.units(shape)))
+
+
+MaskFamily = Annotated[
+    Subset | ExactlyK | Window | LayerModuleBits | ModulePerLayer,
+    Field(discriminator="family"),
+]

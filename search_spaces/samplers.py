@@ -1,0 +1,58 @@
+"""Which Optuna sampler an algorithm is."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces.errors import SponError
+from search_spaces.search_config import Algorithm, EvolutionConfig, Grid, Nsga2, Nsga3, Random, Tpe
+
+
+class _GridSampler(BruteForceSampler):
+    """Every suggestion once, conditional ones too, also where trials are asked for and told one by one."""
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Stop ``Study.optimize`` when all is tried; without one there is no loop to stop, and Optuna would raise."""
+        with suppress(RuntimeError):
+            super().after_trial(study, trial, state, values)
+
+
+def make_sampler(algorithm: Algorithm, seed: int) -> BaseSampler:
+    """The Optuna sampler of an algorithm.
+
+    Raises:
+        SponError: if it is evolution, which is none.
+    """
+    with warnings.catch_warnings():  # groups of parameters and the grid are experimental in the pinned version
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match algorithm:
+            case Tpe():
+                return TPESampler(
+                    seed=seed,
+                    multivariate=algorithm.multivariate,
+                    group=algorithm.multivariate,
+                    constant_liar=algorithm.constant_liar,
+                    n_startup_trials=algorithm.n_startup_trials,
+                )
+            case Nsga2():
+                return NSGAIISampler(seed=seed, population_size=algorithm.population_size)
+            case Nsga3():
+                return NSGAIIISampler(seed=seed, population_size=algorithm.population_size)
+            case Random():
+                return RandomSampler(seed=seed)
+            case Grid():
+                return _GridSampler(seed=seed)
+            case EvolutionConfig():
+                raise SponError("a sampler of Optuna must be asked for, but got evolution (at search.algorithm)")

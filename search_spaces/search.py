@@ -1,0 +1,215 @@
+"""From an Optuna suggestion to a validated trial: the one step in which what is searched is decided."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search_spaces.allocations import BASELINE
+from search_spaces.errors import SponError
+from search_spaces.masks import MaskFamily
+from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_trial
+from search_spaces.schema import AllocationConfig, SpaceConfig, TrainingConfig, TrialConfig
+from search_spaces.search_config import MAX_LEVEL, Grid, SearchConfig
+from search_spaces.sites import ModelShape, Module, Site
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+
+class OutsideSpace(Exception):  # noqa: N818 - no error: a sampler cannot know the constraint before it proposes
+    """A suggestion is no trial of the space; the message is one line that says why. A driver prunes it."""
+
+
+def search_of(space: SpaceConfig) -> SearchConfig:
+    """What stands under ``search:``.
+
+    Raises:
+        SponError: if nothing does.
+    """
+    if space.search is None:
+        raise SponError(f"a space to search must have a key search, but {space.name} has none (at search)")
+    return space.search
+
+
+def _plans(space: SpaceConfig) -> tuple[tuple[Module, ...], ...]:
+    """The module types that may be sparsified together; of a ``matched`` plan, those of the masks."""
+    search = search_of(space)
+    fixed = search.masks.modules if space.plan.modules == "matched" else space.plan.modules
+    return search.plan_modules or (fixed,)
+
+
+def _family(space: SpaceConfig, plan: tuple[Module, ...]) -> MaskFamily:
+    """The family of masks under a plan: of the plan's modules where the plan is a choice."""
+    search = search_of(space)
+    if search.plan_modules is None or space.plan.allow_unsparsified_biases:
+        return search.masks
+    return search.masks.within(plan)
+
+
+def _label(plan: tuple[Module, ...]) -> str:
+    return "+".join(plan)
+
+
+def check_search(space: SpaceConfig, shape: ModelShape) -> None:
+    """Check all of a search that does not depend on a suggestion, before the first one.
+
+    Raises:
+        SponError: if the masks do not fit the model or a plan, or a grid is too large to be tried.
+    """
+    search = search_of(space)
+    size = len(search.sparsity or space.sparsity)
+    size *= search.max_steps.high - search.max_steps.low + 1 if search.max_steps else 1
+    masks = 0
+    for plan in _plans(space):
+        family = _family(space, plan)
+        if not family.modules:
+            got = f"{_label(plan)} with masks of {_label(search.masks.modules)}"
+            raise SponError(f"a plan must have a module of the masks, but got {got} (at search.plan_modules)")
+        sites = [str(site) for unit in family.units(shape) for site in unit]
+        planned = space.model_copy(update={"plan": space.plan.model_copy(update={"modules": plan})})
+        every = AllocationConfig(name="all-sites-of-the-masks", sites=tuple(sites))
+        resolve_trial(planned, every, space.sparsity[0], space.seeds[0], shape, Fingerprints("", ""))
+        masks += family.grid_size(shape)
+    if isinstance(search.algorithm, Grid) and size * masks > 100 * search.n_masks:
+        got = str(size * masks) if size * masks < 10**6 else f"about 10^{len(str(size * masks)) - 1}"
+        rule = f"a grid must have at most 100 x n_masks = {100 * search.n_masks} points"
+        raise SponError(f"{rule}, but got {got} (at search.algorithm)")
+
+
+def project_levels(offsets: Sequence[float], mean: float) -> tuple[float, ...]:
+    """The levels nearest to ``mean + offsets`` whose mean is ``mean`` and which lie in 0..0.95.
+
+    Args:
+        offsets: of the layers, fractions of the input entries.
+        mean: sparsity to keep on average, in 0..0.95.
+
+    Returns:
+        A level for each offset; their mean is ``mean`` within 1e-9.
+    """
+    # The nearest point in the Euclidean sense is one shift of all, then clipped; the mean falls with the shift.
+    wanted = mean + np.asarray(offsets, dtype=np.float64)
+    low, high = wanted.min() - MAX_LEVEL, wanted.max()
+    for _ in range(100):
+        shift = (low + high) / 2
+        if np.clip(wanted - shift, 0.0, MAX_LEVEL).mean() > mean:
+            low = shift
+        else:
+            high = shift
+    # Rounded, and relative to the mean: offsets that differ by a shift give one trial, zero offsets the uniform one.
+    moved = np.round(np.clip(wanted - high, 0.0, MAX_LEVEL) - mean, 10)
+    return tuple(float(level) for level in np.clip(mean + moved, 0.0, MAX_LEVEL))
+
+
+def _suggest_training(search: SearchConfig, training: TrainingConfig, suggestion: "BaseTrial") -> TrainingConfig:
+    update: dict[str, Any] = {}
+    if search.lr is not None:
+        update["lr"] = suggestion.suggest_float("lr", search.lr.low, search.lr.high, log=search.lr.log)
+    if search.max_steps is not None:
+        update["max_steps"] = suggestion.suggest_int("max_steps", search.max_steps.low, search.max_steps.high)
+    return training.model_copy(update=update)
+
+
+def _planned_layers(space: SpaceConfig, shape: ModelShape) -> list[int]:
+    return sorted(range(shape.num_layers) if space.plan.layers is None else space.plan.layers)
+
+
+def _suggest_levels(
+    space: SpaceConfig, plan: tuple[Module, ...], sparsity: float, shape: ModelShape, suggestion: "BaseTrial"
+) -> dict[str, float]:
+    """A level for each site of the plan, the same for all sites of a layer: all layers are equally wide, so that an
+    equal mean is equal work; none where levels are not searched.
+    """
+    search = search_of(space)
+    if search.levels is None:
+        return {}
+    spread, layers = search.levels.spread, _planned_layers(space, shape)
+    offsets = [suggestion.suggest_float(f"level.{layer:02d}", -spread, spread) for layer in layers]
+    levels = zip(layers, project_levels(offsets, sparsity), strict=True)
+    return {str(Site(layer, module)): level for layer, level in levels for module in plan}
+
+
+def _allocation(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape) -> AllocationConfig:
+    """The space's own allocation of these sites, or one named after them."""
+    if not sites:
+        return AllocationConfig(name=BASELINE)
+    for allocation in space.allocations:
+        if resolve_allocation(allocation, shape).sites == sites:
+            return allocation
+    texts = tuple(str(site) for site in sites)
+    return AllocationConfig(name=f"mask-{hashlib.sha256(' '.join(texts).encode()).hexdigest()[:8]}", sites=texts)
+
+
+def trial_of_suggestion(
+    space: SpaceConfig, suggestion: "BaseTrial", shape: ModelShape, fingerprints: Fingerprints
+) -> TrialConfig:
+    """Turn a suggestion into a validated trial, asking for each parameter as it is needed.
+
+    Args:
+        space: with a ``search``.
+        suggestion: a trial of Optuna, or what stands for one (``FixedTrial``).
+        shape: of the model.
+        fingerprints: of model and corpus.
+
+    Returns:
+        The trial. Two suggestions of the same mask, plan and training have one identity.
+
+    Raises:
+        SponError: if the space does not fit the model (``check_search`` says so earlier).
+        OutsideSpace: if the mask breaks the constraint, or has a bias where the suggested level is zero.
+    """
+    search, plans = search_of(space), _plans(space)
+    labels = {_label(plan): plan for plan in plans}
+    plan = labels[suggestion.suggest_categorical("plan", list(labels))] if len(plans) > 1 else plans[0]
+    sparsities = search.sparsity or space.sparsity
+    sparsity = suggestion.suggest_categorical("sparsity", sparsities) if len(sparsities) > 1 else sparsities[0]
+    sites = _family(space, plan).suggest(suggestion, shape)
+    training = _suggest_training(search, space.training, suggestion)
+    levels = _suggest_levels(space, plan, sparsity, shape, suggestion)
+    dense = next((site for site in sites if levels.get(str(site)) == 0), None)
+    if dense is not None and not space.plan.allow_unsparsified_biases:
+        raise OutsideSpace(f"a biased site must be sparsified, but {dense} has level 0 (at search.levels)")
+    planned = space.plan.model_copy(update={"modules": plan, "levels": levels or space.plan.levels})
+    decided = space.model_copy(update={"training": training, "plan": planned})
+    trial = resolve_trial(decided, _allocation(space, sites, shape), sparsity, space.seeds[0], shape, fingerprints)
+    most = search.constraint.max_params
+    if most is not None and trial.n_spon_params > most:
+        got = f"{trial.allocation} has {trial.n_spon_params}"
+        raise OutsideSpace(f"a mask must have n_spon_params <= {most}, but {got} (at search.constraint.max_params)")
+    return trial
+
+
+def named_suggestions(space: SpaceConfig, shape: ModelShape) -> list[dict[str, Any]]:
+    """Parameters of the space's own allocations, to be tried first (``Study.enqueue_trial``).
+
+    Each comes under every plan and sparsity that can be suggested, with the training's own values where these are in
+    range (the sampler is asked for the rest), and with uniform levels. What the masks cannot express is left out.
+    """
+    found = []
+    for allocation, plan in product(space.allocations, _plans(space)):
+        mask = _family(space, plan).params_of(resolve_allocation(allocation, shape).sites, shape)
+        if mask is not None:
+            found += [{**choice, **mask, **_own(space, shape)} for choice in _choices(space, plan)]
+    return [params for place, params in enumerate(found) if params not in found[:place]]
+
+
+def _choices(space: SpaceConfig, plan: tuple[Module, ...]) -> Iterator[dict[str, Any]]:
+    sparsities = search_of(space).sparsity or space.sparsity
+    for sparsity in sparsities:
+        chosen = {"plan": _label(plan)} if len(_plans(space)) > 1 else {}
+        yield {**chosen, "sparsity": sparsity} if len(sparsities) > 1 else chosen
+
+
+def _own(space: SpaceConfig, shape: ModelShape) -> dict[str, Any]:
+    """Parameters of the training's own values, and of uniform levels."""
+    search, training, own = search_of(space), space.training, dict[str, Any]()
+    if search.lr is not None and search.lr.low <= training.lr <= search.lr.high:
+        own["lr"] = training.lr
+    steps = training.max_steps
+    if search.max_steps is not None and steps is not None and search.max_steps.low <= steps <= search.max_steps.high:
+        own["max_steps"] = steps
+    if search.levels is not None:
+        own |= {f"level.{layer:02d}": 0.0 for layer in _planned_layers(space, shape)}
+    return own

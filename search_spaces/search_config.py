@@ -1,0 +1,230 @@
+"""The config schema of a search: which masks and other choices, by which algorithm, at what budget."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from search_spaces.masks import ExactlyK, MaskFamily, in_order
+from search_spaces.placement import Level, PlanConfig, Seed
+from search_spaces.sites import Module
+from search_spaces.sources import Config
+
+Objective = Literal["val_kl_nats", "n_spon_params"]
+MAX_LEVEL = 0.95  # the most that a searched level may be: above it hardly anything of a site's input is left
+
+
+class Tpe(Config):
+    """Tree-structured Parzen estimators.
+
+    Attributes:
+        multivariate: model parameters jointly, in groups that occur together.
+        constant_liar: count running trials as poor, so that parallel ones differ.
+        n_startup_trials: random trials before the first modelled one.
+    """
+
+    name: Literal["tpe"] = "tpe"
+    multivariate: bool = True
+    constant_liar: bool = True
+    n_startup_trials: int = Field(default=10, ge=1)
+
+
+class Nsga2(Config):
+    """NSGA-II, a genetic algorithm for one or several objectives."""
+
+    name: Literal["nsga2"] = "nsga2"
+    population_size: int = Field(default=20, ge=2)
+
+
+class Nsga3(Config):
+    """NSGA-III: NSGA-II with reference directions in the place of crowding."""
+
+    name: Literal["nsga3"] = "nsga3"
+    population_size: int = Field(default=20, ge=2)
+
+
+class Random(Config):
+    """Independent uniform draws: what the others have to beat."""
+
+    name: Literal["random"] = "random"
+
+
+class Grid(Config):
+    """Every suggestion once, in random order; for small spaces such as windows."""
+
+    name: Literal["grid"] = "grid"
+
+
+class EvolutionConfig(Config):
+    """Budget-preserving swaps with staged selection (``search_spaces.evolution``); not an Optuna sampler.
+
+    Attributes:
+        population_size: masks that survive a generation.
+        offspring: new masks in a generation.
+        stages: validation blocks on which a mask is scored, stage after stage; fewer masks reach each.
+    """
+
+    name: Literal["evolution"] = "evolution"
+    population_size: int = Field(default=4, ge=1)
+    offspring: int = Field(default=32, ge=1)
+    stages: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(4, 16, 32), min_length=1)
+
+    @model_validator(mode="after")
+    def _selection_selects(self) -> "EvolutionConfig":
+        if self.population_size > self.offspring:
+            got = f"(population_size={self.population_size}, offspring={self.offspring})"
+            raise ValueError(f"population_size <= offspring must hold, but got {got}")
+        if list(self.stages) != sorted(set(self.stages)):
+            raise ValueError(f"stages must have more blocks each than the one before, but got {list(self.stages)}")
+        return self
+
+
+Algorithm = Annotated[
+    Tpe | Nsga2 | Nsga3 | Random | Grid | EvolutionConfig,
+    Field(discriminator="name"),
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+]
+
+
+class Constraint(Config):
+    """What a mask must satisfy to be trained.
+
+    Attributes:
+        max_params: upper limit on ``n_spon_params``.
+    """
+
+    max_params: int | None = Field(default=None, ge=1)
+
+
+class LearningRates(Config):
+    """Learning rates from ``low`` to ``high``, by default uniform in their logarithm."""
+
+    low: float = Field(gt=0)
+    high: float
+    log: bool = True
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "LearningRates":
+        if self.low >= self.high:
+            raise ValueError(f"low < high must hold, but got (low={self.low}, high={self.high})")
+        return self
+
+
+class Steps(Config):
+    """Optimiser steps at most (``training.max_steps``), from ``low`` to ``high``, both included."""
+
+    low: int = Field(ge=1)
+    high: int
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> "Steps":
+        if self.low >= self.high:
+            raise ValueError(f"low < high must hold, but got (low={self.low}, high={self.high})")
+        return self
+
+
+class Levels(Config):
+    """A sparsity of its own for each layer of the plan, at the sweep's sparsity on average.
+
+    Attributes:
+        spread: offsets are suggested in -spread..spread, then moved so that the mean over sites is kept.
+    """
+
+    spread: float = Field(default=0.2, gt=0, le=MAX_LEVEL)
+
+
+class SearchConfig(Config):
+    """What stands under ``search:`` in a space.
+
+    Every mask is trained with the first of the space's seeds.
+
+    Attributes:
+        masks: family of masks (``search_spaces.masks``).
+        constraint: what a mask must satisfy.
+        algorithm: a mapping with a ``name``, or the bare name.
+        objectives: minimised together.
+        n_masks: budget, in masks.
+        seed: of the algorithm.
+        lr, max_steps: ranges that replace the training's own value.
+        sparsity: choices that replace the space's one level.
+        plan_modules: choices that replace ``plan.modules``; a mask then only has modules of the plan it is tried with.
+        levels: search sparsity levels of layers too.
+    """
+
+    masks: MaskFamily
+    constraint: Constraint = Constraint()
+    algorithm: Algorithm = Tpe()
+    objectives: tuple[Objective, ...] = ("val_kl_nats",)
+    n_masks: int = Field(default=64, ge=1)
+    seed: Seed = 42
+    lr: LearningRates | None = None
+    max_steps: Steps | None = None
+    sparsity: tuple[Level, ...] | None = None
+    plan_modules: tuple[tuple[Module, ...], ...] | None = None
+    levels: Levels | None = None
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_are_known(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if objectives not in (("val_kl_nats",), ("val_kl_nats", "n_spon_params")):
+            got = f"[{', '.join(objectives)}]"
+            raise ValueError(f"objectives must be [val_kl_nats] or [val_kl_nats, n_spon_params], but got {got}")
+        return objectives
+
+    @field_validator("sparsity")
+    @classmethod
+    def _sparsities_are_choices(cls, levels: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if levels is not None and (not levels or len(set(levels)) != len(levels)):
+            raise ValueError(f"choices of sparsity must be at least one and each once, but got {list(levels)}")
+        return levels
+
+    @field_validator("plan_modules")
+    @classmethod
+    def _plans_are_choices(cls, plans: tuple[tuple[Module, ...], ...] | None) -> tuple[tuple[Module, ...], ...] | None:
+        if plans is None:
+            return None
+        ordered = tuple(in_order(modules, "a choice of plan_modules") for modules in plans)
+        if not ordered or len(set(ordered)) != len(ordered):
+            got = [list(modules) for modules in plans]
+            raise ValueError(f"choices of plan_modules must be at least one and each once, but got {got}")
+        return ordered
+
+    @property
+    def _ranges(self) -> list[str]:
+        names = ("lr", "max_steps", "sparsity", "plan_modules", "levels")
+        return [name for name in names if getattr(self, name) is not None]
+
+    @model_validator(mode="after")
+    def _algorithm_suits_the_space(self) -> "SearchConfig":
+        more = not isinstance(self.masks, ExactlyK) or self._ranges or len(self.objectives) > 1
+        if isinstance(self.algorithm, EvolutionConfig) and more:
+            got = f"{self.masks.family} with {', '.join((*self._ranges, *self.objectives))}"
+            raise ValueError(f"evolution must have exactly_k masks, one objective and no ranges, but got {got}")
+        real = [name for name in ("lr", "levels") if name in self._ranges]
+        if isinstance(self.algorithm, Grid) and real:
+            raise ValueError(f"a grid must have no real-valued parameter, but got {', '.join(real)}")
+        return self
+
+    def check_beside(self, plan: PlanConfig, sparsity: tuple[float, ...], validation_blocks: int) -> None:
+        """Check the search against the rest of its space.
+
+        Raises:
+            ValueError: if the two contradict each other, or leave open what is compared.
+        """
+        if self.sparsity is None and len(sparsity) > 1:
+            raise ValueError(f"a search must have one sparsity, or search.sparsity, but got sparsity={list(sparsity)}")
+        if self.plan_modules is None and plan.modules == "matched" and len(self.masks.modules) > 1:
+            # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that
+            got = f"plan.modules=matched with masks of {', '.join(self.masks.modules)}"
+            raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
+        if self.levels is not None:
+            self._check_levels(plan, self.sparsity or sparsity)
+        if isinstance(self.algorithm, EvolutionConfig) and self.algorithm.stages[-1] > validation_blocks:
+            got = f"stages={list(self.algorithm.stages)}, corpus.blocks.validation={validation_blocks}"
+            raise ValueError(f"a stage must have at most the validation blocks that there are, but got {got}")
+
+    def _check_levels(self, plan: PlanConfig, sparsity: tuple[float, ...]) -> None:
+        if plan.levels:
+            raise ValueError(f"levels must be either searched or given, but got search.levels and {plan.levels}")
+        wrong = [level for level in sparsity if not 0 < level <= MAX_LEVEL]
+        if wrong:
+            raise ValueError(f"searched levels must have 0 < sparsity <= {MAX_LEVEL}, but got {wrong[0]}")

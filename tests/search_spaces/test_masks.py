@@ -1,0 +1,248 @@
+import subprocess
+import sys
+from collections import Counter
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+from pydantic import TypeAdapter, ValidationError
+
+from search_spaces.errors import SponError
+from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Subset, Window
+from search_spaces.sites import Site, site_order
+
+TWO = ("o_proj", "down_proj")
+FAMILIES = [
+    Subset(),
+    Subset(modules=TWO),
+    ExactlyK(k=3),
+    ExactlyK(k=3, modules=TWO),
+    ExactlyK(k=5, modules=TWO, per="site"),
+    ExactlyK(k=0),
+    ExactlyK(k=8),
+    Window(),
+    Window(min_length=2, max_length=5, modules=TWO),
+    Window(min_length=8),
+    LayerModuleBits(modules=TWO),
+    ModulePerLayer(modules=TWO),
+]
+
+
+def draws(family, shape, count=200, seed=0):
+    """Masks of so many random suggestions."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [family.suggest(study.ask(), shape) for _ in range(count)]
+
+
+def obeys(family, mask):
+    """Whether a mask is one of the family's, said in another way than the family does."""
+    by_layer = {layer: [site.module for site in mask if site.layer == layer] for layer in {s.layer for s in mask}}
+    whole = all(modules == list(family.modules) for modules in by_layer.values())
+    match family:
+        case Subset():
+            return whole
+        case ExactlyK(per="layer"):
+            return whole and len(by_layer) == family.k
+        case ExactlyK():
+            return len(mask) == family.k and {site.module for site in mask} <= set(family.modules)
+        case Window():
+            layers = sorted(by_layer)
+            right = family.min_length <= len(layers) <= (family.max_length or 8)
+            return whole and right and layers == list(range(layers[0], layers[-1] + 1))
+        case LayerModuleBits():
+            return {site.module for site in mask} <= set(family.modules)
+        case ModulePerLayer():
+            return all(len(modules) == 1 and modules[0] in family.modules for modules in by_layer.values())
+
+
+@pytest.fixture
+def sites():
+    """Reads sites written in one string."""
+    return lambda text: tuple(Site.parse(site) for site in text.split())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_family_proposes_only_its_own_masks(family, shape):
+    assert [mask for mask in draws(family, shape) if not obeys(family, mask)] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_mask_has_different_sites_of_the_model_in_canonical_order(family, shape):
+    for mask in draws(family, shape):
+        assert list(mask) == sorted(set(mask), key=site_order)
+        assert set(mask) <= set(shape.sites)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_the_parameters_of_a_mask_suggest_exactly_it(family, shape):
+    for mask in set(draws(family, shape)):
+        assert family.suggest(FixedTrial(family.params_of(mask, shape)), shape) == mask
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_the_parameters_of_a_mask_are_those_that_are_asked_for(family, shape):
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    mask = family.suggest(trial, shape)
+    assert list(family.params_of(mask, shape)) == list(trial.params)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_all_suggestions_have_the_same_parameters_of_the_same_ranges(family, shape):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = [study.ask() for _ in range(20)]
+    for trial in trials:
+        family.suggest(trial, shape)
+    assert all(trial.distributions == trials[0].distributions for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        (Subset(modules=TWO), "0.o_proj 0.down_proj 1.o_proj"),
+        (Subset(), "0.o_proj"),
+        (ExactlyK(k=2), "0.down_proj"),
+        (ExactlyK(k=1, modules=TWO), "0.down_proj"),
+        (ExactlyK(k=2, modules=TWO, per="site"), "0.o_proj 0.down_proj 3.o_proj"),
+        (Window(), "0.down_proj 2.down_proj"),
+        (Window(), ""),
+        (Window(max_length=2), "0.down_proj 1.down_proj 2.down_proj"),
+        (Window(min_length=2), "5.down_proj"),
+        (LayerModuleBits(), "0.o_proj"),
+        (ModulePerLayer(modules=TWO), "0.o_proj 0.down_proj"),
+        (ModulePerLayer(modules=TWO), "0.q_proj"),
+    ],
+    ids=str,
+)
+def test_a_mask_that_a_family_cannot_express_has_no_parameters(family, text, sites, shape):
+    assert family.params_of(sites(text), shape) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "params"),
+    [
+        (Subset(), "3.down_proj", {"03.down_proj": True, "04.down_proj": False}),
+        (Subset(modules=("down_proj", "o_proj")), "3.o_proj 3.down_proj", {"03.o_proj+down_proj": True}),
+        (LayerModuleBits(modules=TWO), "3.o_proj", {"03.o_proj": True, "03.down_proj": False}),
+        (ModulePerLayer(modules=TWO), "3.o_proj", {"03": "o_proj", "04": "none"}),
+        (Window(), "6.down_proj 7.down_proj", {"window.length": 2, "window.place": 7}),
+        (Window(min_length=2), "0.down_proj 1.down_proj", {"window.length": 2, "window.place": 0}),
+    ],
+    ids=str,
+)
+def test_parameters_have_readable_names_and_values(family, text, params, sites, shape):
+    assert params.items() <= family.params_of(sites(text), shape).items()
+
+
+def test_no_name_has_a_slash_at_which_a_searcher_would_split_it(shape):
+    names = {name for family in FAMILIES for name in family.params_of(draws(family, shape, 1)[0], shape)}
+    assert [name for name in names if "/" in name] == []
+
+
+# Exactly k
+
+
+def test_the_units_of_the_highest_grades_are_chosen(shape):
+    grades = dict(zip((f"{layer:02d}.down_proj" for layer in range(8)), [0, 3, 1, 0, 2, 0, 1, 0], strict=True))
+    mask = ExactlyK(k=2).suggest(FixedTrial({**grades, "exactly_k.ties": 5}), shape)
+    assert [site.layer for site in mask] == [1, 4]
+
+
+@pytest.mark.parametrize("begin", range(8))
+def test_equal_grades_still_give_exactly_k(shape, begin):
+    grades = {f"{layer:02d}.down_proj": 2 for layer in range(8)}
+    family, trial = ExactlyK(k=3), FixedTrial({**grades, "exactly_k.ties": begin})
+    assert len(family.suggest(trial, shape)) == 3
+    assert family.suggest(trial, shape) == family.suggest(trial, shape)
+
+
+def test_random_suggestions_choose_every_layer_equally_often(shape):
+    counts = Counter(site.layer for mask in draws(ExactlyK(k=2), shape, 2000) for site in mask)
+    assert min(counts.values()) > 420  # of 500, with a standard deviation of 19
+    assert max(counts.values()) < 580
+
+
+@pytest.mark.parametrize("k", [0, 8])
+def test_where_there_is_nothing_to_choose_nothing_is_asked_for(k, shape):
+    trial = FixedTrial({})
+    assert len(ExactlyK(k=k).suggest(trial, shape)) == k
+
+
+# Windows
+
+
+def test_every_window_can_be_proposed(shape):
+    family = Window(min_length=2, max_length=5)
+    every = [tuple(Site(layer, "down_proj") for layer in range(a, a + n)) for n in range(2, 6) for a in range(9 - n)]
+    assert [mask for mask in every if family.params_of(mask, shape) is None] == []
+
+
+def test_random_windows_of_one_length_start_about_equally_often(shape):
+    masks = draws(Window(min_length=1, max_length=8), shape, 4000)
+    starts = Counter(mask[0].layer for mask in masks if len(mask) == 5)
+    assert sorted(starts) == [0, 1, 2, 3]
+    assert max(starts.values()) < 2.5 * min(starts.values())
+
+
+# Validation
+
+
+@pytest.mark.parametrize(
+    ("family", "line"),
+    [
+        (ExactlyK(k=9), r"k must be in 0\.\.8 layers for this model, but got 9 \(at search\.masks\.k\)"),
+        (ExactlyK(k=17, modules=TWO, per="site"), r"0\.\.16 sites .* but got 17"),
+        (Window(max_length=9), r"max_length <= 8 layers .* got min_length=1, max_length=9 \(at search\.masks\)"),
+        (Window(min_length=9), r"got min_length=9, max_length=None"),
+        (Window(min_length=3, max_length=2), r"got min_length=3, max_length=2"),
+    ],
+    ids=str,
+)
+def test_a_family_that_does_not_fit_the_model_is_refused(family, line, shape):
+    with pytest.raises(SponError, match=line):
+        draws(family, shape, 1)
+    with pytest.raises(SponError, match=line):
+        family.params_of((), shape)
+
+
+@pytest.mark.parametrize("family", [Subset(), ExactlyK(k=1), Window(), LayerModuleBits(), ModulePerLayer()], ids=str)
+def test_modules_that_the_model_does_not_have_are_refused(family, shape):
+    bare = type(shape)(**{**vars(shape), "sites": {s: w for s, w in shape.sites.items() if s.module == "o_proj"}})
+    with pytest.raises(SponError, match=r"no site 0\.down_proj .* has: o_proj \(at search\.masks\.modules\)"):
+        draws(family, bare, 1)
+
+
+@pytest.mark.parametrize("modules", [[], ["o_proj", "o_proj"]])
+def test_a_family_needs_modules_and_each_once(modules):
+    with pytest.raises(ValidationError, match="must name at least one module and each once, but got"):
+        Subset(modules=modules)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_family_survives_being_written_and_read(family):
+    adapter = TypeAdapter(MaskFamily)
+    assert adapter.validate_json(adapter.dump_json(family)) == family
+
+
+def test_a_family_within_a_plan_has_only_its_modules():
+    assert LayerModuleBits(modules=TWO).within(("q_proj", "o_proj")) == LayerModuleBits(modules=("o_proj",))
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        (Subset(modules=TWO), 2**8),
+        (LayerModuleBits(modules=TWO), 2**16),
+        (ModulePerLayer(modules=TWO), 3**8),
+        (Window(min_length=3, max_length=5), 3 * 6),
+        (ExactlyK(k=2), 8 * 4**8),
+        (ExactlyK(k=8), 1),
+    ],
+    ids=str,
+)
+def test_a_grid_is_as_large_as_its_ranges_together(family, size, shape):
+    assert family.grid_size(shape) == size
+
+
+def test_a_space_is_read_without_optuna():
+    code = "import search_spaces.load, sys; sys.exit('optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,33 @@
+"""The driver's events, without Ray."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from search_spaces.load import parse_space
+from search_spaces.schema import TrialConfig
+from sweep.callback import SweepCallback
+from sweep.folder import SweepFolder, create_sweep
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
+    return create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+
+
+@pytest.fixture
+def callback(folder: SweepFolder, tmp_path: Path) -> SweepCallback:
+    callback = SweepCallback(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    callback.setup()
+    return callback
+
+
+def test_a_trial_whose_worker_could_not_be_set_up_is_kept_as_failed(
+    callback: SweepCallback, folder: SweepFolder, tiny_trial: TrialConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "error.txt").write_text("Traceback\nKeyError: 'threads'\n")
+    config = {"trial": tiny_trial.model_dump(mode="json")}
+    callback.on_trial_error(0, [], SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt")))
+    (kept,) = folder.trials
+    assert (kept.config, kept.state, kept.failure) == (tiny_trial, "failed", "KeyError: 'threads'")
