@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
-    plan.add_argument(
-        "--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)"
-    )
+    plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
     for sub in (resume, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, resume):

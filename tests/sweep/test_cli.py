@@ -37,6 +37,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("corpus.files={calibration: [/nosuch.txt], test: [/nosuch2.txt]}", "/nosuch.txt"),
         ("corpus.text_column=body", "text_column must be one of text"),
         ("model.source=/nosuch/model", "/nosuch/model"),
+        ("search={masks: {family: window, max_length: 1}}", "a search, which no command runs yet"),
     ],
 )
 def test_a_wrong_space_is_refused(

@@ -123,7 +123,8 @@ def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
     tiny_space: dict[str, object], swept: Swept, tmp_path: Path
 ) -> None:
     space = json.loads((swept.folder.path / "space.json").read_text())
-    file = write_space(space | {"training": space["training"] | {"epochs": 60}}, tmp_path)
+    one_by_one = {"resources": space["resources"] | {"max_concurrent": 1}}  # the last trial is made after the stop
+    file = write_space(space | {"training": space["training"] | {"epochs": 60}} | one_by_one, tmp_path)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run("run", file, "--storage", whole).code == 0
     driver = subprocess.Popen(
@@ -140,3 +141,20 @@ def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
     for trial in SweepFolder(whole / "tiny").trials:
         twin = stopped / "tiny" / "trials" / trial.path.name / "checkpoint"
         assert (twin / "spon.safetensors").read_bytes() == (trial.checkpoint_path / "spon.safetensors").read_bytes()
+
+
+def test_after_a_crash_no_finished_trial_is_run_again(swept: Swept, tmp_path: Path) -> None:
+    space = json.loads((swept.folder.path / "space.json").read_text())
+    file = write_space(space | {"resources": space["resources"] | {"max_concurrent": 1}}, tmp_path)
+    driver = subprocess.Popen(
+        command("run", file, "--storage", tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    for line in driver.stdout:
+        if "  valid  ATTN-ONLY" in line:
+            driver.kill()
+            break
+    driver.communicate()
+    ran = run("resume", "tiny", "--storage", tmp_path)
+    assert ran.code == 0, ran.err
+    assert [line.split()[2].split("_")[0] for line in ran.out.splitlines() if "  start  " in line] == ["ATTN-ONLY"]
+    assert all(trial.state == "finished" for trial in SweepFolder(tmp_path / "tiny").trials)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,6 +78,33 @@ def test_what_a_killed_build_left_is_swept_up_by_the_next(spon_cache):
     left.mkdir(parents=True)
     cached("texts", "k", build_hello)
     assert not left.exists()
+
+
+BUILD_FOR_EVER = """
+import time
+from trainables.cache import cached
+
+def build(directory):
+    (directory / "half").touch()
+    print("building", flush=True)
+    time.sleep(600)
+
+cached("things", "key", build)
+"""
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(spon_cache):
+    holder = subprocess.Popen([sys.executable, "-c", BUILD_FOR_EVER], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "building\n"
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(cached, "things", "key", lambda directory: (directory / "whole").touch())
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        holder.kill()
+        holder.wait()
+        place = waiting.result(timeout=30)
+    assert [file.name for file in place.iterdir()] == ["whole"]
+    assert [entry.name for entry in place.parent.glob(".key.*")] == []
 
 
 def test_a_directory_written_aside_replaces_the_old_one(tmp_path):
