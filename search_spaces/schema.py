@@ -37,6 +37,9 @@ class TrainingConfig(Config):
 
     Attributes:
         form: ``output_bias`` trains b; ``input_vector`` trains a with b = W a (the paper's form).
+        init: where training starts: ``zero``, where the model is the TEAL-only one, or ``bias_correction``, the mean of
+            what sparsification takes from a site's output (``trainables.teal.mean_removed``).
+        init_scale: share of that mean to start from.
         loss: ``kl`` to the dense model, ``ce`` to its soft labels, or ``kl+logit_l2``.
         logit_l2_weight: weight of the mean squared logit difference.
         temperature: of both distributions; the loss is scaled by its square.
@@ -53,6 +56,8 @@ class TrainingConfig(Config):
     """
 
     form: Literal["output_bias", "input_vector"] = "output_bias"
+    init: Literal["zero", "bias_correction"] = "zero"
+    init_scale: float = Field(default=0.5, gt=0, le=1)
     loss: Literal["kl", "ce", "kl+logit_l2"] = "kl"
     logit_l2_weight: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)

@@ -1,7 +1,7 @@
 """SPON: learned bias vectors at the outputs of chosen linear layers (arXiv:2512.12744).
 
 y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resting input a with b = W a, the paper's
-form. Both start at zero, where the model is the TEAL-only one. Parameters are fp32 and are added in the model's dtype.
+form. At zero the model is the TEAL-only one. Parameters are fp32 and are added in the model's dtype.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,6 +42,17 @@ class SponBiases:
         """The bias b of a site: (out_features,) in the layer's dtype, differentiable."""
         vector = self.vectors[site].to(layer.weight.dtype)
         return vector if self.form == "output_bias" else F.linear(vector, layer.weight)
+
+    @torch.no_grad()
+    def correct(self, model: ResidentModel, resting: Mapping[Site, Tensor], scale: float) -> None:
+        """Start from ``scale`` times a resting input a, (in_features,) a site: the vector is a, or W a, by form.
+
+        A site without one, such as a biased site outside the plan, stays at zero.
+        """
+        for site in self.vectors.keys() & resting.keys():
+            vector, a = self.vectors[site], resting[site] * scale
+            a = a.to(vector.device, vector.dtype)
+            vector.copy_(a if self.form == "input_vector" else model.linear(site).weight.to(vector.dtype) @ a)
 
     def state(self) -> dict[Site, Tensor]:
         """Detached fp32 copies of the vectors, on the CPU."""

@@ -100,7 +100,7 @@ def sparsified(
             x = inputs[0]
             dense = plan.dense_prefix(x.shape[-2])
             tail = x[..., dense:, :]
-            sparse = keep_largest(tail, level) if plan.rule == "topk" else keep_above(tail, thresholds[site])
+            sparse = _sparse(tail, plan, level, thresholds.get(site))
             if meter:
                 meter.count(site, sparse)
             return (torch.cat((x[..., :dense, :], sparse), dim=-2) if dense else sparse, *inputs[1:])
@@ -112,6 +112,48 @@ def sparsified(
             site = Site.parse(text)
             stack.callback(model.linear(site).register_forward_pre_hook(hook(site, level)).remove)
         yield
+
+
+def _sparse(tail: Tensor, plan: TrialPlan, level: float, threshold: float | None) -> Tensor:
+    """S(x) by the plan's rule, of the positions that the token policy gives to it."""
+    if plan.rule == "topk":
+        return keep_largest(tail, level)
+    assert threshold is not None
+    return keep_above(tail, threshold)
+
+
+@torch.inference_mode()
+def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, tokens: Tensor) -> dict[Site, Tensor]:
+    """What sparsification takes from the inputs of each site on average, E[x - S(x)], in the dense model.
+
+    W E[x - S(x)] is then the mean error of the site's output, which a bias can give back at once (the bias correction
+    of quantisation, arXiv:1906.04721, section 4.2). Positions that stay dense lose nothing and count.
+
+    Args:
+        model: in its dense state.
+        plan: what would be sparsified.
+        thresholds: of every site, for the rule ``threshold``.
+        tokens: (blocks, seq) calibration text.
+
+    Returns:
+        (in_features,) fp64 on the CPU, by site.
+    """
+    model.check_dense()
+    sums: dict[Site, Tensor] = {}
+    with ExitStack() as stack:
+        for text, level in plan.levels.items():
+
+            def add(
+                layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = Site.parse(text), level: float = level
+            ) -> None:
+                tail = inputs[0][..., plan.dense_prefix(inputs[0].shape[-2]) :, :]
+                removed = (tail - _sparse(tail, plan, level, thresholds.get(site))).sum(dim=(0, 1), dtype=torch.float64)
+                sums[site] = sums[site] + removed if site in sums else removed
+
+            stack.callback(model.linear(Site.parse(text)).register_forward_pre_hook(add).remove)
+        for rows in model.batches(tokens):
+            model.hidden(tokens[rows].to(model.device))
+    return {site: total.cpu() / tokens.numel() for site, total in sums.items()}
 
 
 @torch.inference_mode()

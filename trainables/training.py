@@ -74,6 +74,8 @@ class Trainer:
         self._teacher: Teacher = bench.teacher("calibration", training.temperature, training.loss == "kl+logit_l2")
         self._thresholds = bench.thresholds(plan)
         self.biases = SponBiases(bench.model, sites, training.form)
+        if training.init == "bias_correction":
+            self.biases.correct(bench.model, bench.mean_removed(plan), training.init_scale)
         self._optimizer = torch.optim.AdamW(
             self.biases.parameters(), lr=training.lr, weight_decay=training.weight_decay
         )

@@ -29,7 +29,7 @@ from trainables.model import (
     read_shape,
 )
 from trainables.teacher import Teacher, teacher_of
-from trainables.teal import SparsityMeter, magnitude_histograms, quantile_threshold, sparsified
+from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold, sparsified
 
 _SCHEMA = 2
 """Of the cached histograms and baselines; raise it when the same question gets another answer."""
@@ -156,6 +156,17 @@ class Workbench:
             site: quantile_threshold(histogram, plan.levels[str(site)])
             for site, histogram in zip(sites, histograms, strict=True)
         }
+
+    def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
+        """E[x - S(x)] of every site of a plan, (in_features,) fp64, over the calibration text of the dense model."""
+        tokens = self.blocks("calibration").tokens
+
+        def build(directory: Path) -> None:
+            means = mean_removed(self.model, plan, self.thresholds(plan), tokens)
+            save_file({str(site): mean for site, mean in means.items()}, directory / "means.safetensors")
+
+        place = cached("means", content_key(*self._identity(), plan.model_dump()), build)
+        return {Site.parse(name): mean for name, mean in load_file(place / "means.safetensors").items()}
 
     def dense_baseline(self, split: Split) -> Scores:
         """Scores of the dense model."""

@@ -85,6 +85,19 @@ def test_leaving_restores_the_dense_model_even_by_an_exception(tiny_bench, token
     assert torch.equal(tiny_bench.model.hidden(tokens), dense)
 
 
+def test_a_correction_is_the_same_bias_in_both_forms_and_spares_sites_without_one(tiny_bench):
+    sites = (Site(0, "down_proj"), Site(1, "down_proj"))
+    resting = {sites[0]: torch.randn(48, dtype=torch.float64)}
+    outputs, layer = [], tiny_bench.model.linear(sites[0])
+    for form in ("output_bias", "input_vector"):
+        biases = SponBiases(tiny_bench.model, sites, form)
+        biases.correct(tiny_bench.model, resting, 0.5)
+        outputs.append(biases.output(sites[0], layer))
+        assert not biases.vectors[sites[1]].any()
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[0], layer.weight @ resting[sites[0]].float() / 2)
+
+
 def test_the_state_is_a_copy(tiny_bench):
     biases = random_biases(tiny_bench)
     state = biases.state()

@@ -15,6 +15,7 @@ from trainables.teal import (
     keep_largest,
     kept_entries,
     magnitude_histograms,
+    mean_removed,
     quantile_threshold,
     sparsified,
 )
@@ -135,6 +136,24 @@ def test_histograms_leave_out_the_dense_prefix(bench, tokens):
 def test_thresholds_of_a_sparse_model_are_refused(bench, tokens):
     with sparsified(bench.model, plan_of({DOWN: 0.5}), {}), pytest.raises(RuntimeError, match="must be dense"):
         magnitude_histograms(bench.model, tokens, [DOWN], 0)
+
+
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+@pytest.mark.parametrize("policy", ["all", "second_half"])
+def test_what_is_removed_on_average_is_dense_minus_sparse_over_all_positions(bench, tokens, rule, policy):
+    plan = plan_of({DOWN: 0.5, QUERY: 0.7}, rule=rule, tokens=policy)
+    means = mean_removed(bench.model, plan, bench.thresholds(plan), tokens)
+    assert list(means) == [DOWN, QUERY]
+    alone = plan.model_copy(update={"levels": {str(DOWN): 0.5}})  # what one site gets, its own plan does not change
+    removed = input_of(bench, DOWN, tokens) - input_of(bench, DOWN, tokens, alone)
+    torch.testing.assert_close(means[DOWN], removed.double().mean(dim=(0, 1)))
+    assert means[DOWN].abs().max() > 0
+
+
+def test_what_is_removed_is_asked_of_the_dense_model_only(bench, tokens):
+    plan = plan_of({DOWN: 0.5})
+    with sparsified(bench.model, plan, {}), pytest.raises(RuntimeError, match="dense"):
+        mean_removed(bench.model, plan, {}, tokens)
 
 
 def test_a_threshold_plan_zeroes_the_share_that_was_asked_for(bench, tokens):

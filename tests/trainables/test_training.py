@@ -106,6 +106,13 @@ def test_the_loss_goes_down(make, loss, form):
     assert trainer.train_until(32)["train_loss_nats"] < first
 
 
+def test_training_starts_from_zero_or_from_a_share_of_the_mean_that_sparsity_removes(tiny_bench, tiny_trial, make):
+    assert not any(vector.any() for vector in vectors(make()))
+    means = tiny_bench.mean_removed(tiny_trial.plan)
+    for site, vector in make(init="bias_correction", init_scale=0.25).biases.vectors.items():
+        torch.testing.assert_close(vector.data, tiny_bench.model.linear(site).weight @ means[site].float() / 4)
+
+
 def test_the_l2_term_is_weighted_and_added(tiny_bench, make):
     plain = make(max_steps=1).train_until(1)["train_loss_nats"]
     one, two = (
