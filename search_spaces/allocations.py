@@ -1,7 +1,8 @@
 """Named allocations: which sites carry a SPON bias.
 
 The names are the seed study's (``configs/allocation_configs.yaml`` there), by fraction of the depth, so that they fit
-any model; MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``.
+any model; MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. Those of
+``MEASURED`` take the layers that matter most, by a figure that is measured on the model first (``sweep.measure``).
 
 Early layers are near the embedding, late layers near the output: TOP is early, BOTTOM is late.
 """
@@ -14,6 +15,13 @@ from search_spaces.errors import SponError
 from search_spaces.sites import Module
 
 BASELINE = "BASELINE-TEAL"
+MEASURED = {
+    "GRADIENT": "the gradient of the KL at zero biases",
+    "CORNERSTONE": "the KL without the layer's bias, all others there",
+    "CRITICAL-ONLY": "the KL with the layer's bias alone, trained alone",
+    "SHAPLEY-GUIDED": "the layer's Shapley value, over shared biases",
+}
+"""Name -> by what layers are ranked. ``NAME-<percent>`` takes that share of them, ``NAME`` those before the elbow."""
 MLP: tuple[Module, ...] = ("down_proj",)
 
 # name -> (percent of the layers in TOP order, modules)
@@ -25,7 +33,11 @@ _FIXED: dict[str, tuple[int, tuple[Module, ...]]] = {
     "HYBRID-QD": (100, ("q_proj", "down_proj")),
     "ADAPTIVE": (75, MLP),  # the study's name for what its code makes TOP-75; the two are one trial
 }
-NAMES = (*_FIXED, "TOP-<percent>", "BOTTOM-<percent>", "MIDDLE[-<percent>]", "ALTERNATING[-<percent>]", "RANDOM-<k>")
+NAMES = (
+    *_FIXED,
+    *("TOP-<percent>", "BOTTOM-<percent>", "MIDDLE[-<percent>]", "ALTERNATING[-<percent>]", "RANDOM-<k>"),
+    *(f"{name}[-<percent>]" for name in MEASURED),
+)
 
 
 def _share(percent: int, depth: int) -> int:
@@ -74,6 +86,8 @@ def parse_allocation(name: str) -> tuple[str, int]:
     """
     if name in _FIXED:
         return name, _FIXED[name][0]
+    if measured := measured_name(name):
+        return measured
     match = re.fullmatch(r"([A-Z]+)(?:-([0-9]+))?", name)
     if not match or match[1] not in _FAMILIES or (match[2] is None and match[1] not in ("MIDDLE", "ALTERNATING")):
         raise ValueError(f"an allocation must be one of {', '.join(NAMES)}, but got {name!r}")
@@ -82,6 +96,21 @@ def parse_allocation(name: str) -> tuple[str, int]:
     if family != "RANDOM" and not 1 <= number <= most:
         raise ValueError(f"{family}-p must have 1 <= p <= {most} percent, but got {name!r}")
     return family, number
+
+
+def measured_name(name: str) -> tuple[str, int] | None:
+    """The method and percent of an allocation of ``MEASURED``, percent 0 for the elbow; None if it is none of them.
+
+    Raises:
+        ValueError: if its percent is out of range.
+    """
+    method = next((method for method in MEASURED if re.fullmatch(method + "(-[0-9]+)?", name)), None)
+    if method is None:
+        return None
+    percent = int(name.removeprefix(method)[1:] or 0)
+    if name != method and not 1 <= percent <= 100:
+        raise ValueError(f"{method}-p must have 1 <= p <= 100 percent, but got {name!r}")
+    return method, percent
 
 
 def is_named(name: str) -> bool:
@@ -111,6 +140,8 @@ def named_allocation(name: str, depth: int, seed: int = 0) -> tuple[list[int], t
         family, number = parse_allocation(name)
     except ValueError as error:
         raise SponError(f"{error} (at allocations)") from error
+    if family in MEASURED:
+        raise SponError(f"{name} must be measured first, which `python -m sweep run` does (at allocations)")
     if family in _FIXED:
         return (_top(number, depth, seed) if number else []), _FIXED[family][1]
     return _FAMILIES[family](number, depth, seed), MLP

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from search_spaces.allocations import is_named, parse_allocation
+from search_spaces.allocations import MEASURED, is_named, measured_name, parse_allocation
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, Module, Site
 from search_spaces.sources import Config
@@ -86,6 +86,7 @@ class AllocationConfig(Config):
         modules: module types; those of the named allocation, or ``down_proj``, by default.
         sites: explicit sites, such as ``["0.down_proj", "3.o_proj"]``.
         seed: which draw, for RANDOM-k only.
+        above: for an allocation that is measured: the layers whose figure is above this, in its own unit.
     """
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
@@ -93,6 +94,7 @@ class AllocationConfig(Config):
     modules: tuple[Module, ...] | None = None
     sites: tuple[str, ...] | None = None
     seed: Seed = 0
+    above: float | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +114,9 @@ class AllocationConfig(Config):
             raise ValueError(f"an allocation must have a site unless it is BASELINE-TEAL, but {self.name} has none")
         if self.seed and not self.name.startswith("RANDOM-"):
             raise ValueError(f"a seed may be given only to RANDOM-k, but got {self.name} with seed {self.seed}")
+        if self.above is not None and self.name not in MEASURED:
+            got = f"{self.name} with above={self.above}"
+            raise ValueError(f"above may be given only to {', '.join(MEASURED)} without a percent, but got {got}")
         if self.layers is None and self.sites is None:
             parse_allocation(self.name)
         elif is_named(self.name):
@@ -119,9 +124,15 @@ class AllocationConfig(Config):
         return self
 
     @property
+    def is_measured(self) -> bool:
+        """Whether its layers must be measured on the model before it can be resolved."""
+        return self.layers is None and self.sites is None and measured_name(self.name) is not None
+
+    @property
     def label(self) -> str:
         """The name, with what tells apart two uses of the same named allocation."""
         if self.layers is not None or self.sites is not None:
             return self.name
         modules = f"[{'+'.join(self.modules)}]" if self.modules else ""
-        return self.name + modules + (f"#{self.seed}" if self.seed else "")
+        above = f">{self.above:g}" if self.above is not None else ""
+        return self.name + modules + (f"#{self.seed}" if self.seed else "") + above

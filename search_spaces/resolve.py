@@ -135,11 +135,6 @@ def resolve_space(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpri
     return resolve_grid(space, shape, fingerprints)[0]
 
 
-def other_names(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> dict[str, str]:
-    """The names of ``resolve_grid`` that mean another."""
-    return resolve_grid(space, shape, fingerprints)[1]
-
-
 def _grid(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> Iterator[TrialConfig]:
     for sparsity in space.sparsity:
         for allocation in space.allocations:

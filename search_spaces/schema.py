@@ -29,6 +29,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "TrialPlan",
+    "WarmStart",
 ]
 
 
@@ -155,6 +156,14 @@ class SpaceConfig(Config):
     def _search_fits_the_rest(self) -> "SpaceConfig":
         if self.search is not None:
             self.search.check_beside(self.plan, self.sparsity, self.corpus.blocks.validation)
+            measured = next((a.label for a in self.allocations if a.is_measured), None)
+            if measured is not None and self.search.sparsity is not None:
+                raise ValueError(
+                    f"a measured allocation must have one sparsity, but got {measured} and search.sparsity"
+                )
+            if self.seeds[0] in self.search.confirm.seeds:
+                got = f"seeds={list(self.seeds)}, search.confirm.seeds={list(self.search.confirm.seeds)}"
+                raise ValueError(f"search.confirm must have other seeds than the one that chooses, but got {got}")
         return self
 
 
@@ -185,6 +194,18 @@ class TrialPlan(Config):
         return f"{modules}@{level} {self.rule}{tokens}"
 
 
+class WarmStart(Config):
+    """The biases that a trial starts from, in the place of ``training.init``.
+
+    Attributes:
+        identity: of the trial that they were trained in.
+        checkpoint: its directory, where every worker can read it.
+    """
+
+    identity: str
+    checkpoint: str
+
+
 class TrialConfig(Config):
     """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
 
@@ -194,6 +215,7 @@ class TrialConfig(Config):
         sites: biased sites in canonical order; none for TEAL alone.
         num_layers: depth of the model.
         sparsity: the sweep's level, for tables.
+        warm_start: biases to start from, if not those of ``training.init``.
     """
 
     model: ModelConfig
@@ -209,6 +231,7 @@ class TrialConfig(Config):
     relative_params: float
     training: TrainingConfig
     device: Literal["cpu", "cuda"] = "cpu"
+    warm_start: WarmStart | None = None
 
     @property
     def identity(self) -> str:
@@ -221,6 +244,8 @@ class TrialConfig(Config):
             "sites": self.sites,
             "training": self.training.model_dump() if self.sites else None,
         }
+        if self.warm_start is not None:
+            decides["warm_start"] = self.warm_start.identity
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -34,14 +34,38 @@ def search_of(space: SpaceConfig) -> SearchConfig:
     return space.search
 
 
-def _plans(space: SpaceConfig) -> tuple[tuple[Module, ...], ...]:
+def quick(space: SpaceConfig) -> SpaceConfig:
+    """A space with the same search on little text and at a small budget, to see it work; its figures mean nothing.
+
+    Raises:
+        SponError: if the space has no search.
+    """
+    search = search_of(space)
+    blocks = {
+        "calibration": min(space.corpus.blocks.calibration, 4 * space.training.batch_size),
+        "validation": min(space.corpus.blocks.validation, 16),
+        "test": min(space.corpus.blocks.test, 16),
+    }
+    few: dict[str, object] = {"n_masks": min(search.n_masks, 16), "stopping": None}
+    few |= {"confirm": search.confirm.model_copy(update={"seeds": search.confirm.seeds[:1], "n_random": 1})}
+    if search.proxy is not None:
+        few |= {"proxy": search.proxy.model_copy(update={"rungs": (8,), "n_train": 1, "n_warm": 1, "n_reference": 8})}
+    smaller = {
+        "name": f"{space.name}-quick",
+        "corpus": space.corpus.model_copy(update={"blocks": space.corpus.blocks.model_copy(update=blocks)}),
+        "search": search.model_copy(update=few),
+    }
+    return space.model_copy(update=smaller)
+
+
+def plans_of(space: SpaceConfig) -> tuple[tuple[Module, ...], ...]:
     """The module types that may be sparsified together; of a ``matched`` plan, those of the masks."""
     search = search_of(space)
     fixed = search.masks.modules if space.plan.modules == "matched" else space.plan.modules
     return search.plan_modules or (fixed,)
 
 
-def _family(space: SpaceConfig, plan: tuple[Module, ...]) -> MaskFamily:
+def family_of(space: SpaceConfig, plan: tuple[Module, ...]) -> MaskFamily:
     """The family of masks under a plan: of the plan's modules where the plan is a choice."""
     search = search_of(space)
     if search.plan_modules is None or space.plan.allow_unsparsified_biases:
@@ -63,8 +87,8 @@ def check_search(space: SpaceConfig, shape: ModelShape) -> None:
     size = len(search.sparsity or space.sparsity)
     size *= search.max_steps.high - search.max_steps.low + 1 if search.max_steps else 1
     masks = 0
-    for plan in _plans(space):
-        family = _family(space, plan)
+    for plan in plans_of(space):
+        family = family_of(space, plan)
         if not family.modules:
             got = f"{_label(plan)} with masks of {_label(search.masks.modules)}"
             raise SponError(f"a plan must have a module of the masks, but got {got} (at search.plan_modules)")
@@ -131,7 +155,7 @@ def _suggest_levels(
     return {str(Site(layer, module)): level for layer, level in levels for module in plan}
 
 
-def _allocation(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape) -> AllocationConfig:
+def allocation_of(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape) -> AllocationConfig:
     """The space's own allocation of these sites, or one named after them."""
     if not sites:
         return AllocationConfig(name=BASELINE)
@@ -160,12 +184,12 @@ def trial_of_suggestion(
         SponError: if the space does not fit the model (``check_search`` says so earlier).
         OutsideSpace: if the mask breaks the constraint, or has a bias where the suggested level is zero.
     """
-    search, plans = search_of(space), _plans(space)
+    search, plans = search_of(space), plans_of(space)
     labels = {_label(plan): plan for plan in plans}
     plan = labels[suggestion.suggest_categorical("plan", list(labels))] if len(plans) > 1 else plans[0]
     sparsities = search.sparsity or space.sparsity
     sparsity = suggestion.suggest_categorical("sparsity", sparsities) if len(sparsities) > 1 else sparsities[0]
-    sites = _family(space, plan).suggest(suggestion, shape)
+    sites = family_of(space, plan).suggest(suggestion, shape)
     training = _suggest_training(search, space.training, suggestion)
     levels = _suggest_levels(space, plan, sparsity, shape, suggestion)
     dense = next((site for site in sites if levels.get(str(site)) == 0), None)
@@ -173,7 +197,7 @@ def trial_of_suggestion(
         raise OutsideSpace(f"a biased site must be sparsified, but {dense} has level 0 (at search.levels)")
     planned = space.plan.model_copy(update={"modules": plan, "levels": levels or space.plan.levels})
     decided = space.model_copy(update={"training": training, "plan": planned})
-    trial = resolve_trial(decided, _allocation(space, sites, shape), sparsity, space.seeds[0], shape, fingerprints)
+    trial = resolve_trial(decided, allocation_of(space, sites, shape), sparsity, space.seeds[0], shape, fingerprints)
     most = search.constraint.max_params
     if most is not None and trial.n_spon_params > most:
         got = f"{trial.allocation} has {trial.n_spon_params}"
@@ -188,8 +212,8 @@ def named_suggestions(space: SpaceConfig, shape: ModelShape) -> list[dict[str, A
     range (the sampler is asked for the rest), and with uniform levels. What the masks cannot express is left out.
     """
     found = []
-    for allocation, plan in product(space.allocations, _plans(space)):
-        mask = _family(space, plan).params_of(resolve_allocation(allocation, shape).sites, shape)
+    for allocation, plan in product(space.allocations, plans_of(space)):
+        mask = family_of(space, plan).params_of(resolve_allocation(allocation, shape).sites, shape)
         if mask is not None:
             found += [{**choice, **mask, **_own(space, shape)} for choice in _choices(space, plan)]
     return [params for place, params in enumerate(found) if params not in found[:place]]
@@ -198,7 +222,7 @@ def named_suggestions(space: SpaceConfig, shape: ModelShape) -> list[dict[str, A
 def _choices(space: SpaceConfig, plan: tuple[Module, ...]) -> Iterator[dict[str, Any]]:
     sparsities = search_of(space).sparsity or space.sparsity
     for sparsity in sparsities:
-        chosen = {"plan": _label(plan)} if len(_plans(space)) > 1 else {}
+        chosen = {"plan": _label(plan)} if len(plans_of(space)) > 1 else {}
         yield {**chosen, "sparsity": sparsity} if len(sparsities) > 1 else chosen
 
 

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from search_spaces.masks import ExactlyK, MaskFamily, in_order
 from search_spaces.placement import Level, PlanConfig, Seed
+from search_spaces.search_stages import ConfirmConfig, ProxyConfig, Stopping
 from search_spaces.sites import Module
 from search_spaces.sources import Config
 
@@ -57,24 +58,22 @@ class Grid(Config):
 class EvolutionConfig(Config):
     """Budget-preserving swaps with staged selection (``search_spaces.evolution``); not an Optuna sampler.
 
+    Its stages are the rungs of the proxy: fewer masks reach each.
+
     Attributes:
         population_size: masks that survive a generation.
         offspring: new masks in a generation.
-        stages: validation blocks on which a mask is scored, stage after stage; fewer masks reach each.
     """
 
     name: Literal["evolution"] = "evolution"
     population_size: int = Field(default=4, ge=1)
     offspring: int = Field(default=32, ge=1)
-    stages: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(4, 16, 32), min_length=1)
 
     @model_validator(mode="after")
     def _selection_selects(self) -> "EvolutionConfig":
         if self.population_size > self.offspring:
             got = f"(population_size={self.population_size}, offspring={self.offspring})"
             raise ValueError(f"population_size <= offspring must hold, but got {got}")
-        if list(self.stages) != sorted(set(self.stages)):
-            raise ValueError(f"stages must have more blocks each than the one before, but got {list(self.stages)}")
         return self
 
 
@@ -135,7 +134,7 @@ class Levels(Config):
 class SearchConfig(Config):
     """What stands under ``search:`` in a space.
 
-    Every mask is trained with the first of the space's seeds.
+    Every mask is trained with the first of the space's seeds, or scored on a proxy first.
 
     Attributes:
         masks: family of masks (``search_spaces.masks``).
@@ -148,6 +147,10 @@ class SearchConfig(Config):
         sparsity: choices that replace the space's one level.
         plan_modules: choices that replace ``plan.modules``; a mask then only has modules of the plan it is tried with.
         levels: search sparsity levels of layers too.
+        proxy: score masks without training them; without it, each is trained.
+        stopping: ends masks early, on validation KL after each rung of the proxy, or each validation of a training.
+            The algorithm is then told that they were stopped, never a score that is not on all text.
+        confirm: the final comparison.
     """
 
     masks: MaskFamily
@@ -161,6 +164,9 @@ class SearchConfig(Config):
     sparsity: tuple[Level, ...] | None = None
     plan_modules: tuple[tuple[Module, ...], ...] | None = None
     levels: Levels | None = None
+    proxy: ProxyConfig | None = None
+    stopping: Stopping = None
+    confirm: ConfirmConfig = ConfirmConfig()
 
     @field_validator("objectives")
     @classmethod
@@ -204,6 +210,21 @@ class SearchConfig(Config):
             raise ValueError(f"a grid must have no real-valued parameter, but got {', '.join(real)}")
         return self
 
+    @model_validator(mode="after")
+    def _proxy_suits_the_rest(self) -> "SearchConfig":
+        evolves = isinstance(self.algorithm, EvolutionConfig)
+        if evolves and (self.proxy is None or self.stopping is not None):
+            raise ValueError("evolution must have a proxy, whose rungs are its stages, and no stopping")
+        if self.proxy is None:
+            return self
+        trained = [name for name in ("lr", "max_steps", "levels") if name in self._ranges]
+        if trained:
+            raise ValueError(f"a proxy must have no range that only training can try, but got {', '.join(trained)}")
+        if not evolves and (len(self.proxy.rungs) > 1) != (self.stopping is not None):
+            got = f"rungs={list(self.proxy.rungs)}, stopping={self.stopping and self.stopping.name}"
+            raise ValueError(f"a proxy must have stopping exactly when it has several rungs, but got {got}")
+        return self
+
     def check_beside(self, plan: PlanConfig, sparsity: tuple[float, ...], validation_blocks: int) -> None:
         """Check the search against the rest of its space.
 
@@ -218,9 +239,9 @@ class SearchConfig(Config):
             raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
         if self.levels is not None:
             self._check_levels(plan, self.sparsity or sparsity)
-        if isinstance(self.algorithm, EvolutionConfig) and self.algorithm.stages[-1] > validation_blocks:
-            got = f"stages={list(self.algorithm.stages)}, corpus.blocks.validation={validation_blocks}"
-            raise ValueError(f"a stage must have at most the validation blocks that there are, but got {got}")
+        if self.proxy is not None and self.proxy.rungs[-1] > validation_blocks:
+            got = f"rungs={list(self.proxy.rungs)}, corpus.blocks.validation={validation_blocks}"
+            raise ValueError(f"rungs must have at most the validation blocks that there are, but got {got}")
 
     def _check_levels(self, plan: PlanConfig, sparsity: tuple[float, ...]) -> None:
         if plan.levels:

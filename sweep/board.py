@@ -57,7 +57,8 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
     Raises:
         SponError: if no trial has finished, or one lacks the split.
     """
-    checkpoints = [read_checkpoint(t.checkpoint_path) for t in folder.trials if t.state == "finished"]
+    finished = [trial for trial in folder.trials if trial.state == "finished" and not trial.is_auxiliary]
+    checkpoints = [read_checkpoint(trial.checkpoint_path) for trial in finished]
     if not checkpoints:
         raise SponError(f"a board needs a finished trial, but {folder.name!r} has none yet (at {folder.path})")
     tested = all("test.spon" in checkpoint.scores for checkpoint in checkpoints)

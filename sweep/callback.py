@@ -10,7 +10,7 @@ from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.progress import Progress
 from sweep.tracking import Tracker
-from trainables.ray_trainable import FAILURE
+from trainables.ray_trainable import COMPLETE, FAILURE
 
 _METRIC_PREFIXES = ("step", "epoch", "train_", "val_", "seconds")
 
@@ -60,9 +60,14 @@ class SweepCallback(tune.Callback):
         self._tracker.sync(self._of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Take over the checkpoint of a trial that did not fail."""
+        """Take over the checkpoint of a trial that came to its end."""
         folder = self._of(trial)
         if folder.state == "failed" or trial.checkpoint is None:
+            return
+        if not trial.last_result.get(COMPLETE):
+            folder.stop()
+            self._progress.stopped(_config(trial))
+            self._tracker.sync(folder)
             return
         with trial.checkpoint.as_directory() as files:
             folder.finish(Path(files))

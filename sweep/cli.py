@@ -11,6 +11,7 @@ from pathlib import Path
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.schema import SpaceConfig
+from search_spaces.search import quick, search_of
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -41,22 +42,25 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
     run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
-    resume = add("resume", _resume, "go on with a sweep that was stopped")
+    search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
+    resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
     board = add("board", _board, "print the table of a sweep")
     sync = add("sync", _sync, "send to MLflow what it does not have yet")
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
-    for sub in (plan, run):
+    for sub in (plan, run, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
     plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
+    search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
     for sub in (resume, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
-    for sub in (run, resume):
+    for sub in (run, search, resume):
         sub.add_argument("--address", help="of a Ray cluster: auto, or ray://HOST:PORT; Ray on this machine by default")
-    for sub in (run, resume, sync):
+        sub.add_argument("--optuna-storage", metavar="URL", help="database of the study; a journal file by default")
+    for sub in (run, search, resume, sync):
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
-    for sub in (run, resume, board, sync):
+    for sub in (run, search, resume, board, sync):
         sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
@@ -80,6 +84,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return _sweep(load_space(arguments.space, arguments.set), arguments)
 
 
+def _search(arguments: argparse.Namespace) -> int:
+    space = load_space(arguments.space, arguments.set)
+    search_of(space)
+    return _sweep(quick(space) if arguments.quick else space, arguments)
+
+
 def _resume(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
 
@@ -91,7 +101,7 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
     from sweep.tracking import default_tracking_uri
 
     uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
-    return run_sweep(space, arguments.storage, uri, arguments.address)
+    return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
 
 
 def _board(arguments: argparse.Namespace) -> int:

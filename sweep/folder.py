@@ -1,18 +1,26 @@
 """A sweep on disk: the results are here first, and everything else (MLflow, the board) is made from them.
 
-STORAGE/
-mlflow.db, mlartifacts/        shared by all sweeps
-NAME/
-space.json                   the validated space
-parent.json                  the sweep's MLflow run
-tune/                        Ray Tune's own state
-trials/TRIAL/
-trial.json                 the resolved config
-progress.jsonl             one line per validation
-checkpoint/                of a finished trial
-failure.txt                the reason, of a failed one
-mlflow.json                what MLflow has of it already
-board.txt, .csv, .json, .tex, .png
+| path under the storage     | what it is                              |
+| -------------------------- | --------------------------------------- |
+| mlflow.db, mlartifacts/    | shared by all sweeps                    |
+| NAME/space.json            | the validated space                     |
+| NAME/parent.json           | the sweep's MLflow run                  |
+| NAME/tune/STAGE/           | Ray Tune's own state                    |
+| NAME/trials/TRIAL/         | one trial:                              |
+|   trial.json               | the resolved config                     |
+|   progress.jsonl           | one line a validation                   |
+|   checkpoint/              | of a finished one                       |
+|   failure.txt              | the reason, of a failed one             |
+|   stopped.txt              | a scheduler ended it early              |
+|   adopted.json             | it was trained in another sweep         |
+|   auxiliary.txt            | trained to measure something, no result |
+|   mlflow.json              | what MLflow has of it already           |
+| NAME/board.*               | table and figure                        |
+| NAME/optuna.log            | a search: the Optuna study              |
+| NAME/masks.jsonl           | a search: every mask that was scored    |
+| NAME/proposals.json        | a search: what became of the proposals  |
+| NAME/importance.json       | figures of layers, of measured masks    |
+| NAME/selection.json        | a search: what was chosen, and how sure |
 """
 
 import json
@@ -29,7 +37,7 @@ from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 _SPACE = "space.json"
 
-State = Literal["running", "finished", "failed"]
+State = Literal["running", "finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,11 @@ class TrialFolder:
 
     @property
     def state(self) -> State:
-        """What the files say: a checkpoint means finished, a reason means failed."""
+        """What the files say: a checkpoint means finished, a reason failed, a note of a scheduler stopped."""
         if self.checkpoint_path.is_dir():
             return "finished"
+        if (self.path / "stopped.txt").exists():
+            return "stopped"
         return "failed" if (self.path / "failure.txt").exists() else "running"
 
     @property
@@ -85,6 +95,20 @@ class TrialFolder:
         """Write, or replace, the trial's checkpoint."""
         with writable(self.path), written_aside(self.checkpoint_path) as aside:
             write_checkpoint(checkpoint, aside)
+
+    def stop(self) -> None:
+        """Record that a scheduler ended the trial early."""
+        (self.path / "stopped.txt").touch()
+
+    @property
+    def is_auxiliary(self) -> bool:
+        """Whether it was trained to measure something by it, and has no place on the board."""
+        return (self.path / "auxiliary.txt").exists()
+
+    def set_aside(self, config: TrialConfig) -> None:
+        """Record a trial that is auxiliary."""
+        self.start(config)
+        (self.path / "auxiliary.txt").touch()
 
     def fail(self, reason: str) -> None:
         """Record why the trial failed."""

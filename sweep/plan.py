@@ -1,5 +1,6 @@
 """What a sweep will do and cost, before it starts: its trials, and an estimate from a few measured steps."""
 
+import math
 import os
 import resource
 import sys
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from search_spaces.resolve import other_names, resolve_space
+from search_spaces.comparison import shared_trials
+from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
+from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
+from sweep.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.spon import SponBiases
 from trainables.training import Trainer, steps_per_epoch, total_steps
@@ -62,16 +66,42 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
         SponError: if the space does not fit the model or the corpus.
     """
     materials = find_materials(space.model, space.corpus)
-    trials = resolve_space(space, materials.shape, materials.fingerprints)
+    known = without_measured(space)
+    trials, others = resolve_grid(known, materials.shape, materials.fingerprints)
     print(f"{space.name}: {len(trials)} trials\n\n{_listing(trials)}\n")
-    for name, known in other_names(space, materials.shape, materials.fingerprints).items():
-        print(f"{name} is the same mask as {known} and is trained once")
+    for name, other in others.items():
+        print(f"{name} is the same mask as {other} and is trained once")
+    for allocation in space.allocations:
+        if allocation.is_measured:
+            print(f"{allocation.label} is measured first, which is not counted here")
+    proxy_blocks = 0
+    if space.search is not None:
+        check_search(known, materials.shape)
+        trials, proxy_blocks = _search_trials(known, materials.shape, materials.fingerprints)
+        print(f"the search trains at most {len(trials)} trials and scores {proxy_blocks:,} blocks on its proxy")
     size = teacher_bytes(materials.shape, _training_tokens(space), space.training) / 2**20
     print(f"teacher statistics: {size:.0f} MB on disk, made once for all sweeps on this text")
     if space.resources.gpus_per_trial:
-        print(_prediction(space, materials.shape, trials, tflops))
+        print(_prediction(space, materials.shape, trials, proxy_blocks, tflops))
     if measure and (space.resources.device == "cpu" or torch.cuda.is_available()):
-        print(_estimate(space, materials.shape, trials, measure_cost(space, trials)))
+        print(_estimate(space, materials.shape, trials, proxy_blocks, measure_cost(space, trials)))
+
+
+def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> tuple[list[TrialConfig], int]:
+    """What a search trains, and the blocks that its proxy scores, both at most.
+
+    Masks that are not known yet stand as the largest one, which has a bias at every candidate site.
+    """
+    search = search_of(space)
+    named = resolve_grid(space.model_copy(update={"seeds": space.seeds[:1]}), shape, fingerprints)[0]
+    largest = shared_trials(space, shape, fingerprints)[0]
+    proxy, confirm = search.proxy, search.confirm
+    compared = len(named) + confirm.n_chosen * (4 + confirm.n_random)  # itself, early, late, inverted
+    n_searched = proxy.n_train + proxy.n_warm if proxy else search.n_masks
+    epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
+    n_largest = n_searched + compared * len(confirm.seeds) + math.ceil(epochs)
+    blocks = (search.n_masks + proxy.n_reference) * proxy.rungs[-1] if proxy else 0
+    return [*named, *[largest] * n_largest], blocks
 
 
 def _training_tokens(space: SpaceConfig) -> int:
@@ -79,13 +109,14 @@ def _training_tokens(space: SpaceConfig) -> int:
     return (space.corpus.blocks.calibration + space.corpus.blocks.validation) * space.corpus.block_size
 
 
-def _workload(space: SpaceConfig, trials: list[TrialConfig]) -> Workload:
+def _workload(space: SpaceConfig, trials: list[TrialConfig], proxy_blocks: int) -> Workload:
     counts, training = space.corpus.blocks, space.training
     steps = total_steps(counts.calibration, training)
     validations = -(-steps // (training.eval_every_steps or steps_per_epoch(counts.calibration, training)))
     plans = len({str(trial.plan) for trial in trials})
     blocks = (
-        counts.calibration  # teacher
+        proxy_blocks
+        + counts.calibration  # teacher
         + (counts.validation + counts.test) * (1 + plans)  # teacher and TEAL alone
         + len([t for t in trials if t.sites]) * (counts.validation * validations + counts.test)
     )
@@ -97,8 +128,10 @@ def _step_flop(space: SpaceConfig, shape: ModelShape, trial: TrialConfig) -> flo
     return step_flop(shape, blocks * space.corpus.block_size, map(Site.parse, trial.sites))
 
 
-def _prediction(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], tflops: float) -> str:
-    work, length = _workload(space, trials), space.corpus.block_size
+def _prediction(
+    space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], proxy_blocks: int, tflops: float
+) -> str:
+    work, length = _workload(space, trials, proxy_blocks), space.corpus.block_size
     steps = [_step_flop(space, shape, trial) for trial in trials if trial.sites]
     flop = work.steps * sum(steps) + work.blocks * forward_flop(shape, length)
     memory = gpu_bytes(shape, space.model.dtype, length, _training_tokens(space), space.training)
@@ -174,8 +207,8 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
-def _estimate(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], cost: Cost) -> str:
-    work, trained = _workload(space, trials), [trial for trial in trials if trial.sites]
+def _estimate(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], proxy_blocks: int, cost: Cost) -> str:
+    work, trained = _workload(space, trials, proxy_blocks), [trial for trial in trials if trial.sites]
     scoring = work.validations * space.corpus.blocks.validation * cost.block_seconds
     trial_seconds = work.steps * cost.step_seconds + scoring
     seconds = len(trained) * work.steps * cost.step_seconds + work.blocks * cost.block_seconds

@@ -40,6 +40,11 @@ class Progress:
         self._over.add(config.name)
         self._print(f"done   {config.name}")
 
+    def stopped(self, config: TrialConfig) -> None:
+        """A scheduler ended the trial early."""
+        self._over.add(config.name)
+        self._print(f"stop   {config.name}  worse than others so far")
+
     def failed(self, config: TrialConfig, reason: str) -> None:
         """A trial failed for good."""
         self._over.add(config.name)

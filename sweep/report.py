@@ -1,6 +1,7 @@
 """The final report: the test split is opened once, for trials that are done, and by nothing else."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -26,9 +27,9 @@ class _TestReader:
         return report_test(self._bench, checkpoint)
 
 
-def report_on_test(folder: SweepFolder) -> None:
-    """Score every finished trial on the test split, unless it was, and store the scores in its checkpoint."""
-    waiting = [(trial, checkpoint) for trial, checkpoint in _finished(folder) if "test.spon" not in checkpoint.scores]
+def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
+    """Score the finished ones of some trials on the test split, unless they were, and store it in their checkpoints."""
+    waiting = [(trial, checkpoint) for trial, checkpoint in _finished(trials) if "test.spon" not in checkpoint.scores]
     if not waiting:
         return
     started = time.monotonic()
@@ -51,5 +52,5 @@ def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
     return [reader.remote(space) for _ in range(count)]
 
 
-def _finished(folder: SweepFolder) -> list[tuple[TrialFolder, Checkpoint]]:
-    return [(t, read_checkpoint(t.checkpoint_path)) for t in folder.trials if t.state == "finished"]
+def _finished(trials: Sequence[TrialFolder]) -> list[tuple[TrialFolder, Checkpoint]]:
+    return [(t, read_checkpoint(t.checkpoint_path)) for t in trials if t.state == "finished"]

@@ -7,29 +7,39 @@ from pathlib import Path
 
 import ray
 
-from search_spaces.errors import SponError
 from search_spaces.resolve import resolve_grid
-from search_spaces.schema import SpaceConfig
+from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.search import check_search
 from sweep.board import make_board
+from sweep.findings import FINDINGS
 from sweep.folder import SweepFolder, check_sweep, create_sweep
+from sweep.measure import Measurement, without_measured
 from sweep.render import as_text, write_board
 from sweep.report import report_on_test
+from sweep.search import Search
 from sweep.tracking import Tracker
-from sweep.tuner import run_trials, start_ray
+from sweep.tuner import Interrupted, Outcome, run_trials, start_ray
 from trainables.workbench import find_materials
 
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
 """How to call this interpreter from here, such as ``.venv/bin/python``."""
 
 
-def run_sweep(space: SpaceConfig, storage: Path, tracking_uri: str, address: str | None = None) -> int:
-    """Run what is left of a sweep and print its board.
+def run_sweep(
+    space: SpaceConfig,
+    storage: Path,
+    tracking_uri: str,
+    address: str | None = None,
+    optuna_storage: str | None = None,
+) -> int:
+    """Run what is left of a sweep, a grid or a search, and print its board.
 
     Args:
         space: what to run; what its folder in the storage holds already is not done again.
         storage: directory of all results.
         tracking_uri: of MLflow.
         address: of a Ray cluster; Ray on this machine by default.
+        optuna_storage: of a search's study, a URL; a journal file in the sweep's folder by default.
 
     Returns:
         Exit status: 0 all trials finished, 1 some failed, 130 stopped before the end.
@@ -38,33 +48,47 @@ def run_sweep(space: SpaceConfig, storage: Path, tracking_uri: str, address: str
         SponError: if the space does not fit the model, the corpus, the machine or the storage.
     """
     started = time.monotonic()
-    if space.search is not None:
-        raise SponError("a space must be a grid so far, but it has a search, which no command runs yet (at search)")
     check_sweep(storage, space)
     materials = find_materials(space.model, space.corpus)
-    trials, others = resolve_grid(space, materials.shape, materials.fingerprints)
+    known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
+    resolve_grid(known, shape, prints)
+    if space.search is not None:
+        check_search(known, shape)
     start_ray(space.resources, address)
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
-    print(f"{folder.name}: {len(trials)} trials, results in {folder.path}", flush=True)
-    for name, known in others.items():
-        print(f"{name} is the same mask as {known} and is trained once")
-    outcome = run_trials(folder, trials, tracking_uri)
-    if outcome.unfinished:
-        print(f"stopped with {outcome.unfinished} trials to go; go on with: {_command('sweep resume', folder)}")
-        return outcome.exit_code
+    print(f"{folder.name}: results in {folder.path}", flush=True)
+    try:
+        spaces = Measurement(folder, shape, prints, tracking_uri).spaces()
+        if space.search is not None:
+            outcome = Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
+        else:
+            outcome = _run_grid(folder, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
+    except Interrupted as interrupted:
+        print(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
+        return 130
     if outcome.finished:
-        report_on_test(folder)
         _publish(folder, tracking_uri)
     ray.shutdown()
     print(_closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
     return outcome.exit_code
 
 
+def _run_grid(folder: SweepFolder, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str) -> Outcome:
+    trials = [trial for grid, _ in grids for trial in grid]
+    print(f"grid: {len(trials)} trials", flush=True)
+    for name, known in {pair for _, others in grids for pair in others.items()}:
+        print(f"{name} is the same mask as {known} and is trained once")
+    outcome = run_trials(folder, trials, tracking_uri)
+    report_on_test(folder, [folder.trial(trial) for trial in trials])
+    return outcome
+
+
 def _publish(folder: SweepFolder, tracking_uri: str) -> None:
     board = make_board(folder)
     write_board(board, folder.path)
     Tracker(tracking_uri, folder).sync_all()
-    print(f"\n{as_text(board)}\n")
+    searched = folder.space.search is not None
+    print(f"\n{(folder.path / FINDINGS).read_text() if searched else as_text(board)}\n")
 
 
 def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float) -> str:

@@ -22,10 +22,13 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
 from sweep.folder import State, SweepFolder, TrialFolder
 from trainables.checkpoint import META
+from trainables.selection import SELECTION
 
 EXPERIMENT = "spon-sweep"
 _SENT, _PARENT = "mlflow.json", "parent.json"
-_STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED"}
+_ARTIFACTS = ("board.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
+"""Of a sweep as a whole, for its parent run."""
+_STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 for chatty in ("alembic", "mlflow.store.db.utils"):  # forty lines at the first use of a new database otherwise
     logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -54,8 +57,8 @@ class Tracker:
         self._warned = False
 
     def sync(self, trial: TrialFolder) -> bool:
-        """Send what MLflow does not have of a trial yet; False if it did not answer."""
-        return self._answered(lambda: self._sync(trial))
+        """Send what MLflow does not have of a trial yet, unless it is auxiliary; False if MLflow did not answer."""
+        return trial.is_auxiliary or self._answered(lambda: self._sync(trial))
 
     def sync_all(self) -> bool:
         """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
@@ -77,8 +80,9 @@ class Tracker:
 
     def _end(self, trials: list[TrialFolder]) -> None:
         parent = self._parent()
-        for file in self._folder.path.glob("board.*"):
-            self._client.log_artifact(parent, str(file))
+        for pattern in _ARTIFACTS:
+            for file in self._folder.path.glob(pattern):
+                self._client.log_artifact(parent, str(file))
         failed = any(trial.state == "failed" for trial in trials)
         self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 

@@ -1,7 +1,8 @@
-"""Ray Tune, set up for SPON trials: start it, run the trials that are left, say how far it came."""
+"""Ray Tune, set up for SPON: start it, run what is left of a stage of a sweep, say how far it came."""
 
 import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ _STATE_SECONDS = 0.005
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
 
 
+class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
+    """A stage was stopped before its end, with the results in hand stored; the message says what is left."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Trials of a sweep by how they ended."""
@@ -34,8 +39,8 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 if all finished, 1 if one failed, 130 if the sweep was stopped before its end."""
-        return 130 if self.unfinished else 1 if self.failed else 0
+        """0 if all finished, 1 if one failed."""
+        return 1 if self.failed else 0
 
 
 def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
@@ -79,72 +84,104 @@ def _check_fits(resources: ResourcesConfig) -> None:
         )
 
 
-def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) -> Outcome:
-    """Run, or go on with, the trials of a sweep. Finished trials are not run again.
+def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str, stage: str = "grid") -> Outcome:
+    """Run, or go on with, some trials of a sweep. Finished trials are not run again.
 
-    Ctrl-C stops after the results in hand are stored; ``Outcome.unfinished`` then tells. After a crash, a trial that
-    ended in the last moments before it (5 s in a sweep of 1,000) is run again, if Ray had not noted its end.
-    """
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(_STATE_SECONDS * len(trials)))
-    if _outcome(folder, trials).unfinished:
-        _tuner(folder, trials, tracking_uri).fit()
-    return _outcome(folder, trials)
-
-
-def _tuner(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str) -> tune.Tuner:
-    resources = folder.space.resources
-    trainable = tune.with_resources(SponTrainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
-    state = folder.path.resolve() / "tune"  # Ray takes a relative path for a URI
-    space = param_space(trials) | {"threads": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
-    if tune.Tuner.can_restore(str(state)):
-        return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True, param_space=space)
-    return tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            max_concurrent_trials=resources.max_concurrent,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=state.name,
-            storage_path=str(state.parent),
-            callbacks=[SweepCallback(folder, tracking_uri)],
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=_KEPT_CHECKPOINTS, checkpoint_frequency=1, checkpoint_at_end=True
-            ),
-            failure_config=tune.FailureConfig(max_failures=_MAX_RETRIES),
-            log_to_file=True,
-            sync_config=tune.SyncConfig(sync_artifacts=True),  # takes the log files along
-            verbose=0,
-        ),
-    )
-
-
-def param_space(trials: list[TrialConfig]) -> dict[str, Any]:
-    """A grid over the trials' names, each with its config: Ray copies the whole grid for each trial, so it is light.
+    Ctrl-C stops after the results in hand are stored. After a crash, a trial that ended in the last moments before it
+    (5 s in a sweep of 1,000) is run again, if Ray had not noted its end.
 
     Raises:
-        SponError: in Ray, if a sweep that goes on has a trial that is not one of these.
+        Interrupted: if it was stopped.
     """
-    configs = {trial.name: trial.model_dump(mode="json") for trial in trials}
+    if outcome(folder, trials).unfinished:
+        callback = SweepCallback(folder, tracking_uri)
+        jobs = {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
+        fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(trials), tune.TuneConfig())
+    done = outcome(folder, trials)
+    if done.unfinished:
+        raise Interrupted(f"{stage}, {done.unfinished} trials to go")
+    return done
 
-    def config_of(config: dict[str, Any]) -> dict[str, Any]:
-        if config["name"] not in configs:
-            raise SponError(
-                f"a sweep must go on with the model and the text that it began with, "
-                f"but they have changed: {config['name']} is no trial of it now"
-            )
-        return configs[config["name"]]
 
-    return {"name": tune.grid_search(list(configs)), "trial": tune.sample_from(config_of)}
+def fit(
+    folder: SweepFolder,
+    stage: str,
+    trainable: type[tune.Trainable],
+    space: dict[str, Any],
+    callback: tune.Callback,
+    n_trials: int,
+    config: tune.TuneConfig,
+) -> None:
+    """Run a stage of a sweep through Ray Tune, or go on with one that was stopped.
+
+    Args:
+        folder: of the sweep.
+        stage: names Ray's state of it.
+        trainable: what runs; it is checkpointed if it trains.
+        space: of its config; its place in the resources is added here.
+        callback: keeps the results.
+        n_trials: about how many will come.
+        config: the search, if it is one; how trials are named, placed and reused is added here.
+    """
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_STATE_SECONDS * n_trials)
+    resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
+    placed = tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
+    space = space | {"threads": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
+    state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
+    if tune.Tuner.can_restore(str(state)):
+        tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space).fit()
+        return
+    config.reuse_actors = True
+    config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
+    config.trial_name_creator = config.trial_dirname_creator = _trial_name
+    checkpoints = tune.CheckpointConfig(
+        num_to_keep=_KEPT_CHECKPOINTS if trains else None,
+        checkpoint_frequency=int(trains),
+        checkpoint_at_end=trains,
+    )
+    run = tune.RunConfig(
+        name=state.name,
+        storage_path=str(state.parent),
+        callbacks=[callback],
+        checkpoint_config=checkpoints,
+        failure_config=tune.FailureConfig(max_failures=_MAX_RETRIES),
+        log_to_file=trains,
+        sync_config=tune.SyncConfig(sync_artifacts=trains),  # takes the log files along
+        verbose=0,
+    )
+    tune.Tuner(placed, param_space=space, tune_config=config, run_config=run).fit()
+
+
+def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A grid over names, each with the config of its job: Ray copies the whole grid for each trial, so it is light.
+
+    Args:
+        jobs: by name, all with the same keys.
+
+    Raises:
+        SponError: in Ray, if a stage that goes on has a name that is not one of these.
+    """
+
+    def look_up(key: str) -> Callable[[dict[str, Any]], Any]:
+        def value(config: dict[str, Any]) -> Any:
+            if config["name"] not in jobs:
+                raise SponError(
+                    f"a sweep must go on with the model and the text that it began with, "
+                    f"but they have changed: {config['name']} is no trial of it now"
+                )
+            return jobs[config["name"]][key]
+
+        return value
+
+    keys = next(iter(jobs.values()))
+    return {"name": tune.grid_search(list(jobs)), **{key: tune.sample_from(look_up(key)) for key in keys}}
 
 
 def _trial_name(trial: tune.experiment.Trial) -> str:
     return str(trial.config["name"])
 
 
-def _outcome(folder: SweepFolder, trials: list[TrialConfig]) -> Outcome:
+def outcome(folder: SweepFolder, trials: list[TrialConfig]) -> Outcome:
+    """How the trials stand."""
     states = [folder.trial(trial).state for trial in trials]
     return Outcome(states.count("finished"), states.count("failed"), states.count("running"))

@@ -3,6 +3,7 @@
 Logits are fp32, sums are fp64. The sums are stored, not only the means, so that later comparisons can be paired.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -79,6 +80,12 @@ def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:
         document_predictions=by_document(torch.ones_like(nll), predicted),
         document_positions=by_document(torch.ones_like(kl), blocks.documents),
     )
+
+
+def mean_scores(runs: Sequence[Scores]) -> Scores:
+    """Scores of one model as the mean over runs that differ in their seed, on the same text."""
+    tensors = [run.tensors() for run in runs]
+    return Scores(**{name: torch.stack([run[name] for run in tensors]).mean(dim=0) for name in tensors[0]})
 
 
 @torch.inference_mode()

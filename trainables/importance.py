@@ -15,7 +15,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
 from trainables.loss import linear_cross_entropy
-from trainables.proxy import first_blocks
+from trainables.proxy import some_blocks
 from trainables.spon import Form, SponBiases, biased
 from trainables.statistics import Array
 from trainables.teal import sparsified
@@ -129,7 +129,7 @@ def by_gradient(
 
 def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_blocks: int | None) -> dict[Site, Array]:
     """Gradient dKL/db of each site on each block, (blocks, width) fp64."""
-    blocks, teacher = first_blocks(bench, "calibration", n_blocks)
+    blocks, teacher = some_blocks(bench, "calibration", slice(n_blocks))
     if len(blocks.tokens) < 2:
         raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
     rows = []

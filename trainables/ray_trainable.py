@@ -1,5 +1,6 @@
-"""The thin adapter that Ray Tune runs: one actor, one resident model, one trial after another."""
+"""The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,24 +8,29 @@ import torch
 from ray import tune
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
-from trainables.checkpoint import write_checkpoint
+from search_spaces.schema import TrialConfig, TrialPlan
+from search_spaces.sites import Site
+from trainables.checkpoint import check_fits, read_checkpoint, write_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes
 from trainables.model import find_model, read_shape
+from trainables.proxy import MaskScorer
+from trainables.spon import Form
 from trainables.trial import Trial
 from trainables.workbench import Workbench
 
 FAILURE = "failure"
 """Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
+COMPLETE = "complete"
+"""Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
 
 
-class SponTrainable(tune.Trainable):
-    """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations.
+class _Resident(tune.Trainable):
+    """What both adapters share: a workbench that stays when the next trial comes (``reuse_actors``), so that the model
+    is loaded once per worker.
 
     Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial) and
     ``gpus`` (its share of a GPU).
 
-    With ``reuse_actors`` the workbench stays when the next trial comes, so the model is loaded once per worker.
     A fault that the user must mend, or a loss that is not finite, ends the trial with a result that has ``failure``.
     Everything else (a killed worker, a bug) is an exception, which Ray retries and reports.
     """
@@ -36,26 +42,26 @@ class SponTrainable(tune.Trainable):
         """Begin the actor's first trial."""
         torch.set_num_threads(config["threads"])
         self._gpus = float(config["gpus"])
-        self._begin(TrialConfig.model_validate(config["trial"]))
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next trial in the same actor."""
-        self._begin(TrialConfig.model_validate(new_config["trial"]))
-        return True
-
-    def _begin(self, config: TrialConfig) -> None:
-        self._trial: Trial | None = None
         self._failure: str | None = None
+        self._forget()
         try:
-            wanted = (config.model, config.corpus, config.device)
-            if self._made_for != wanted:
-                if config.device == "cuda":
-                    self._claim_gpu(config)
-                self._bench, self._made_for = Workbench(*wanted), wanted
-            assert self._bench is not None
-            self._trial = Trial(self._bench, config)
+            trial = TrialConfig.model_validate(new_config["trial"])
+            self._begin(self._workbench(trial), trial, new_config)
         except SponError as error:
             self._failure = str(error)
+        return True
+
+    def _workbench(self, trial: TrialConfig) -> Workbench:
+        wanted = (trial.model, trial.corpus, trial.device)
+        if self._bench is None or self._made_for != wanted:
+            if trial.device == "cuda":
+                self._claim_gpu(trial)
+            self._bench, self._made_for = Workbench(*wanted), wanted
+        return self._bench
 
     def _claim_gpu(self, config: TrialConfig) -> None:
         shape, blocks = read_shape(find_model(config.model)), config.corpus.blocks
@@ -63,15 +69,42 @@ class SponTrainable(tune.Trainable):
         claim_gpu(gpu_bytes(shape, config.model.dtype, config.corpus.block_size, tokens, config.training), self._gpus)
 
     def step(self) -> dict[str, Any]:
+        """The next result, with the number of parameters as the second objective of a search."""
+        if self._failure is None:
+            try:
+                return self._advance()
+            except SponError as error:
+                self._failure = str(error)
+        return {FAILURE: self._failure, COMPLETE: False, "done": True}
+
+    def _forget(self) -> None:
+        """Let go of the trial before."""
+        raise NotImplementedError
+
+    def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _advance(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class SponTrainable(_Resident):
+    """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations."""
+
+    def _forget(self) -> None:
+        self._trial: Trial | None = None
+
+    def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
+        bench.check(trial)
+        self._trial = Trial(bench, trial)
+        self._n_params = trial.n_spon_params
+
+    def _advance(self) -> dict[str, Any]:
         """Train to the next validation; a trial that is taken up after its end just says so again."""
-        if self._trial is None or self._failure is not None:
-            return {FAILURE: self._failure, "done": True}
-        try:
-            metrics = self._trial.history[-1] if self._trial.done else self._trial.advance()
-        except SponError as error:
-            self._failure = str(error)
-            return {FAILURE: self._failure, "done": True}
-        return {**metrics, "done": self._trial.done}
+        assert self._trial is not None
+        metrics = self._trial.history[-1] if self._trial.done else self._trial.advance()
+        done = self._trial.done
+        return {**metrics, "n_spon_params": self._n_params, COMPLETE: done, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state of the trial and, at its end, its checkpoint."""
@@ -90,3 +123,55 @@ class SponTrainable(tune.Trainable):
             self._failure = failure.read_text()
         elif self._trial is not None:
             self._trial.load(Path(checkpoint_dir))
+
+
+class MaskTrainable(_Resident):
+    """One mask on the proxy in Ray Tune's terms; a ``step`` is a rung, on more blocks each.
+
+    Config: beside what all have, ``shared`` (directory of the checkpoint with a bias at every candidate site) and
+    ``rungs`` (validation blocks of each step). ``trial`` is what training the mask for real would be.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the actor's first mask."""
+        self._scorer: MaskScorer | None = None
+        self._made_from: tuple[Any, ...] = ()
+        super().setup(config)
+
+    def _forget(self) -> None:
+        self._rung = 0
+
+    def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
+        bench.check(trial)
+        self._rungs, self._n_params = config["rungs"], trial.n_spon_params
+        self._mask = frozenset(Site.parse(site) for site in trial.sites)
+        wanted = (bench, trial.plan, trial.training.form, config["shared"])
+        if self._made_from != wanted:
+            self._scorer, self._made_from = _scorer(*wanted), wanted
+
+    def _advance(self) -> dict[str, Any]:
+        assert self._scorer is not None
+        blocks = self._rungs[self._rung]
+        scores = self._scorer.scores(self._mask, blocks)
+        if not math.isfinite(scores.kl_nats):
+            raise SponError(f"a mask's KL must be finite, but it is {scores.kl_nats} (at search.proxy)")
+        self._rung += 1
+        done = self._rung == len(self._rungs)
+        return {
+            "val_kl_nats": scores.kl_nats,
+            "val_nll_nats": scores.nll_nats,
+            "n_spon_params": self._n_params,
+            "blocks": blocks,
+            COMPLETE: done,
+            "done": done,
+        }
+
+
+def _scorer(bench: Workbench, plan: TrialPlan, form: Form, shared: str) -> MaskScorer:
+    checkpoint = read_checkpoint(Path(shared))
+    check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
+    trained = checkpoint.meta.config
+    if (trained.plan, trained.training.form) != (plan, form):
+        got = f"{trained.plan.label}, {trained.training.form} for {plan.label}, {form}"
+        raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at {shared})")
+    return MaskScorer(bench, plan, checkpoint.biases, form=form)

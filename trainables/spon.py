@@ -4,7 +4,7 @@ y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resti
 form. At zero the model is the TEAL-only one. Parameters are fp32 and are added in the model's dtype.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.sites import Site
+from search_spaces.errors import SponError
+from search_spaces.sites import Site, site_order
 from trainables.model import ResidentModel
 
 Form = Literal["output_bias", "input_vector"]
@@ -70,6 +71,25 @@ class SponBiases:
             raise ValueError(f"biases must have the sites and shapes {expected}, but got {got}")
         for site, vector in self.vectors.items():
             vector.copy_(state[site])
+
+
+def warm_start(biases: Mapping[Site, Tensor], sites: Iterable[Site]) -> dict[Site, Tensor]:
+    """Copies of the shared vectors of some sites, in canonical order.
+
+    Args:
+        biases: shared vectors, (out_features,) or (in_features,) by form.
+        sites: a mask's.
+
+    Raises:
+        SponError: if a site has no shared bias.
+    """
+    chosen = sorted(set(sites), key=site_order)
+    if unknown := [site for site in chosen if site not in biases]:
+        listed = ", ".join(str(s) for s in sorted(biases, key=site_order)) or "none"
+        raise SponError(
+            f"a mask must switch on shared biases only, but {unknown[0]} has none; there are {listed} (at mask)"
+        )
+    return {site: biases[site].clone() for site in chosen}
 
 
 @contextmanager

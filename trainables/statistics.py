@@ -20,7 +20,7 @@ MIN_DOCUMENTS = 10
 
 
 class Interval(NamedTuple):
-    """A figure on all the data, and its 95% percentile bootstrap interval."""
+    """A figure on all the data, and its percentile bootstrap interval, of 95% unless it is said."""
 
     value: float
     low: float
@@ -48,7 +48,11 @@ def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
 
 
 def paired_bootstrap(
-    models: Mapping[str, Scores], statistics: Mapping[str, Statistic], resamples: int = 2000, seed: int = 0
+    models: Mapping[str, Scores],
+    statistics: Mapping[str, Statistic],
+    resamples: int = 2000,
+    seed: int = 0,
+    tail: float = TAIL,
 ) -> dict[str, Interval]:
     """Intervals of several statistics from one set of resamples.
 
@@ -57,13 +61,14 @@ def paired_bootstrap(
         statistics: functions of the models' means, by name; each returns one figure per resample.
         resamples: bootstrap draws.
         seed: of the draws.
+        tail: share of the resamples beyond either end of an interval.
     """
     unit = bootstrap_unit(next(iter(models.values())))
     means = _resampled_means(models, unit, resamples, seed)
     intervals = {}
     for name, statistic in statistics.items():
         values = statistic(means)
-        low, high = np.quantile(values[1:], (TAIL, 1 - TAIL))
+        low, high = np.quantile(values[1:], (tail, 1 - tail))
         intervals[name] = Interval(float(values[0]), float(low), float(high))
     return intervals
 

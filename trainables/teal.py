@@ -141,16 +141,14 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
     model.check_dense()
     sums: dict[Site, Tensor] = {}
     with ExitStack() as stack:
-        for text, level in plan.levels.items():
+        for site, level in ((Site.parse(text), level) for text, level in plan.levels.items()):
 
-            def add(
-                layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = Site.parse(text), level: float = level
-            ) -> None:
+            def add(layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = site, level: float = level) -> None:
                 tail = inputs[0][..., plan.dense_prefix(inputs[0].shape[-2]) :, :]
                 removed = (tail - _sparse(tail, plan, level, thresholds.get(site))).sum(dim=(0, 1), dtype=torch.float64)
                 sums[site] = sums[site] + removed if site in sums else removed
 
-            stack.callback(model.linear(Site.parse(text)).register_forward_pre_hook(add).remove)
+            stack.callback(model.linear(site).register_forward_pre_hook(add).remove)
         for rows in model.batches(tokens):
             model.hidden(tokens[rows].to(model.device))
     return {site: total.cpu() / tokens.numel() for site, total in sums.items()}

@@ -5,9 +5,11 @@ import pytest
 from search_spaces.errors import SponError
 from search_spaces.load import load_space, parse_space
 from search_spaces.resolve import resolve_space
+from search_spaces.search import check_search
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 DEPTHS = {"embedded": 30, "llama-3.2-1b": 16, "llama-3.2-3b": 28, "llama-3.1-8b": 32}
+SEARCHES = {"embedded-search": 30, "llama-3.2-1b-search": 16}
 SMALL = "name: s\nsparsity: [0.5]\nallocations: [TOP-50]\ntraining: {epochs: 3}\n"
 
 
@@ -40,12 +42,17 @@ def fault(write):
 
 
 def test_every_space_that_comes_with_the_product_is_tested():
-    assert {path.stem for path in SPACES.glob("*.yaml")} == set(DEPTHS)
+    assert {path.stem for path in SPACES.glob("*.yaml")} == set(DEPTHS | SEARCHES)
 
 
-@pytest.mark.parametrize("name", DEPTHS)
+@pytest.mark.parametrize("name", DEPTHS | SEARCHES)
 def test_a_space_of_the_product_has_the_name_of_its_file(name):
     assert load_space(SPACES / f"{name}.yaml").name == name
+
+
+@pytest.mark.parametrize(("name", "depth"), SEARCHES.items())
+def test_a_search_of_the_product_fits_its_model(name, depth, shape_of):
+    check_search(load_space(SPACES / f"{name}.yaml"), shape_of(depth))
 
 
 @pytest.mark.parametrize(("name", "depth"), DEPTHS.items())
@@ -129,7 +136,7 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
         ),
         (
             "name: s\nsparsity: [0.5]\nallocations: [{name: a, layer: [1]}]\n",
-            ["one of name, layers, modules, sites, seed, but got 'layer'", "(at allocations.0.layer in "],
+            ["one of name, layers, modules, sites, seed, above, but got 'layer'", "(at allocations.0.layer in "],
         ),
         (
             SMALL + "plan: {rule: magic}\n",

@@ -15,6 +15,7 @@ from search_spaces.schema import (
     TrainingConfig,
     TrialConfig,
     TrialPlan,
+    WarmStart,
 )
 
 
@@ -48,6 +49,8 @@ def test_a_config_cannot_be_changed():
 def test_the_training_defaults_are_the_studys():
     assert TrainingConfig().model_dump(exclude_defaults=False) == {
         "form": "output_bias",
+        "init": "zero",
+        "init_scale": 0.5,
         "loss": "kl",
         "logit_l2_weight": 0.0,
         "temperature": 1.0,
@@ -270,6 +273,14 @@ def test_a_trial_survives_being_written_and_read(shape, fingerprints):
     read = TrialConfig.model_validate_json(trial.model_dump_json())
     assert read == trial
     assert read.identity == trial.identity
+
+
+def test_a_warm_start_is_part_of_the_identity_and_the_place_of_its_file_is_not(shape, fingerprints):
+    (cold,) = resolve_space(space(), shape, fingerprints)
+    starts = [WarmStart(identity=who, checkpoint=where) for who, where in [("a", "/x"), ("a", "/y"), ("b", "/x")]]
+    one, moved, other = (cold.model_copy(update={"warm_start": start}).identity for start in starts)
+    assert one == moved
+    assert len({cold.identity, one, other}) == 3
 
 
 def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerprints):

@@ -5,6 +5,7 @@ from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, Subset
 from search_spaces.schema import SpaceConfig
 from search_spaces.search_config import EvolutionConfig, Nsga2, Tpe
+from search_spaces.search_stages import Asha, ConfirmConfig, Median, ProxyConfig
 
 TWO = ["o_proj", "down_proj"]
 
@@ -19,6 +20,10 @@ def subset(**changes):
 
 def exact(**changes):
     return {"masks": {"family": "exactly_k", "k": 4}, **changes}
+
+
+def evolution(**changes):
+    return exact(**{"algorithm": "evolution", "proxy": {}, **changes})
 
 
 @pytest.fixture
@@ -49,8 +54,44 @@ def test_an_algorithm_may_be_its_bare_name(algorithm):
 
 
 def test_families_and_algorithms_are_chosen_by_their_tag():
-    search = space(exact(algorithm={"name": "evolution", "stages": [1, 2]})).search
-    assert (search.masks, search.algorithm) == (ExactlyK(k=4), EvolutionConfig(stages=(1, 2)))
+    search = space(evolution(algorithm={"name": "evolution", "offspring": 9})).search
+    assert (search.masks, search.algorithm) == (ExactlyK(k=4), EvolutionConfig(offspring=9))
+
+
+@pytest.mark.parametrize(
+    ("given", "stopping"),
+    [
+        ("asha", Asha()),
+        ({"name": "asha", "reduction_factor": 3}, Asha(reduction_factor=3)),
+        ({"name": "median", "min_samples": 5}, Median(min_samples=5)),
+    ],
+    ids=str,
+)
+def test_stopping_is_chosen_by_its_tag_or_bare_name(given, stopping):
+    assert space(subset(stopping=given)).search.stopping == stopping
+
+
+def test_a_search_trains_every_mask_to_its_end_and_is_confirmed_unless_it_says_otherwise():
+    search = space(subset()).search
+    assert (search.proxy, search.stopping, search.confirm) == (None, None, ConfirmConfig())
+
+
+def test_a_proxy_of_several_rungs_has_stopping():
+    search = space(subset(proxy={"rungs": [4, 16]}, stopping="asha")).search
+    assert (search.proxy, search.stopping) == (ProxyConfig(rungs=(4, 16)), Asha())
+
+
+def test_the_rungs_of_an_evolution_need_no_stopping():
+    assert space(evolution(proxy={"rungs": [4, 16, 32]})).search.proxy.rungs == (4, 16, 32)
+
+
+def test_a_proxy_goes_with_ranges_that_change_the_plan_alone():
+    search = subset(proxy={}, sparsity=[0.4, 0.6], plan_modules=[["down_proj"], TWO])
+    assert space(search).search.sparsity == (0.4, 0.6)
+
+
+def test_the_last_rung_may_be_all_of_validation():
+    assert space(subset(proxy={"rungs": [32]}), corpus={"blocks": {"validation": 32}}).search.proxy.rungs == (32,)
 
 
 def test_a_space_with_a_search_survives_being_written_and_read():
@@ -58,6 +99,11 @@ def test_a_space_with_a_search_survives_being_written_and_read():
         lr={"low": 1e-4, "high": 1e-2}, max_steps={"low": 1, "high": 9}, sparsity=[0.5, 0.6], levels={}, n_masks=3
     )
     config = space(search | {"plan_modules": [["down_proj"], TWO], "constraint": {"max_params": 9}})
+    assert SpaceConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_stages_of_a_search_survive_being_written_and_read():
+    config = space(subset(proxy={"rungs": [4, 16], "n_warm": 2}, stopping="median", confirm={"seeds": [5]}))
     assert SpaceConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -101,12 +147,40 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
             exact(algorithm="evolution", objectives=["val_kl_nats", "n_spon_params"]),
             ["one objective", "with val_kl_nats, n_spon_params"],
         ),
-        (exact(algorithm={"name": "evolution", "stages": [4, 4]}), ["more blocks each than the one before", "[4, 4]"]),
         (
-            exact(algorithm={"name": "evolution", "offspring": 2}),
+            exact(algorithm={"name": "evolution", "stages": [4]}),
+            ["one of name, population_size, offspring,", "(at search.algorithm.stages in"],
+        ),
+        (
+            evolution(algorithm={"name": "evolution", "offspring": 2}),
             ["(population_size=4, offspring=2) (at search.algorithm "],
         ),
+        (evolution(proxy=None), ["evolution must have a proxy, whose rungs are its stages,", "(at search in"]),
+        (evolution(stopping="asha"), ["rungs are its stages, and no stopping (at search in"]),
         (subset(algorithm="grid", levels={}), ["a grid must have no real-valued parameter, but got levels"]),
+        (
+            subset(proxy={"rung": 4}),
+            ["one of rungs, epochs, n_train, n_warm, n_reference, but got 'rung' (at search.proxy.rung in"],
+        ),
+        (subset(proxy={"rungs": [4, 4]}), ["rungs must have more blocks each than", "[4, 4] (at search.proxy in"]),
+        (
+            subset(proxy={}, lr={"low": 1, "high": 2}, max_steps={"low": 1, "high": 2}, levels={}),
+            ["a proxy must have no range that only training can try, but got lr, max_steps, levels (at search in"],
+        ),
+        (
+            subset(proxy={"rungs": [4, 8]}),
+            ["stopping exactly when it has several rungs, but got rungs=[4, 8], stopping=None (at search in"],
+        ),
+        (subset(proxy={}, stopping="asha"), ["several rungs, but got rungs=[16], stopping=asha (at search in"]),
+        (subset(stopping="bohb"), ["one of 'asha', 'median', but got 'bohb' (at search.stopping.name in"]),
+        (subset(stopping={"grace_period": 2}), ["the key 'name' must be given, but got", "(at search.stopping in"]),
+        (subset(stopping={"name": "asha", "grace_period": 0}), ["but got 0 (at search.stopping.grace_period in"]),
+        (
+            subset(stopping={"name": "asha", "grace": 1}),
+            ["one of name, grace_period, reduction_factor, but got 'grace' (at search.stopping.grace in"],
+        ),
+        (subset(confirm={"seeds": [1, 1]}), ["a seed must be listed once, but got [1, 1] (at search.confirm.seeds in"]),
+        (subset(confirm={"controls": 1}), ["one of seeds, n_chosen, n_random, but got", "search.confirm.controls in"]),
     ],
     ids=str,
 )
@@ -128,15 +202,24 @@ def test_a_fault_of_a_search_is_one_line_with_the_path_that_the_user_wrote(fault
         (subset(levels={}), {"sparsity": [0.97]}, "0 < sparsity <= 0.95, but got 0.97"),
         (subset(levels={}, sparsity=[0.5, 0.0]), {}, "0 < sparsity <= 0.95, but got 0.0"),
         (
-            exact(algorithm="evolution"),
+            evolution(proxy={"rungs": [4, 16, 32]}),
             {"corpus": {"blocks": {"validation": 31}}},
-            "stages=[4, 16, 32], corpus.blocks.validation=31",
+            "the validation blocks that there are, but got rungs=[4, 16, 32], corpus.blocks.validation=31",
+        ),
+        (
+            subset(confirm={"seeds": [8, 7]}),
+            {"seeds": [7, 9]},
+            "must have other seeds than the one that chooses, but got seeds=[7, 9], search.confirm.seeds=[8, 7]",
         ),
     ],
     ids=str,
 )
 def test_a_search_that_contradicts_its_space_is_refused(fault, search, changes, said):
     assert said in fault(search, **changes)
+
+
+def test_a_seed_that_does_not_choose_may_confirm():
+    assert space(subset(confirm={"seeds": [9]}), seeds=[7, 9]).search.confirm.seeds == (9,)
 
 
 def test_choices_of_sparsity_replace_the_levels_of_the_space():

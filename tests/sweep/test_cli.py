@@ -37,7 +37,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("corpus.files={calibration: [/nosuch.txt], test: [/nosuch2.txt]}", "/nosuch.txt"),
         ("corpus.text_column=body", "text_column must be one of text"),
         ("model.source=/nosuch/model", "/nosuch/model"),
-        ("search={masks: {family: window, max_length: 1}}", "a search, which no command runs yet"),
+        (
+            "search={masks: {family: exactly_k, k: 9}}",
+            "k must be in 0..2 layers for this model, but got 9 (at search.masks.k)",
+        ),
     ],
 )
 def test_a_wrong_space_is_refused(

@@ -57,7 +57,7 @@ def test_the_driver_prints_one_line_per_event(swept: Swept) -> None:
 
 
 def test_a_trials_log_is_kept(swept: Swept) -> None:
-    assert list(swept.folder.path.glob("tune/*/stderr"))
+    assert list(swept.folder.path.glob("tune/*/*/stderr"))
 
 
 def test_the_same_command_again_trains_nothing(swept: Swept) -> None:

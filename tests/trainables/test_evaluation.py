@@ -7,7 +7,7 @@ import torch
 
 from trainables import loss, model
 from trainables.corpus import Blocks
-from trainables.evaluation import Scores, dense_scores, score, scores_from_tokens
+from trainables.evaluation import Scores, dense_scores, mean_scores, score, scores_from_tokens
 from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
@@ -71,6 +71,20 @@ def test_sums_are_fp64():
     )
     assert scores.block_nll.tolist() == scores.document_nll.tolist() == [2**24 + 1]
     assert scores.block_kl.tolist() == scores.document_kl.tolist() == [2**24 + 2]
+
+
+def test_the_mean_of_runs_has_the_mean_of_their_scores_on_the_same_tokens(sparse_scores, blocks, tiny_bench):
+    dense = dense_scores(tiny_bench.teacher("validation"), blocks)
+    mean = mean_scores([sparse_scores, dense, dense])
+    assert mean.kl_nats == pytest.approx(sparse_scores.kl_nats / 3)
+    assert mean.nll_nats == pytest.approx((sparse_scores.nll_nats + 2 * dense.nll_nats) / 3)
+    torch.testing.assert_close(mean.document_kl, sparse_scores.document_kl / 3)
+    assert torch.equal(mean.block_predictions, dense.block_predictions)
+    assert torch.equal(mean.document_positions, dense.document_positions)
+
+
+def test_the_mean_of_one_run_is_that_run(sparse_scores):
+    torch.testing.assert_close(mean_scores([sparse_scores]).tensors(), sparse_scores.tensors(), rtol=0, atol=0)
 
 
 def test_a_perplexity_out_of_range_is_infinite_and_not_an_error():

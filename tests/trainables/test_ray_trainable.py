@@ -1,4 +1,4 @@
-"""The Ray adapter, without Ray: the calls that Tune makes, made by hand."""
+"""The Ray adapters, without Ray: the calls that Tune makes, made by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +8,12 @@ import torch
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
+from search_spaces.sites import Site
 from tests.conftest import trials_of
 from trainables import ray_trainable
-from trainables.checkpoint import read_checkpoint
-from trainables.ray_trainable import FAILURE, SponTrainable
+from trainables.checkpoint import read_checkpoint, write_checkpoint
+from trainables.proxy import MaskScorer
+from trainables.ray_trainable import COMPLETE, FAILURE, MaskTrainable, SponTrainable
 from trainables.training import Trainer
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
@@ -28,7 +30,18 @@ def worker(trial: TrialConfig) -> SponTrainable:
     return actor
 
 
-def run(actor: SponTrainable) -> list[dict[str, object]]:
+def mask_config(trial: TrialConfig, shared: Path, rungs: tuple[int, ...] = (4, 12)) -> dict[str, object]:
+    return config_of(trial) | {"shared": str(shared), "rungs": list(rungs)}
+
+
+def mask_worker(*args: object) -> MaskTrainable:
+    """An actor whose first mask has begun."""
+    actor = MaskTrainable.__new__(MaskTrainable)
+    actor.setup(mask_config(*args))
+    return actor
+
+
+def run(actor: SponTrainable | MaskTrainable) -> list[dict[str, object]]:
     results = [actor.step()]
     while not results[-1]["done"]:
         results.append(actor.step())
@@ -55,6 +68,23 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.fixture
+def masks(tiny_raw: dict[str, object]) -> list[TrialConfig]:
+    """The trials of all candidate sites, of two of them, and of one."""
+    tiny_raw["plan"]["modules"] = ["o_proj", "down_proj"]
+    sites = [["0.o_proj", "0.down_proj", "1.o_proj", "1.down_proj"], ["0.o_proj", "1.down_proj"], ["1.o_proj"]]
+    return trials_of(tiny_raw | {"allocations": [{"name": f"mask-of-{len(mask)}", "sites": mask} for mask in sites]})
+
+
+@pytest.fixture
+def shared(masks: list[TrialConfig], tiny_bench: Workbench, tmp_path: Path) -> Path:
+    """The checkpoint with a bias at every candidate site."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    write_checkpoint(run_trial(tiny_bench, masks[0]), directory)
+    return directory
+
+
+@pytest.fixture
 def diverge(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes training diverge beyond a step."""
 
@@ -73,10 +103,15 @@ def test_a_trial_through_the_adapter_is_the_trial_without_it(tiny_trial, tiny_be
     through = read_checkpoint(saved(actor, tmp_path / "end"))
     direct = run_trial(tiny_bench, tiny_trial)
     assert [result["step"] for result in results] == [4, 8]
-    assert [result["done"] for result in results] == [False, True]
+    assert [(result["done"], result[COMPLETE]) for result in results] == [(False, False), (True, True)]
     assert results[-1]["val_kl_nats"] == direct.meta.metrics["val_kl_nats"]
     assert through.meta.metrics == direct.meta.metrics
     assert all(torch.equal(through.biases[site], vector) for site, vector in direct.biases.items())
+
+
+def test_a_result_has_both_objectives_of_a_search(tiny_trial):
+    assert {"val_kl_nats", "n_spon_params"} <= (result := worker(tiny_trial).step()).keys()
+    assert result["n_spon_params"] == tiny_trial.n_spon_params == 64
 
 
 def test_torch_has_the_threads_of_the_trial(tiny_trial, monkeypatch):
@@ -156,7 +191,8 @@ def test_a_trial_that_diverges_ends_with_its_reason(tiny_trial, diverge):
     diverge(5)
     assert not actor.step()["done"]
     result = actor.step()
-    assert result == {FAILURE: "the loss must stay finite, but it is nan at step 6 (at training.lr)", "done": True}
+    reason = "the loss must stay finite, but it is nan at step 6 (at training.lr)"
+    assert result == {FAILURE: reason, COMPLETE: False, "done": True}
     assert actor.step() == result
 
 
@@ -202,3 +238,97 @@ def test_a_bug_is_an_exception(tiny_trial, monkeypatch):
     monkeypatch.setattr(Trainer, "_loss", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         actor.step()
+
+
+# Masks on the proxy
+
+
+def test_a_mask_is_scored_rung_by_rung_and_is_complete_on_the_last(masks, shared):
+    results = run(mask_worker(masks[1], shared, (2, 4, 12)))
+    assert [result["blocks"] for result in results] == [2, 4, 12]
+    assert [(result["done"], result[COMPLETE]) for result in results] == [(False, False), (False, False), (True, True)]
+    assert {result["n_spon_params"] for result in results} == {64}
+
+
+def test_a_mask_through_the_adapter_scores_as_without_it(masks, shared, tiny_bench):
+    last = run(mask_worker(masks[1], shared))[-1]
+    scorer = MaskScorer(tiny_bench, masks[1].plan, read_checkpoint(shared).biases)
+    direct = scorer.scores(frozenset(map(Site.parse, masks[1].sites)), 12)
+    assert (last["val_kl_nats"], last["val_nll_nats"]) == pytest.approx(direct, rel=1e-6)
+
+
+def test_the_mask_of_all_sites_scores_as_the_trial_that_trained_the_shared_biases(masks, shared):
+    metrics = read_checkpoint(shared).meta.metrics
+    assert run(mask_worker(masks[0], shared))[-1]["val_kl_nats"] == pytest.approx(metrics["val_kl_nats"], rel=1e-6)
+
+
+def test_the_next_mask_in_a_worker_is_scored_from_its_first_rung_on_the_same_scorer(masks, shared, counted):
+    used, fresh = mask_worker(masks[1], shared), mask_worker(masks[2], shared)
+    used.step()
+    scorer = used._scorer
+    used.reset_config(mask_config(masks[2], shared))
+    assert used._scorer is scorer
+    assert run(used) == run(fresh)
+    assert len(counted) == 2
+
+
+def test_a_mask_that_comes_again_runs_no_block_again(masks, shared):
+    actor = mask_worker(masks[1], shared)
+    first = run(actor)
+    actor.reset_config(mask_config(masks[1], shared))
+    assert run(actor) == first
+    assert actor._scorer.evaluated == 12
+
+
+def test_shared_biases_are_of_their_own_form(masks, shared, tiny_bench, tmp_path):
+    training = masks[0].training.model_copy(update={"form": "input_vector"})
+    by_input = [mask.model_copy(update={"training": training}) for mask in masks]
+    directory = tmp_path / "by-input"
+    directory.mkdir()
+    checkpoint = run_trial(tiny_bench, by_input[0])
+    write_checkpoint(checkpoint, directory)
+    last = run(mask_worker(by_input[0], directory))[-1]
+    assert last["val_kl_nats"] == pytest.approx(checkpoint.meta.metrics["val_kl_nats"], rel=1e-6)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["first", "after another mask"])
+def test_shared_biases_of_another_plan_are_a_failure_that_names_both(masks, shared, used):
+    levels = masks[1].plan.levels | {"0.o_proj": 0.5}
+    other = masks[1].model_copy(update={"plan": masks[1].plan.model_copy(update={"levels": levels})})
+    actor = mask_worker(masks[1] if used else other, shared)
+    actor.reset_config(mask_config(other, shared))
+    result = actor.step()
+    assert (
+        "o_proj+down_proj@0.60 topk, output_bias for o_proj+down_proj@0.50-0.60 topk, output_bias (at"
+        in result[FAILURE]
+    )
+    assert (result["done"], result[COMPLETE]) == (True, False)
+
+
+def test_shared_biases_that_are_not_there_are_a_failure(masks, tmp_path):
+    result = mask_worker(masks[1], tmp_path / "nowhere").step()
+    assert "is missing (at" in result[FAILURE]
+    assert (result["done"], result[COMPLETE]) == (True, False)
+
+
+def test_a_mask_of_a_site_without_a_shared_bias_is_a_failure(masks, shared):
+    stranger = masks[1].model_copy(update={"sites": ("0.q_proj",)})
+    assert "shared biases only, but 0.q_proj has none" in mask_worker(stranger, shared).step()[FAILURE]
+
+
+def test_a_mask_on_more_blocks_than_there_are_is_a_failure(masks, shared):
+    first, second = run(mask_worker(masks[1], shared, (4, 13)))
+    assert FAILURE not in first
+    assert "n_blocks must be in 1..12, but got 13" in second[FAILURE]
+
+
+def test_a_mask_of_another_text_is_a_failure(masks, shared):
+    result = mask_worker(masks[1].model_copy(update={"corpus_fingerprint": "other"}), shared).step()
+    assert "a trial must run on its own corpus" in result[FAILURE]
+
+
+def test_after_a_failure_the_worker_scores_the_next_mask(masks, shared, tmp_path):
+    actor = mask_worker(masks[1], tmp_path / "nowhere")
+    actor.step()
+    actor.reset_config(mask_config(masks[2], shared))
+    assert run(actor)[-1][COMPLETE]

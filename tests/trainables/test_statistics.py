@@ -66,6 +66,19 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_another():
     assert paired_bootstrap(models, NLL, seed=7) != paired_bootstrap(models, NLL, seed=8)
 
 
+def test_a_smaller_tail_gives_a_wider_interval_around_the_same_value():
+    models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
+    plain = paired_bootstrap(models, NLL)["nll"]
+    wide = paired_bootstrap(models, NLL, tail=0.025 / 10)["nll"]
+    assert wide.value == plain.value
+    assert wide.low < plain.low < plain.high < wide.high
+
+
+def test_the_tail_is_that_of_95_percent_by_default():
+    models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
+    assert paired_bootstrap(models, NLL) == paired_bootstrap(models, NLL, tail=0.025)
+
+
 @pytest.mark.parametrize(("documents", "unit"), [(9, "blocks"), (10, "documents")])
 def test_few_documents_give_way_to_blocks(documents, unit):
     assert bootstrap_unit(scores_of(np.ones(documents))) == unit

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.selection import above_threshold, elbow, top_k
+from search_spaces.ranking import above_threshold, elbow, top_k
 
 SCORES = {0: 0.1, 1: 0.9, 2: -0.3, 3: 0.5}
 RULES = [lambda scores: top_k(scores, 1), lambda scores: above_threshold(scores, 0.0), elbow]

@@ -1,0 +1,90 @@
+"""Trials around a search: those whose biases its proxy shares, and those that its masks are compared with."""
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+from search_spaces.masks import Unit
+from search_spaces.resolve import Fingerprints, resolve_trial
+from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, TrialPlan
+from search_spaces.search import allocation_of, family_of, plans_of, search_of
+from search_spaces.sites import ModelShape, Site, site_order
+
+
+def shared_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
+    """The trials with a bias at every candidate site, one a plan and sparsity: a proxy switches these biases on or off.
+
+    Raises:
+        SponError: if the space does not fit the model.
+    """
+    search = search_of(space)
+    epochs = search.proxy.epochs if search.proxy else None
+    training = space.training.model_copy(update={"epochs": epochs or space.training.epochs})
+    trials = []
+    for plan, sparsity in product(plans_of(space), search.sparsity or space.sparsity):
+        planned = space.plan.model_copy(update={"modules": plan})
+        decided = space.model_copy(update={"training": training, "plan": planned})
+        sites = tuple(site for unit in family_of(space, plan).units(shape) for site in unit)
+        # Trained as all masks are, it is one of them, and goes by that one's name
+        allocation = allocation_of(space, sites, shape)
+        if training != space.training:
+            allocation = AllocationConfig(name="shared-biases", sites=tuple(str(site) for site in sites))
+        trials.append(resolve_trial(decided, allocation, sparsity, space.seeds[0], shape, fingerprints))
+    return trials
+
+
+def trials_like(
+    like: TrialConfig, name: str, mask: Iterable[Site], seeds: Sequence[int], shape: ModelShape
+) -> list[TrialConfig]:
+    """The trials of another mask under the same plan and training, one a seed.
+
+    Args:
+        like: gives everything but the mask and the seed.
+        name: that the trials are to have.
+        mask: biased sites.
+        seeds: data orders.
+        shape: of the model.
+    """
+    sites = tuple(sorted(mask, key=site_order))
+    n_params = shape.n_params(sites, like.training.form)
+    masked = {
+        "allocation": name,
+        "sites": tuple(str(site) for site in sites),
+        "n_spon_params": n_params,
+        "relative_params": shape.relative_params(n_params),
+        "warm_start": None,
+    }
+    seeded = [like.training.model_copy(update={"seed": seed}) for seed in seeds]
+    return [like.model_copy(update={**masked, "training": training}) for training in seeded]
+
+
+def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: int = 0) -> dict[str, tuple[Site, ...]]:
+    """Masks that a searched one must beat to mean anything: as many units early, late and at random, and its inverse.
+
+    Args:
+        units: what is chosen or left as one, in canonical order; the mask is made of some of them.
+        mask: the searched one.
+        n_random: random masks, all different; fewer where the family has no more.
+        seed: of their draws.
+
+    Returns:
+        Sites by name. The inverse has another number of units, unless the mask has half of them, and is left out where
+        it would be empty.
+    """
+    chosen = [place for place, unit in enumerate(units) if set(unit) <= mask]
+    k, rng = len(chosen), random.Random(seed)
+    drawn: list[list[int]] = []
+    for _ in range(100 * n_random):  # a small family may have fewer others
+        places = sorted(rng.sample(range(len(units)), k))
+        if len(drawn) < n_random and places not in (chosen, *drawn):
+            drawn.append(places)
+    named = {f"early-{k}": list(range(k)), f"late-{k}": list(range(len(units) - k, len(units)))}
+    named |= {f"random-{k}-{number}": places for number, places in enumerate(drawn)}
+    named["inverted"] = [place for place in range(len(units)) if place not in chosen]
+    return {name: tuple(site for p in places for site in units[p]) for name, places in named.items() if places}
+
+
+def units_of(space: SpaceConfig, plan: TrialPlan, shape: ModelShape) -> tuple[Unit, ...]:
+    """The units of the masks that can be tried under a resolved plan."""
+    modules = {Site.parse(site).module for site in plan.levels}
+    return next(family_of(space, p) for p in plans_of(space) if set(p) == modules).units(shape)

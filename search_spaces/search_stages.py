@@ -1,0 +1,92 @@
+"""The config schema of what surrounds the proposing of masks: the proxy, early stopping, and the final comparison."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from search_spaces.placement import Seed
+from search_spaces.sources import Config
+
+
+class ProxyConfig(Config):
+    """Score masks by switching sites of one set of shared biases on and off, and train only the best for real.
+
+    Attributes:
+        rungs: validation blocks on which a mask is scored, each rung with those of the one before. Between rungs
+            ``stopping`` decides who goes on; the score on the last one is the mask's score.
+        epochs: passes over the calibration text in the training of the shared biases; the space's own by default.
+        n_train: masks trained for real, the best on the proxy.
+        n_warm: of these, how many are trained a second time from the shared biases, to compare with the space's own
+            start. They are never chosen: they were trained for longer.
+        n_reference: masks drawn at random and scored on the last rung, as what the algorithm has to beat; neither the
+            algorithm nor the choice knows of them.
+    """
+
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
+    epochs: int | None = Field(default=None, ge=1)
+    n_train: int = Field(default=8, ge=1)
+    n_warm: int = Field(default=0, ge=0)
+    n_reference: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> "ProxyConfig":
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must have more blocks each than the one before, but got {list(self.rungs)}")
+        if self.n_warm > self.n_train:
+            raise ValueError(f"n_warm <= n_train must hold, but got (n_warm={self.n_warm}, n_train={self.n_train})")
+        return self
+
+
+class Asha(Config):
+    """Asynchronous successive halving: at each rung the best of so many go on.
+
+    Attributes:
+        grace_period: rungs of a proxy, or validations of a training, before the first decision.
+        reduction_factor: one in so many goes on.
+    """
+
+    name: Literal["asha"] = "asha"
+    grace_period: int = Field(default=1, ge=1)
+    reduction_factor: float = Field(default=2, gt=1)
+
+
+class Median(Config):
+    """Stop what is worse than the median of the others' running means.
+
+    Attributes:
+        grace_period: as of ``Asha``.
+        min_samples: trials that must have come as far before one is stopped.
+    """
+
+    name: Literal["median"] = "median"
+    grace_period: int = Field(default=1, ge=1)
+    min_samples: int = Field(default=3, ge=1)
+
+
+Stopping = Annotated[
+    Asha | Median | None,
+    Field(discriminator="name"),
+    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+]
+
+
+class ConfirmConfig(Config):
+    """The final comparison: the chosen masks, the space's own allocations and controls, trained again and tested once.
+
+    Attributes:
+        seeds: data orders, other than those the choice was made with, if that is to be honest.
+        n_chosen: searched masks at most: the best at each number of parameters, on the Pareto front of the trained.
+        n_random: random masks of as many units, as controls; beside them are the first and the last units and, where
+            it is not empty, the mask inverted.
+    """
+
+    seeds: tuple[Seed, ...] = Field(default=(1, 2, 3), min_length=1)
+    n_chosen: int = Field(default=1, ge=1)
+    n_random: int = Field(default=5, ge=0)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"a seed must be listed once, but got {list(seeds)}")
+        return seeds

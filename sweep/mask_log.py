@@ -1,0 +1,78 @@
+"""Every mask that a search scored on its proxy, one line a rung: the search's memory beside the sampler's own."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from search_spaces.schema import TrialConfig
+
+
+class MaskRecord(NamedTuple):
+    """A mask on one rung.
+
+    Attributes:
+        trial: what training it for real would be.
+        blocks: validation blocks that it was scored on.
+        kl_nats, nll_nats: means per token, on the proxy.
+        seconds: that scoring took.
+    """
+
+    trial: TrialConfig
+    blocks: int
+    kl_nats: float
+    nll_nats: float
+    seconds: float
+
+
+class MaskLog:
+    """The lines of ``masks.jsonl``. What another process, or another object of this one, adds is seen too.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._records: dict[tuple[str, int], MaskRecord] = {}
+        self._read = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_records": {}, "_read": 0}
+
+    @property
+    def records(self) -> Mapping[tuple[str, int], MaskRecord]:
+        """By identity of the trial and number of blocks, in the order in which they came."""
+        if self.path.exists() and self.path.stat().st_size > self._read:
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                for line in file:
+                    self._read += len(line)
+                    self._take(line)
+        return self._records
+
+    def _take(self, line: bytes) -> None:
+        try:
+            raw = json.loads(line)
+        except json.JSONDecodeError:  # the writer was killed in the middle of it: the mask is scored again
+            return
+        record = MaskRecord(TrialConfig.model_validate(raw.pop("trial")), **raw)
+        self._records.setdefault((record.trial.identity, record.blocks), record)
+
+    def add(self, record: MaskRecord) -> None:
+        """Record a score; one that is known already changes nothing."""
+        if (record.trial.identity, record.blocks) in self.records:
+            return
+        with self.path.open("a") as file:
+            if file.tell() and not self._ends_with_a_line():
+                file.write("\n")
+            file.write(json.dumps(record._asdict() | {"trial": record.trial.model_dump(mode="json")}) + "\n")
+
+    def _ends_with_a_line(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, 2)
+            return file.read() == b"\n"
+
+    def on(self, blocks: int) -> list[MaskRecord]:
+        """The masks that came as far as so many blocks, in the order in which they did."""
+        return [record for (_, n_blocks), record in self.records.items() if n_blocks == blocks]

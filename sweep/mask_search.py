@@ -1,0 +1,159 @@
+"""Optuna behind the ledger: what Ray Tune asks for the next mask."""
+
+from contextlib import suppress
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import RandomSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from search_spaces.samplers import make_sampler
+from search_spaces.schema import TrialConfig
+from search_spaces.search import OutsideSpace, named_suggestions, search_of, trial_of_suggestion
+from sweep.task import Counts, Task
+from trainables.ray_trainable import COMPLETE, FAILURE
+
+PATIENCE = 10
+"""Known masks that a sampler may propose in a row before masks are drawn at random."""
+_GIVE_UP = 300
+"""Known masks in a row, most of them drawn at random, after which a space counts as used up."""
+
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Optuna's storage: a database by its URL, or a journal file by its path."""
+    return RDBStorage(url) if "://" in url else JournalStorage(JournalFileBackend(url))
+
+
+class MaskSearch(OptunaSearch):
+    """``OptunaSearch`` over masks.
+
+    Beyond it: a suggestion becomes a validated trial; a mask that was evaluated before is told to the sampler and not
+    run; the space's own allocations come first; and a mask that a scheduler stopped is told as pruned, never with a
+    score that others have on more text or after more training.
+
+    Args:
+        task: what is searched.
+        storage: URL or path of Optuna's storage.
+    """
+
+    def __init__(self, task: Task, storage: str) -> None:
+        search = search_of(task.space)
+        objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
+        mode: Any = ["min"] * len(search.objectives) if len(search.objectives) > 1 else "min"
+        super().__init__(
+            metric=objectives,
+            mode=mode,
+            sampler=make_sampler(search.algorithm, search.seed),
+            study_name=task.space.name,
+            storage=open_storage(storage),
+        )
+        self._task, self._budget = task, search.n_masks
+        self._counts = Counts()
+        self._ask_sampler, self._stray = self._sampler, RandomSampler(seed=search.seed)
+        self._identities: dict[str, str] = {}
+        self._same: dict[str, list[Trial]] = {}
+        self._ended: dict[str, TrialState] = {}
+        self._setup_study(mode)
+        if not self._study.trials:
+            for parameters in named_suggestions(task.space, task.shape):
+                self._study.enqueue_trial(parameters)
+
+    @property
+    def _study(self) -> Study:
+        study: Any = self._ot_study
+        assert isinstance(study, Study)
+        return study
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        """Nothing of what Ray knows is left open."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Ray's config of the next mask that must be evaluated, or that there is none."""
+        for repeated in range(_GIVE_UP):
+            strays = repeated >= PATIENCE
+            self._study.sampler = self._stray if strays else self._ask_sampler
+            suggestion = self._study.ask()
+            trial = self._trial_of(suggestion)
+            if trial is not None and not self._tell_known(suggestion, trial):
+                self._counts.new += 1
+                self._counts.strayed += strays
+                self._counts.ended = self._counts.new >= self._budget  # Ray asks no more
+                self._ot_trials[trial_id], self._identities[trial_id] = suggestion, trial.identity
+                self._same[trial.identity] = []
+                self._note()
+                return self._task.job(trial, self._task.rungs)
+        self._counts.ended = True
+        self._note()
+        return Searcher.FINISHED
+
+    def _note(self) -> None:
+        self._counts.open = len(self._identities)
+        self._counts.write(self._task.counts)
+
+    def _trial_of(self, suggestion: Trial) -> TrialConfig | None:
+        try:
+            return trial_of_suggestion(self._task.space, suggestion, self._task.shape, self._task.fingerprints)
+        except OutsideSpace:
+            self._counts.outside += 1
+            self._study.tell(suggestion, state=TrialState.PRUNED)
+            return None
+
+    def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
+        """Whether the mask need not be run: it is known, is under way, has failed or was stopped."""
+        values = self._task.known(trial, self._task.full)
+        if values is not None:
+            self._study.tell(suggestion, list(values))
+        elif trial.identity in self._same:
+            self._same[trial.identity].append(suggestion)
+        elif trial.identity in self._ended:
+            self._study.tell(suggestion, state=self._ended[trial.identity])
+        else:
+            return False
+        self._counts.repeated += 1
+        return True
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass an intermediate score on; after a crash, one of a mask that was told before it changes nothing."""
+        if FAILURE not in result and trial_id in self._identities:
+            with suppress(UpdateFinishedTrialError):
+                super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the sampler how a mask ended, and with it the same mask where it was proposed meanwhile."""
+        identity = self._identities.pop(trial_id, None)
+        if identity is None:
+            return
+        values, state = self._outcome(result or {}, error)
+        if state is not TrialState.COMPLETE:
+            self._ended[identity] = state
+        for suggestion in (self._ot_trials.pop(trial_id), *self._same.pop(identity)):
+            self._study.tell(suggestion, values, state, skip_if_finished=True)  # it may have been, before a crash
+        self._note()
+
+    def _outcome(self, result: dict[str, Any], error: bool) -> tuple[list[float] | None, TrialState]:
+        if error or FAILURE in result:
+            return None, TrialState.FAIL
+        if not result.get(COMPLETE):
+            return None, TrialState.PRUNED
+        return [float(result[name]) for name in search_of(self._task.space).objectives], TrialState.COMPLETE
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on; what the sampler was asked in the moments before a crash, and Ray had not noted, is given up."""
+        super().restore(checkpoint_path)
+        open_numbers = {
+            t.number for t in (*self._ot_trials.values(), *(s for same in self._same.values() for s in same))
+        }
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if frozen.number not in open_numbers:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+        self._note()

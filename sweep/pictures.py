@@ -1,0 +1,250 @@
+"""A search in pictures: which masks it proposed, how fast it found them, and what training them came to.
+
+The tables, a row a mask:
+
+- masks, in the order in which they were proposed: ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` (the score) and
+  ``blocks`` (forward blocks spent on it). The reference, masks drawn at random, has the same columns or is empty.
+- trained, with one seed: ``name``, ``kind`` (named, searched or warm), ``sites``, ``n_spon_params``, ``val_kl_nats``,
+  ``val_ppl`` and ``proxy_kl_nats`` (NaN without a score on the proxy). Warm starts had more training and are not drawn.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D, Bbox
+from numpy.typing import NDArray
+
+from search_spaces.sites import MODULES, Site
+
+matplotlib.use("Agg")  # the driver may have no screen
+
+_SMALL = 7  # points
+_BEST_AT_LEAST = 5
+
+
+def expected_best(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected minimum of n values drawn without replacement, for n = 1 to all of them; exact, nothing is drawn.
+
+    Args:
+        values: of shape (n_values,), in any order.
+
+    Returns:
+        Array of shape (n_values,); the first is the mean, the last the minimum.
+    """
+    total, ranks = len(values), np.arange(len(values))
+    gaps = np.diff(np.sort(values), prepend=0.0)
+    beyond, expected = np.ones(total), np.empty(total)
+    for drawn in range(total):
+        beyond *= np.clip(total - drawn - ranks, 0, None) / (total - drawn)  # chance to miss the `rank` smallest
+        expected[drawn] = gaps @ beyond
+    return expected
+
+
+def pareto_front(trained: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Rows that no other beats in a score (less is better) with as few or fewer parameters, the smallest mask first.
+
+    Of rows equal in both, one stands for all.
+    """
+    rows = trained.sort_values(["n_spon_params", score], kind="stable")
+    return rows[rows[score] < rows[score].cummin().shift(fill_value=np.inf)]
+
+
+def mask_arrays(masks: pd.DataFrame, num_layers: int) -> dict[str, NDArray[np.bool_]]:
+    """Which sites each mask chooses, one array a module type that occurs, in the order of the forward pass.
+
+    Returns:
+        Arrays of shape (n_masks, num_layers); the rows are ordered by score, the best first.
+    """
+    rows = [[Site.parse(site) for site in sites] for sites in masks.sort_values("kl_nats", kind="stable")["sites"]]
+    occurring = {site.module for sites in rows for site in sites}
+    arrays: dict[str, NDArray[np.bool_]] = {
+        module: np.zeros((len(rows), num_layers), dtype=np.bool_) for module in MODULES if module in occurring
+    }
+    for row, sites in enumerate(rows):
+        for site in sites:
+            arrays[site.module][row, site.layer] = True
+    return arrays
+
+
+def pareto_figure(trained: pd.DataFrame) -> Figure:
+    """Validation KL and perplexity against the number of learned parameters, with the Pareto front of each."""
+    rows = trained[trained["kind"] != "warm"]
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    scores = {"val_kl_nats": "validation KL, nats per token", "val_ppl": "validation perplexity"}
+    for axis, (score, label) in zip(axes, scores.items(), strict=True):
+        front = pareto_front(rows, score)
+        params, best = [*front["n_spon_params"], rows["n_spon_params"].max()], [*front[score], front[score].min()]
+        axis.step(params, best, where="post", color="grey", linewidth=1, label="Pareto front")
+        _points(axis, rows, "n_spon_params", score)
+        axis.set(xlabel="SPON parameters", ylabel=label)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    for axis, score in zip(axes, scores, strict=True):
+        _label_named(figure, axis, rows, "n_spon_params", score)
+    return figure
+
+
+def proxy_figure(trained: pd.DataFrame) -> Figure:
+    """KL on the search's proxy against KL after training, for the masks that have both."""
+    rows = _on_proxy(trained)
+    figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    _points(axis, rows, "val_kl_nats", "proxy_kl_nats")
+    axis.set(xlabel="validation KL after training, nats per token", ylabel="KL on the proxy, nats per token")
+    figure.legend(loc="outside upper center", ncols=2)
+    _label_named(figure, axis, rows, "val_kl_nats", "proxy_kl_nats")
+    return figure
+
+
+def _on_proxy(trained: pd.DataFrame) -> pd.DataFrame:
+    return trained[(trained["kind"] != "warm") & trained["proxy_kl_nats"].notna()]
+
+
+def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    for kind, label, marker, colour in (("searched", "searched", "o", "C0"), ("named", "named allocation", "D", "C1")):
+        some = rows[rows["kind"] == kind]
+        axis.plot(some[x], some[y], marker, color=colour, alpha=0.8, markersize=5, label=label)
+    axis.margins(0.08)
+
+
+def _label_named(figure: Figure, axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """Write the names beside the named points, moved up or down where they would cover one another."""
+    named = rows[rows["kind"] == "named"].sort_values(y)
+    figure.draw_without_rendering()  # places the axis in the figure
+    to_points = Affine2D().scale(72 / figure.dpi)
+    spots = (axis.transData + to_points).transform(named[[x, y]].to_numpy(np.float64))
+    taken = [Bbox.from_bounds(left - 3, low - 3, 6, 6) for left, low in spots]
+    for (_, row), (left, low) in zip(named.iterrows(), spots, strict=True):
+        box = _free_box(left, low, 0.65 * _SMALL * len(row["name"]), axis.bbox.transformed(to_points), taken)
+        taken.append(box)
+        on_right = bool(box.x0 > left)
+        axis.annotate(
+            row["name"],
+            (row[x], row[y]),
+            (6 if on_right else -6, (box.y0 + box.y1) / 2 - low),
+            textcoords="offset points",
+            ha="left" if on_right else "right",
+            va="center",
+            fontsize=_SMALL,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "C1",
+                "linewidth": 0.5,
+                "relpos": (1 - on_right, 0.5),
+                "shrinkA": 0,
+            },
+        )
+
+
+def _free_box(left: float, low: float, width: float, frame: Bbox, taken: list[Bbox]) -> Bbox:
+    """The place for a label nearest to its point, inside the frame and clear of what is taken; all in points."""
+    places = [
+        Bbox.from_bounds(start, low + shift, width, _SMALL + 2)
+        for shift in sorted(range(-150, 151, 3), key=abs)  # first just above the point: the front runs through it
+        for start in (left + 6, left - 6 - width)
+    ]
+    inside = [
+        box for box in places if frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 < box.y1 < frame.y1
+    ]
+    return next((box for box in inside if not box.count_overlaps(taken)), places[0])
+
+
+def mask_figure(masks: pd.DataFrame, num_layers: int, most: int = 60) -> Figure:
+    """The best masks (so many at most), one a row with the best on top; filled where a site carries a bias."""
+    arrays, scores = mask_arrays(masks, num_layers), np.sort(masks["kl_nats"])[:most]
+    size = (1.5 + len(arrays) * max(2.5, 0.16 * num_layers), 1.3 + 0.15 * len(scores))
+    figure, grid = plt.subplots(1, len(arrays), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (module, chosen) in zip(grid[0], arrays.items(), strict=True):
+        axis.imshow(chosen[:most], aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1.3)
+        axis.set(title=module, xlabel="layer")
+        axis.set_xticks(np.arange(num_layers + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(len(scores) + 1) - 0.5, minor=True)
+        axis.grid(which="minor", color="lightgrey", linewidth=0.4)
+        axis.tick_params(which="minor", length=0)
+    grid[0][0].set_yticks(range(len(scores)), [f"{score:.5f}" for score in scores], fontsize=_SMALL)
+    grid[0][0].set_ylabel("KL, nats per token")
+    figure.suptitle(f"the {len(scores)} best of {len(masks)} masks; filled: carries a bias")
+    return figure
+
+
+def chosen_figure(masks: pd.DataFrame, num_layers: int, share: float = 0.1) -> Figure:
+    """How often the best share of the masks (no fewer than five) chooses each layer, beside how often all masks do."""
+    arrays, best = mask_arrays(masks, num_layers), min(len(masks), max(_BEST_AT_LEAST, round(share * len(masks))))
+    size, edges = (max(5.0, 0.28 * num_layers), 1 + 1.8 * len(arrays)), np.arange(num_layers + 1) - 0.5
+    figure, grid = plt.subplots(len(arrays), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axis, (module, chosen) in zip(grid[:, 0], arrays.items(), strict=True):
+        axis.bar(range(num_layers), chosen[:best].mean(axis=0), label=f"the {best} best masks")
+        axis.stairs(chosen.mean(axis=0), edges, color="black", linestyle="--", label=f"all {len(masks)} masks")
+        axis.set(ylabel=f"{module}\nfraction of masks", ylim=(0, 1.02), xlim=(-0.7, num_layers - 0.3))
+    grid[-1, 0].set_xlabel("layer")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
+    """The best KL so far against the forward blocks spent, and what random masks are expected to reach with as many."""
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    axis.step(masks["blocks"].cumsum(), masks["kl_nats"].cummin(), where="post", label="search")
+    if not reference.empty:
+        spent = reference["blocks"].mean() * np.arange(1, len(reference) + 1)
+        expected = expected_best(reference["kl_nats"].to_numpy(np.float64))
+        axis.plot(spent, expected, "--", color="grey", label="random masks, expected")
+    axis.set(xlabel="forward blocks spent", ylabel="best KL so far, nats per token")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def importance_figure(importances: Mapping[str, float], most: int = 30) -> Figure:
+    """How much each search parameter matters to the score, by Optuna; the most important (so many at most) on top."""
+    ranked = sorted(importances.items(), key=lambda item: -item[1])[:most]
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.2 * len(ranked)), layout="constrained")
+    bars = axis.barh([name for name, _ in ranked], [value for _, value in ranked])
+    axis.bar_label(bars, fmt="{:.3f}", fontsize=_SMALL, padding=2)
+    axis.tick_params(axis="y", labelsize=_SMALL + 1)
+    axis.margins(x=0.1, y=0.02)
+    axis.invert_yaxis()
+    axis.set(xlabel="importance", title=f"the {len(ranked)} most important of {len(importances)} parameters")
+    return figure
+
+
+def write_pictures(
+    directory: Path,
+    masks: pd.DataFrame,
+    reference: pd.DataFrame,
+    trained: pd.DataFrame,
+    importances: Mapping[str, float],
+    num_layers: int,
+) -> list[Path]:
+    """Write every picture that has something to show as PNG and return the files.
+
+    Args:
+        directory: to write into.
+        masks: with the columns above, as the others; each table may be empty.
+        reference: masks drawn at random.
+        trained: with one seed.
+        importances: search parameter -> importance, or empty.
+        num_layers: of the model.
+    """
+    figures: dict[str, Figure] = {}
+    if not trained.empty and (trained["kind"] != "warm").any():
+        figures["pareto"] = pareto_figure(trained)
+    if not masks.empty and masks["sites"].map(len).any():
+        figures["masks"] = mask_figure(masks, num_layers)
+        figures["layers"] = chosen_figure(masks, num_layers)
+        figures["progress"] = progress_figure(masks, reference)
+    if importances:
+        figures["importances"] = importance_figure(importances)
+    if not trained.empty and not _on_proxy(trained).empty:
+        figures["proxy"] = proxy_figure(trained)
+    files = {directory / f"search_{name}.png": figure for name, figure in figures.items()}
+    for file, figure in files.items():
+        figure.savefig(file, dpi=150)
+        plt.close(figure)
+    return list(files)

@@ -1,0 +1,232 @@
+"""A search from start to end: share, propose, train, confirm. Each stage goes on where it stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from search_spaces.allocations import BASELINE
+from search_spaces.comparison import shared_trials
+from search_spaces.resolve import Fingerprints, resolve_grid
+from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, WarmStart
+from search_spaces.search import search_of
+from search_spaces.search_config import Random
+from search_spaces.sites import ModelShape
+from sweep.confirm import Groups, choose, compare, final_groups
+from sweep.findings import make_findings, write_findings
+from sweep.folder import SweepFolder
+from sweep.ledger import Ledger
+from sweep.mask_log import MaskLog, MaskRecord
+from sweep.pictures import write_pictures
+from sweep.proposals import ScoredMasks, TrainedMasks, propose
+from sweep.report import report_on_test
+from sweep.search_tables import importances, mask_table, trained_masks, trained_table
+from sweep.task import Counts, Task
+from sweep.tuner import Outcome, outcome, run_trials
+from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.selection import Selection, write_selection
+
+_WARM = "+warm"
+
+
+@dataclass
+class Search:
+    """One search, on disk in the sweep's folder.
+
+    Args:
+        folder: of the sweep.
+        space: with a ``search``, and nothing in it that must be measured first.
+        shape, fingerprints: of model and text.
+        tracking_uri: of MLflow.
+        optuna_storage: of the study, a URL; a journal file in the folder by default.
+    """
+
+    folder: SweepFolder
+    space: SpaceConfig
+    shape: ModelShape
+    fingerprints: Fingerprints
+    tracking_uri: str
+    optuna_storage: str | None = None
+
+    @cached_property
+    def log(self) -> MaskLog:
+        """Of the masks that were scored on the proxy."""
+        return MaskLog(self.folder.path / "masks.jsonl")
+
+    @cached_property
+    def reference(self) -> MaskLog:
+        """Of the random masks that were scored to compare."""
+        return MaskLog(self.folder.path / "reference.jsonl")
+
+    @property
+    def _counts(self) -> Path:
+        """File of what became of the proposals."""
+        return self.folder.path / "proposals.json"
+
+    @property
+    def _storage(self) -> str:
+        return self.optuna_storage or str((self.folder.path / "optuna.log").resolve())
+
+    @cached_property
+    def named(self) -> list[TrialConfig]:
+        """The space's own allocations, with the first seed."""
+        one_seed = self.space.model_copy(update={"seeds": self.space.seeds[:1]})
+        return resolve_grid(one_seed, self.shape, self.fingerprints)[0]
+
+    @cached_property
+    def shared(self) -> list[TrialConfig]:
+        """The trials of the proxy's shared biases."""
+        return shared_trials(self.space, self.shape, self.fingerprints) if search_of(self.space).proxy else []
+
+    def run(self) -> Outcome:
+        """Run what is left, and write ``selection.json``.
+
+        Raises:
+            Interrupted: if a stage was stopped.
+        """
+        self._set_aside_shared()
+        self._train("shared", self.shared)
+        self._propose()
+        self._draw_reference()
+        trained = self._train("train", [*self.named, *self.candidates(), *self._warm()])
+        plans = self._final_groups()
+        final = [trial for groups in plans for _, trials in groups.values() for trial in trials]
+        confirmed = self._train("confirm", final)
+        report_on_test(self.folder, [self.folder.trial(trial) for trial in final])
+        self._report(compare(self.folder, plans))
+        return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
+
+    def _report(self, selection: Selection) -> None:
+        """Write the selection, what was found, and the pictures: all from what is on disk."""
+        write_selection(selection, self.folder.path)
+        proxy = search_of(self.space).proxy
+        full = proxy.rungs[-1] if proxy else 0
+        log = self.log if proxy else None
+        findings = make_findings(Counts.read(self._counts), log, full, self.trained())
+        write_findings(findings, selection, self.folder.path)
+        trained, named = self.trained(), {allocation.label for allocation in self.space.allocations}
+        write_pictures(
+            self.folder.path,
+            masks=mask_table(self.log, full) if proxy else trained_masks(trained),
+            reference=mask_table(self.reference, full),
+            trained=trained_table(trained, named, self.log, full),
+            importances=importances(self.space.name, self._storage),
+            num_layers=self.shape.num_layers,
+        )
+
+    def _train(self, stage: str, trials: Sequence[TrialConfig]) -> Outcome:
+        """Train some trials; those that the ledger knows are taken over."""
+        distinct = list({trial.identity: trial for trial in trials}.values())
+        missing = Ledger(self.folder).missing(distinct)
+        if distinct:
+            taken = (
+                f", {len(distinct) - len(missing)} known from earlier sweeps" if len(distinct) > len(missing) else ""
+            )
+            print(f"{stage}: {len(distinct)} trials{taken}", flush=True)
+        if missing:
+            run_trials(self.folder, missing, self.tracking_uri, stage)
+        return outcome(self.folder, distinct)
+
+    def _set_aside_shared(self) -> None:
+        """Shared biases are no result of the search, unless they are those of an allocation of the space."""
+        named = {trial.identity for trial in self.named}
+        for trial in self.shared:
+            if trial.identity not in named:
+                self.folder.trial(trial).set_aside(trial)
+
+    def _propose(self) -> None:
+        """Let the algorithm propose, to the end of its budget."""
+        search = search_of(self.space)
+        print(f"propose: {search.n_masks} masks by {search.algorithm.name}", flush=True)
+        if search.proxy:
+            self._run_proposals("propose", self.space, search.proxy.rungs, self._scored_masks(self.log), self._counts)
+        else:
+            trained = TrainedMasks(Ledger(self.folder), search.objectives)
+            self._run_proposals("propose", self.space, (), trained, self._counts)
+
+    def _draw_reference(self) -> None:
+        """Score random masks of the family on the last rung."""
+        search = search_of(self.space)
+        if search.proxy is None or not search.proxy.n_reference:
+            return
+        changes = {"algorithm": Random(), "stopping": None, "n_masks": search.proxy.n_reference}
+        drawn = self.space.model_copy(
+            update={
+                "name": f"{self.space.name}-reference",
+                "allocations": (AllocationConfig(name=BASELINE),),  # those of the space are not random
+                "search": search.model_copy(update=changes),
+            }
+        )
+        print(f"reference: {search.proxy.n_reference} random masks", flush=True)
+        counts, masks = self.folder.path / "reference.json", self._scored_masks(self.reference)
+        self._run_proposals("reference", drawn, search.proxy.rungs[-1:], masks, counts)
+
+    def _run_proposals(
+        self, stage: str, space: SpaceConfig, rungs: tuple[int, ...], masks: TrainedMasks | ScoredMasks, counts: Path
+    ) -> None:
+        if Counts.read(counts).done:
+            return
+        task = Task(space, self.shape, self.fingerprints, rungs, masks.known, masks.job, counts)
+        log = masks.log if isinstance(masks, ScoredMasks) else None
+        propose(self.folder, stage, task, self._storage, self.tracking_uri, log)
+
+    def _scored_masks(self, log: MaskLog) -> ScoredMasks:
+        shared = {t.plan.model_dump_json(): str(self._checkpoint_path(t)) for t in self.shared}
+        return ScoredMasks(log, shared, search_of(self.space).objectives)
+
+    def _checkpoint_path(self, trial: TrialConfig) -> Path:
+        return self.folder.trial(trial).checkpoint_path.resolve()
+
+    def scored(self) -> list[MaskRecord]:
+        """The masks that came to the last rung of the proxy, best first."""
+        proxy = search_of(self.space).proxy
+        return sorted(self.log.on(proxy.rungs[-1]), key=lambda record: record.kl_nats) if proxy else []
+
+    def candidates(self) -> list[TrialConfig]:
+        """The masks to train for real after a proxy: first those that no smaller one beats there, then the best."""
+        proxy = search_of(self.space).proxy
+        if proxy is None:
+            return []
+        known = {trial.identity for trial in self.named}
+        ranked = [r.trial for r in self.scored() if r.trial.sites and r.trial.identity not in known]
+        front: list[TrialConfig] = []
+        for trial in ranked:  # from the best on: it is on the front if it is smaller than all that are better
+            if not front or trial.n_spon_params < front[-1].n_spon_params:
+                front.append(trial)
+        rest = [trial for trial in ranked if trial not in front]
+        return [*front, *rest][: proxy.n_train]
+
+    def _warm(self) -> list[TrialConfig]:
+        """The best candidates once more, from the shared biases."""
+        proxy = search_of(self.space).proxy
+        if proxy is None:
+            return []
+        shared = {trial.plan.model_dump_json(): trial for trial in self.shared}
+        return [self._warmed(t, shared[t.plan.model_dump_json()]) for t in self.candidates()[: proxy.n_warm]]
+
+    def _warmed(self, trial: TrialConfig, shared: TrialConfig) -> TrialConfig:
+        start = WarmStart(identity=shared.identity, checkpoint=str(self._checkpoint_path(shared)))
+        return trial.model_copy(update={"allocation": trial.allocation + _WARM, "warm_start": start})
+
+    def trained(self) -> list[Checkpoint]:
+        """Everything that was trained with the first seed, but for the shared biases and the final comparison."""
+        seed, shared = self.space.seeds[0], {trial.identity for trial in self.shared}
+        found = [t for t in self.folder.trials if t.state == "finished" and t.config.training.seed == seed]
+        return [read_checkpoint(t.checkpoint_path) for t in found if t.config.identity not in shared]
+
+    def _final_groups(self) -> list[Groups]:
+        """The final comparisons: masks are compared under one plan and one training."""
+        search = search_of(self.space)
+        together: dict[str, list[Checkpoint]] = {}
+        for checkpoint in self.trained():
+            config = checkpoint.meta.config
+            # Where levels, rates or steps are searched, hardly two masks share them: the best of all are chosen
+            key = "" if search.levels or search.lr or search.max_steps else config.plan.model_dump_json()
+            together.setdefault(key, []).append(checkpoint)
+        groups: dict[str, list[Checkpoint]] = {}
+        for chosen in (choose(self.space, trained) for trained in together.values()):
+            for checkpoint in chosen:
+                config = checkpoint.meta.config
+                key = config.plan.model_dump_json() + config.training.model_dump_json()
+                groups.setdefault(key, []).append(checkpoint)
+        return [final_groups(self.space, chosen, self.named, self.shape) for chosen in groups.values()]

@@ -1,0 +1,95 @@
+"""A search as tables, for its pictures."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import optuna
+import pandas as pd
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
+
+from sweep.mask_log import MaskLog
+from sweep.mask_search import open_storage
+from trainables.checkpoint import Checkpoint
+
+_FEW = 20
+"""Below so many complete masks an importance means nothing."""
+_COLUMNS = ("name", "sites", "n_spon_params", "kl_nats", "blocks")
+
+
+def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
+    """The masks that were scored on all blocks, in the order in which they were.
+
+    Args:
+        log: of the masks.
+        full: blocks of the last rung.
+
+    Returns:
+        Columns ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` and ``blocks``: those that were spent since the mask
+        before, also on masks that were stopped on the way.
+    """
+    rows, spent, before = [], 0, dict[str, int]()
+    for record in log.records.values():
+        identity = record.trial.identity
+        spent += record.blocks - before.get(identity, 0)
+        before[identity] = record.blocks
+        if record.blocks == full:
+            trial = record.trial
+            rows.append((trial.allocation, trial.sites, trial.n_spon_params, record.kl_nats, spent))
+            spent = 0
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def trained_masks(trained: Sequence[Checkpoint]) -> pd.DataFrame:
+    """The same table of masks that were trained; ``blocks`` are those that training and validation took."""
+    rows = []
+    for checkpoint in trained:
+        config, history = checkpoint.meta.config, checkpoint.meta.history
+        size = config.training.batch_size * config.training.gradient_accumulation_steps
+        blocks = int(history[-1]["step"]) * size + len(history) * config.corpus.blocks.validation
+        kl_nats = checkpoint.meta.metrics["val_kl_nats"]
+        rows.append((config.allocation, config.sites, config.n_spon_params, kl_nats, blocks))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: MaskLog, full: int) -> pd.DataFrame:
+    """What training came to.
+
+    Args:
+        trained: trials of the first seed.
+        named: labels of the space's own allocations.
+        log: of the masks on the proxy, empty without one.
+        full: blocks of its last rung.
+
+    Returns:
+        Columns ``name``, ``kind`` (named, searched or warm), ``sites``, ``n_spon_params``, ``val_kl_nats``, ``val_ppl``
+        and ``proxy_kl_nats``, NaN for masks without a proxy score.
+    """
+    scored = {record.trial.sites: record.kl_nats for record in log.on(full)}
+    rows = []
+    for checkpoint in trained:
+        config, metrics = checkpoint.meta.config, checkpoint.meta.metrics
+        kind = "warm" if config.warm_start else "named" if config.allocation in named else "searched"
+        rows.append(
+            {
+                "name": config.allocation,
+                "kind": kind,
+                "sites": config.sites,
+                "n_spon_params": config.n_spon_params,
+                "val_kl_nats": metrics["val_kl_nats"],
+                "val_ppl": metrics["val_ppl"],
+                "proxy_kl_nats": scored.get(config.sites, float("nan")),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def importances(study_name: str, storage: str) -> Mapping[str, float]:
+    """How much each parameter decides whether a mask is among the better ones, by Optuna; none of a few masks."""
+    store = open_storage(storage)
+    if study_name not in optuna.study.get_all_study_names(store):
+        return {}  # evolution has no study
+    study = optuna.load_study(study_name=study_name, storage=store)
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _FEW:
+        return {}
+    first = (lambda trial: float(trial.values[0])) if len(study.directions) > 1 else None
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=first)

@@ -1,0 +1,236 @@
+"""What a search found, from scores that are made up."""
+
+import json
+
+import pytest
+from optuna.trial import FixedTrial
+
+from search_spaces.resolve import Fingerprints
+from search_spaces.schema import SpaceConfig, WarmStart
+from search_spaces.search import trial_of_suggestion
+from sweep.findings import FINDINGS, Findings, ProxyFindings, WarmStartFinding, make_findings, write_findings
+from sweep.mask_log import MaskLog, MaskRecord
+from sweep.task import Counts
+from tests.search_spaces.conftest import make_shape
+from tests.sweep.test_ledger import checkpoint_of, scores_of
+from trainables.selection import Difference, PlanSelection, Selected, Selection
+from trainables.statistics import Interval
+
+SPACE = SpaceConfig.model_validate(
+    {"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL"], "search": {"masks": {"family": "subset"}}}
+)
+
+
+def trial_of(*layers):
+    bits = {f"{layer:02d}.down_proj": layer in layers for layer in range(8)}
+    return trial_of_suggestion(SPACE, FixedTrial(bits), make_shape(8), Fingerprints("m", "c"))
+
+
+def trained(*layers, kl, seconds=(1.0, 3.0), halves=None):
+    """A mask as if trained, with its KL on the even and on the odd validation blocks; the same on both by default."""
+    scores = {"validation.spon": scores_of([*(halves or (kl, kl))] * 6)}
+    return checkpoint_of(trial_of(*layers), {"val_kl_nats": kl}, scores, seconds)
+
+
+def warmed(*layers, kl):
+    trial = trial_of(*layers)
+    start = WarmStart(identity="shared", checkpoint="path")
+    warm = trial.model_copy(update={"allocation": f"{trial.allocation}+warm", "warm_start": start})
+    return checkpoint_of(warm, {"val_kl_nats": kl}, seconds=(50.0,))
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Sums up a search whose proxy scored masks on eight blocks, given the KL by layers, and trained some."""
+
+    def sum_up(scored, *checkpoints, blocks=8, seconds=0.5):
+        log = MaskLog(tmp_path / "masks.jsonl")
+        for layers, kl in scored.items():
+            log.add(MaskRecord(trial_of(*layers), blocks, kl, 3.0, seconds))
+        return make_findings(Counts(new=len(scored)), log, 8, checkpoints)
+
+    return sum_up
+
+
+# The proxy
+
+
+def test_the_rank_correlation_is_over_masks_that_were_scored_and_trained(found):
+    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3, (4,): 0.0}
+    proxy = found(scored, trained(1, kl=1.0), trained(2, kl=2.0), trained(3, kl=9.0), trained(7, kl=0.0)).proxy
+    assert proxy.n_masks == 3
+    assert proxy.rank_correlation.value == pytest.approx(1.0)
+
+
+def test_the_rank_correlation_is_negative_where_the_proxy_is_wrong(found):
+    proxy = found({(1,): 0.1, (2,): 0.2, (3,): 0.3}, *(trained(i, kl=1 / i) for i in (1, 2, 3))).proxy
+    assert proxy.rank_correlation.value == pytest.approx(-1.0)
+
+
+def test_masks_of_equal_size_have_a_rank_correlation_of_their_own(found):
+    scored = {(1,): 0.9, (2,): 0.8, (3,): 0.7, (1, 2): 0.2, (1, 2, 3): 0.1}
+    real = [trained(1, kl=0.7), trained(2, kl=0.8), trained(3, kl=0.9), trained(1, 2, kl=0.2), trained(1, 2, 3, kl=0.1)]
+    proxy = found(scored, *real).proxy
+    assert (proxy.n_masks, proxy.n_equal_size) == (5, 3)
+    assert proxy.rank_correlation_equal_size.value == pytest.approx(-1.0)
+    assert proxy.rank_correlation.value == pytest.approx(0.6)
+
+
+def test_the_reliability_says_how_well_one_half_of_the_text_predicts_the_other(found):
+    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3}
+    sure = [trained(layer, kl=layer) for layer in (1, 2, 3)]
+    chance = [trained(layer, kl=1.0, halves=(layer, -layer)) for layer in (1, 2, 3)]
+    assert found(scored, *sure).proxy.rank_reliability.value == pytest.approx(1.0)
+    assert found(scored, *chance).proxy.rank_reliability.value == pytest.approx(-1.0)
+
+
+def test_the_reliability_is_that_of_masks_of_equal_size(found):
+    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3, (1, 2): 0.4}
+    equal = [trained(layer, kl=layer) for layer in (1, 2, 3)]
+    proxy = found(scored, *equal, trained(1, 2, kl=2.0, halves=(0.0, 9.0))).proxy
+    assert proxy.rank_reliability.value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kls", [(0.5, 0.6), (0.5, 0.5, 0.5)], ids=["two masks", "all the same"])
+def test_there_is_no_rank_correlation_of_too_little(found, kls):
+    real = [trained(layer, kl=kl) for layer, kl in enumerate(kls)]
+    proxy = found({(layer,): layer / 10 for layer in range(3)}, *real).proxy
+    assert (proxy.n_masks, proxy.rank_correlation, proxy.rank_correlation_equal_size) == (len(kls), None, None)
+
+
+def test_scores_on_less_text_are_not_the_masks_scores(found):
+    assert found({(1,): 0.1}, trained(1, kl=0.1), blocks=2).proxy is None
+
+
+def test_teal_alone_is_not_among_the_masks(found):
+    assert found({(): 0.1, (1,): 0.2}, trained(kl=0.1), trained(1, kl=0.2)).proxy.n_masks == 1
+
+
+def test_a_search_without_proxy_has_no_findings_of_one():
+    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)]) == Findings(Counts(), None, ())
+
+
+def test_the_costs_are_medians(found):
+    real = [trained(1, kl=0.1), trained(2, kl=0.2, seconds=(2.0, 5.0)), trained(3, kl=0.3, seconds=(90.0,))]
+    proxy = found({(1,): 0.1, (2,): 0.2, (3,): 0.3}, *real, seconds=0.5).proxy
+    assert (proxy.seconds_per_mask, proxy.seconds_per_trial) == (0.5, 7.0)
+
+
+# Warm starts
+
+
+def test_a_warm_start_is_paired_with_the_masks_own_start(found):
+    found_starts = found({}, trained(1, kl=0.4), trained(2, kl=0.5), warmed(2, kl=0.3), warmed(1, kl=0.6)).warm_starts
+    assert found_starts == (
+        WarmStartFinding(trial_of(2).allocation, own_start_kl_nats=0.5, warm_kl_nats=0.3),
+        WarmStartFinding(trial_of(1).allocation, own_start_kl_nats=0.4, warm_kl_nats=0.6),
+    )
+
+
+def test_a_warm_start_whose_mask_was_not_trained_from_its_own_start_is_left_out(found):
+    assert found({}, trained(1, kl=0.4), warmed(2, kl=0.3)).warm_starts == ()
+
+
+def test_warm_starts_are_no_part_of_the_proxys_figures(found):
+    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3}
+    real = [trained(1, kl=0.1), trained(2, kl=0.2), trained(3, kl=0.3)]
+    alone, beside = found(scored, *real), found(scored, *real, warmed(1, kl=9.0), warmed(2, kl=0.0))
+    assert alone.proxy == beside.proxy
+
+
+# For people
+
+
+HALF = Interval(0.5, 0.4, 0.6)
+
+
+def mask(name, role, recovered=HALF):
+    return Selected(
+        name=name,
+        role=role,
+        sites=("1.down_proj", "2.down_proj"),
+        n_spon_params=16,
+        seeds=(1, 2),
+        checkpoints=("a", "b"),
+        val_kl_nats=0.25,
+        test_kl_nats=0.125,
+        test_nll_nats=2.0,
+        test_ppl=7.389,
+        test_kl_recovered=recovered,
+        test_ppl_recovered=recovered,
+    )
+
+
+def selection_of(kl, rival="TOP-50", **changes):
+    difference = Difference(chosen="found", against="TOP-50", kl_nats=kl, nll_nats=kl, kl_nats_by_seed=(-0.5, 0.25))
+    plan = PlanSelection(
+        plan="down_proj@0.50",
+        teal_test_kl_nats=0.75,
+        teal_test_ppl=9.5,
+        dense_test_ppl=6.5,
+        confidence=0.975,
+        bootstrap_over="documents",
+        masks=(mask("found", "chosen", **changes), mask("TOP-50", "named")),
+        differences=(difference,),
+        best_rival={"found": rival},
+    )
+    return Selection(sweep="s", plans=(plan,))
+
+
+NOTHING = Findings(Counts(), None, ())
+BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.5, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("kl", "verdict"),
+    [
+        (BETTER, "found is better than TOP-50"),
+        (WORSE, "found is worse than TOP-50"),
+        (UNSURE, "found is not surely better than TOP-50"),
+        (Interval(0.2, -0.1, 0.5), "found is not surely better than TOP-50"),
+    ],
+)
+def test_the_last_line_says_who_won(tmp_path, kl, verdict):
+    last = write_findings(NOTHING, selection_of(kl), tmp_path).splitlines()[-1]
+    assert last.startswith(verdict)
+    assert f"{kl.value:+.5f} [{kl.low:+.5f}, {kl.high:+.5f}]" in last
+
+
+def test_the_last_line_says_that_there_was_no_rival(tmp_path):
+    text = write_findings(NOTHING, selection_of(BETTER, rival=None), tmp_path)
+    assert text.splitlines()[-1] == "found: no allocation of the space has as few parameters"
+
+
+def test_the_differences_are_given_by_seed_too(tmp_path):
+    (line,) = [line for line in write_findings(NOTHING, selection_of(BETTER), tmp_path).splitlines() if " - " in line]
+    assert line.endswith("KL by seed -0.50000 +0.25000")
+
+
+def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
+    assert "no sure damage" in write_findings(NOTHING, selection_of(BETTER, recovered=None), tmp_path)
+
+
+def test_the_lines_say_what_became_of_the_proposals(tmp_path):
+    counts = Counts(new=5, repeated=4, outside=3, strayed=2)
+    (line,) = write_findings(Findings(counts, None, ()), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 3 were outside")
+    assert "2 were drawn at random" in line
+
+
+def test_the_lines_compare_the_proxy_with_training(tmp_path):
+    proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), 4, None, HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
+    text = write_findings(Findings(Counts(), proxy, ()), Selection(sweep="s", plans=()), tmp_path)
+    assert "a mask takes 0.50 s, 1/40 of training one" in text
+    assert "Spearman against training +0.75 [+0.50, +1.00] over 9 masks, not defined over the 4 of equal" in text
+
+
+def test_the_lines_compare_the_starts(tmp_path):
+    findings = Findings(Counts(), None, (WarmStartFinding("mask-1", own_start_kl_nats=0.5, warm_kl_nats=0.25),))
+    text = write_findings(findings, Selection(sweep="s", plans=()), tmp_path)
+    assert "mask-1 validation KL 0.25000 from the shared biases, 0.50000 from its own start" in text
+
+
+def test_the_findings_are_kept_as_json_and_as_text(tmp_path):
+    text = write_findings(NOTHING, selection_of(BETTER), tmp_path)
+    assert (tmp_path / FINDINGS).read_text() == text + "\n"
+    assert json.loads((tmp_path / "findings.json").read_text())["proposals"]["new"] == 0

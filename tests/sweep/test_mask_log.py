@@ -1,0 +1,58 @@
+import pickle
+
+import pytest
+
+from search_spaces.resolve import Fingerprints, resolve_space
+from search_spaces.schema import SpaceConfig
+from sweep.mask_log import MaskLog, MaskRecord
+from tests.search_spaces.conftest import make_shape
+
+SPACE = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL", "TOP-50", "BOTTOM-50"]})
+TRIALS = resolve_space(SPACE, make_shape(4), Fingerprints("m", "c"))
+
+
+def record(place, blocks=8, kl=0.25):
+    return MaskRecord(TRIALS[place], blocks, kl_nats=kl, nll_nats=3.5, seconds=0.125)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return MaskLog(tmp_path / "masks.jsonl")
+
+
+def test_a_search_without_scores_has_no_records(log):
+    assert log.records == {}
+
+
+def test_what_one_process_adds_another_reads(log):
+    log.add(record(0))
+    log.add(record(1, blocks=16))
+    assert list(MaskLog(log.path).records.values()) == [record(0), record(1, blocks=16)]
+
+
+def test_a_mask_has_a_record_a_rung(log):
+    log.add(record(0, blocks=2))
+    log.add(record(0, blocks=8))
+    assert list(log.records) == [(TRIALS[0].identity, 2), (TRIALS[0].identity, 8)]
+
+
+def test_a_record_is_not_written_twice(log):
+    log.add(record(0))
+    log.add(record(0, kl=0.75))
+    MaskLog(log.path).add(record(0, kl=0.75))
+    assert len(log.path.read_text().splitlines()) == 1
+    assert log.on(8) == [record(0)]
+
+
+def test_the_masks_of_a_rung_come_in_the_order_in_which_they_were_scored(log):
+    for place, blocks in [(2, 8), (0, 2), (0, 8), (1, 8)]:
+        log.add(record(place, blocks))
+    assert log.on(8) == MaskLog(log.path).on(8) == [record(2), record(0), record(1)]
+
+
+def test_a_pickled_log_reads_its_file_anew(log):
+    log.add(record(0))
+    copy = pickle.dumps(log)
+    MaskLog(log.path).add(record(1))
+    assert len(copy) < 1000
+    assert len(pickle.loads(copy).records) == 2

@@ -1,0 +1,340 @@
+"""The searcher as Ray calls it, without Ray: masks of a model of a few layers that exists as a shape only."""
+
+from dataclasses import dataclass, field
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from search_spaces.resolve import Fingerprints
+from search_spaces.schema import SpaceConfig
+from sweep.mask_search import PATIENCE, MaskSearch, open_storage
+from sweep.task import Counts, Task
+from tests.search_spaces.conftest import make_shape
+
+DEPTH = 4
+
+
+@dataclass
+class Evaluator:
+    """Stands for the log or the ledger: values by layers."""
+
+    values: dict[tuple[int, ...], tuple[float, ...]] = field(default_factory=dict)
+
+    def known(self, trial, blocks):
+        return self.values.get(layers_of(trial.sites))
+
+    def job(self, trial, rungs):
+        return {"layers": layers_of(trial.sites), "rungs": rungs}
+
+
+def layers_of(sites):
+    return tuple(int(site.partition(".")[0]) for site in sites)
+
+
+def bits(*layers):
+    return {f"{layer:02d}.down_proj": layer in layers for layer in range(DEPTH)}
+
+
+def result(kl=0.5, params=8, complete=True, iteration=1):
+    return {"val_kl_nats": kl, "n_spon_params": params, "complete": complete, "training_iteration": iteration}
+
+
+@pytest.fixture
+def counts(tmp_path):
+    """What the searcher wrote for others to read."""
+    return lambda: Counts.read(tmp_path / "proposals.json")
+
+
+@pytest.fixture
+def searcher(tmp_path):
+    """Makes a searcher over subsets, which knows the values of some; all of a test on one storage."""
+
+    def make(known=(), depth=DEPTH, rungs=(), allocations=("UNIF-ALL",), **search):
+        given = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, **search}
+        space = {"name": "s", "sparsity": [0.5], "allocations": allocations, "search": given}
+        evaluator = Evaluator(dict(known))
+        task = Task(
+            space=SpaceConfig.model_validate(space),
+            shape=make_shape(depth),
+            fingerprints=Fingerprints("m", "c"),
+            rungs=rungs,
+            known=evaluator.known,
+            job=evaluator.job,
+            counts=tmp_path / "proposals.json",
+        )
+        return MaskSearch(task, str(tmp_path / "optuna.log"))
+
+    return make
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The study as Optuna stores it."""
+    return lambda: optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "optuna.log")))
+
+
+@pytest.fixture
+def propose(study):
+    """Makes the sampler propose masks next, whatever it would have proposed."""
+
+    def enqueue(*masks):
+        for layers in masks:
+            study().enqueue_trial(bits(*layers))
+
+    return enqueue
+
+
+@pytest.fixture
+def told(study):
+    """State and values of what was proposed for some layers, in order."""
+
+    def of(*layers):
+        return [(t.state, t.values) for t in study().trials if t.params == bits(*layers)]
+
+    return of
+
+
+# What is given out
+
+
+def test_the_named_allocations_come_first(searcher):
+    search = searcher(allocations=["BASELINE-TEAL", "BOTTOM-50", "UNIF-ALL"])
+    assert [search.suggest(str(i))["layers"] for i in range(3)] == [(), (2, 3), (0, 1, 2, 3)]
+
+
+def test_a_mask_is_given_out_with_the_rungs_of_its_evaluation(searcher):
+    assert searcher(rungs=(2, 8)).suggest("a") == {"layers": (0, 1, 2, 3), "rungs": (2, 8)}
+
+
+def test_a_mask_that_is_known_is_told_at_once_and_not_given_out(searcher, told, propose):
+    search = searcher(known={(0, 1, 2, 3): (0.125,)})
+    propose((1,))
+    assert search.suggest("a")["layers"] == (1,)
+    assert told(0, 1, 2, 3) == [(TrialState.COMPLETE, [0.125])]
+
+
+def test_what_is_known_is_counted_and_takes_nothing_of_the_budget(searcher, counts, propose):
+    search = searcher(known={(0, 1, 2, 3): (0.125,)})
+    propose((1,))
+    search.suggest("a")
+    assert counts() == Counts(new=1, open=1, repeated=1)
+
+
+def test_a_mask_that_is_under_way_is_not_given_out_again(searcher, told, propose):
+    search = searcher()
+    propose((1,), (1,), (2,))
+    assert [search.suggest(i)["layers"] for i in "abc"] == [(0, 1, 2, 3), (1,), (2,)]
+    assert told(1) == [(TrialState.RUNNING, None)] * 2
+
+
+def test_a_mask_proposed_again_while_under_way_is_told_with_it(searcher, told, counts, propose):
+    search = searcher()
+    propose((1,), (1,), (1,), (2,))
+    for trial_id in "abc":
+        search.suggest(trial_id)
+    search.on_trial_complete("b", result(kl=0.25))
+    assert told(1) == [(TrialState.COMPLETE, [0.25])] * 3
+    assert counts().repeated == 2
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"error": True}, {"result": {"failure": "the loss must stay finite", "complete": False, "done": True}}],
+    ids=["exception", "failure"],
+)
+def test_a_mask_that_failed_is_told_so_and_never_given_out_again(searcher, told, propose, end):
+    search = searcher()
+    propose((1,), (1,), (2,))
+    search.suggest("a")
+    search.suggest("b")
+    search.on_trial_complete("b", **end)
+    assert search.suggest("c")["layers"] == (2,)
+    assert told(1) == [(TrialState.FAIL, None)] * 2
+
+
+def test_a_mask_beyond_the_constraint_is_pruned_and_counted(searcher, told, counts, propose):
+    search = searcher(constraint={"max_params": 16})
+    propose((1, 2))
+    assert search.suggest("a")["layers"] == (1, 2)
+    assert told(0, 1, 2, 3) == [(TrialState.PRUNED, None)]
+    assert (counts().outside, counts().repeated) == (1, 0)
+
+
+# What is told
+
+
+def test_the_score_of_a_mask_is_told(searcher, told):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a", result(kl=0.25))
+    assert told(0, 1, 2, 3) == [(TrialState.COMPLETE, [0.25])]
+
+
+def test_a_mask_that_a_scheduler_stopped_is_told_without_its_score(searcher, told):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a", result(kl=0.25, complete=False))
+    ((state, _),) = told(0, 1, 2, 3)
+    assert state == TrialState.PRUNED
+
+
+def test_a_mask_without_a_result_is_told_as_stopped(searcher, told):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a")
+    assert told(0, 1, 2, 3) == [(TrialState.PRUNED, None)]
+
+
+def test_two_objectives_are_told_in_their_order(searcher, told, propose):
+    search = searcher(known={(1,): (0.75, 8.0)}, objectives=["val_kl_nats", "n_spon_params"])
+    propose((1,), (2,))
+    search.suggest("a")
+    search.suggest("b")
+    search.on_trial_complete("a", result(kl=0.25, params=32))
+    assert (*told(0, 1, 2, 3), *told(1)) == ((TrialState.COMPLETE, [0.25, 32]), (TrialState.COMPLETE, [0.75, 8]))
+
+
+def test_scores_on_the_way_are_passed_on(searcher, study):
+    search = searcher(rungs=(2, 8))
+    search.suggest("a")
+    search.on_trial_result("a", result(kl=0.5, complete=False, iteration=1))
+    assert study().trials[0].intermediate_values == {1: 0.5}
+
+
+def test_a_failure_on_the_way_is_no_score(searcher, study):
+    search = searcher(rungs=(2, 8))
+    search.suggest("a")
+    search.on_trial_result("a", {"failure": "no such site", "complete": False, "training_iteration": 1})
+    assert study().trials[0].intermediate_values == {}
+
+
+def test_the_end_of_a_trial_that_was_never_asked_for_is_ignored(searcher, study):
+    searcher().on_trial_complete("nobody", result())
+    assert [trial.state for trial in study().trials] == [TrialState.WAITING]
+
+
+# The end
+
+
+def test_random_masks_take_over_from_a_sampler_that_only_repeats_itself(searcher, counts, monkeypatch):
+    class Stuck(RandomSampler):
+        def sample_independent(self, *args):
+            return True
+
+    monkeypatch.setattr("sweep.mask_search.make_sampler", lambda *args: Stuck())
+    search = searcher(known={(0, 1, 2, 3): (0.125,)})
+    assert search.suggest("a")["layers"] != (0, 1, 2, 3)
+    assert counts().strayed == 1
+    assert counts().repeated >= PATIENCE
+
+
+def test_a_sampler_has_its_patience_before_masks_are_drawn_at_random(searcher, counts, propose):
+    search = searcher(known={(0, 1, 2, 3): (0.125,), (1,): (0.25,)})
+    propose(*[(1,)] * (PATIENCE - 2), (2,))
+    assert search.suggest("a")["layers"] == (2,)
+    assert (counts().repeated, counts().strayed) == (PATIENCE - 1, 0)
+
+
+def test_a_search_ends_with_its_budget_when_no_mask_is_under_way(searcher, counts, propose):
+    search, seen = searcher(n_masks=2), []
+    propose((1,))
+    for step in (
+        lambda: search.suggest("a"),
+        lambda: search.suggest("b"),
+        lambda: search.on_trial_complete("a", result()),
+        lambda: search.on_trial_complete("b", error=True),
+    ):
+        step()
+        seen.append((counts().ended, counts().done))
+    assert seen == [(False, False), (True, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("algorithm", ["random", "grid"])
+def test_a_space_that_is_used_up_ends_the_search(searcher, counts, algorithm, monkeypatch):
+    monkeypatch.setattr("sweep.mask_search._GIVE_UP", 30)
+    search = searcher(depth=1, algorithm=algorithm)
+    for trial_id in "ab":
+        search.suggest(trial_id)
+        search.on_trial_complete(trial_id, error=True)
+    assert search.suggest("c") == Searcher.FINISHED
+    assert (counts().new, counts().done) == (2, True)
+
+
+# Going on
+
+
+@pytest.fixture
+def resumed(searcher, tmp_path):
+    """Makes a new searcher that goes on where another one was saved."""
+
+    def resume(search, between=lambda: None, **same):
+        search.save(str(tmp_path / "searcher.pkl"))
+        between()
+        fresh = searcher(**same)
+        fresh.restore(str(tmp_path / "searcher.pkl"))
+        return fresh
+
+    return resume
+
+
+def test_a_mask_that_was_under_way_is_told_after_a_restart(searcher, resumed, told):
+    search = searcher()
+    search.suggest("a")
+    resumed(search).on_trial_complete("a", result(kl=0.25))
+    assert told(0, 1, 2, 3) == [(TrialState.COMPLETE, [0.25])]
+
+
+def test_a_mask_proposed_again_before_a_restart_is_told_after_it(searcher, resumed, told, propose):
+    search = searcher()
+    propose((1,), (1,), (2,))
+    for trial_id in "abc":
+        search.suggest(trial_id)
+    resumed(search).on_trial_complete("b", result(kl=0.25))
+    assert told(1) == [(TrialState.COMPLETE, [0.25])] * 2
+
+
+def test_what_was_asked_for_and_not_saved_is_given_up(searcher, resumed, told, propose):
+    search = searcher()
+    search.suggest("a")
+    propose((1,))
+    resumed(search, between=lambda: search.suggest("b"))
+    assert told(0, 1, 2, 3) == [(TrialState.RUNNING, None)]
+    assert told(1) == [(TrialState.FAIL, None)]
+
+
+def test_what_was_given_up_may_be_given_out_again(searcher, resumed, propose):
+    search = searcher()
+    search.suggest("a")
+    propose((1,), (1,))
+    assert resumed(search, between=lambda: search.suggest("b")).suggest("b")["layers"] == (1,)
+
+
+def test_the_counts_go_on_after_a_restart(searcher, resumed, counts, propose):
+    search = searcher(n_masks=2)
+    search.suggest("a")
+    propose((1,), (2,))
+    fresh = resumed(search, between=lambda: search.suggest("b"), n_masks=2)
+    assert counts() == Counts(new=1, open=1)
+    fresh.suggest("b")
+    assert counts() == Counts(new=2, open=2, ended=True)
+
+
+def test_the_named_allocations_are_proposed_once(searcher, resumed, told):
+    search = searcher()
+    search.suggest("a")
+    fresh = resumed(search)
+    fresh.on_trial_complete("a", error=True)
+    fresh.suggest("b")
+    assert len(told(0, 1, 2, 3)) == 1
+
+
+def test_a_second_searcher_on_the_storage_has_the_study_of_the_first(searcher, study, propose):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a", result(kl=0.25))
+    propose((1,))
+    assert searcher().suggest("b")["layers"] == (1,)
+    assert study().best_value == 0.25

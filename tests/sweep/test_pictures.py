@@ -1,0 +1,178 @@
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+
+from sweep.pictures import (
+    chosen_figure,
+    expected_best,
+    importance_figure,
+    mask_figure,
+    pareto_figure,
+    pareto_front,
+    progress_figure,
+    proxy_figure,
+    write_pictures,
+)
+
+IMPORTANCES = {"00.down_proj": 0.25, "01.down_proj": 0.5, "01.o_proj": 0.125}
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def masks() -> pd.DataFrame:
+    """Three masks of a model of four layers; the last is the best."""
+    sites = [("0.down_proj", "1.down_proj"), ("1.o_proj", "3.down_proj"), ("1.o_proj", "2.o_proj")]
+    return pd.DataFrame(
+        {
+            "name": ["a", "b", "c"],
+            "sites": sites,
+            "n_spon_params": 16,
+            "kl_nats": [0.25, 0.5, 0.125],
+            "blocks": [4, 4, 8],
+        }
+    )
+
+
+@pytest.fixture
+def trained() -> pd.DataFrame:
+    """Allocations of the space, two searched masks and one of these from a warm start."""
+    rows = [
+        ("TOP-25", "named", 8, 0.4, 20.0, np.nan),
+        ("TOP-50", "named", 16, 0.3, 18.0, 0.35),
+        ("UNIF-ALL", "named", 32, 0.3, 17.0, np.nan),
+        ("b", "searched", 16, 0.2, 19.0, 0.3),
+        ("c", "searched", 24, 0.25, 18.5, 0.2),
+        ("b+warm", "warm", 16, 0.1, 10.0, 0.3),
+    ]
+    columns = ["name", "kind", "n_spon_params", "val_kl_nats", "val_ppl", "proxy_kl_nats"]
+    return pd.DataFrame(rows, columns=columns).assign(sites=[("1.down_proj",)] * len(rows))
+
+
+def lines(axis) -> dict:
+    return {line.get_label(): line for line in axis.lines}
+
+
+def heat_maps(figure) -> dict:
+    images = {axis.get_title(): axis.findobj(AxesImage)[0] for axis in figure.axes}
+    return {module: np.asarray(image.get_array(), dtype=int).tolist() for module, image in images.items()}
+
+
+@pytest.mark.parametrize("values", [[3.0], [0.7, 0.1, 0.4, 0.1, 0.9], [-1.0, 2.0, 0.5, 8.0, 8.0, 3.0, 0.25]])
+def test_the_expected_best_is_the_mean_over_all_subsets(values: list[float]) -> None:
+    sizes = range(1, len(values) + 1)
+    brute_force = [np.mean([min(subset) for subset in combinations(values, size)]) for size in sizes]
+    assert expected_best(np.array(values)) == pytest.approx(brute_force)
+
+
+def test_the_front_leaves_out_what_more_parameters_do_not_help(trained: pd.DataFrame) -> None:
+    assert list(pareto_front(trained[trained["kind"] != "warm"], "val_kl_nats")["name"]) == ["TOP-25", "b"]
+
+
+def test_the_front_is_by_the_score_that_is_drawn(trained: pd.DataFrame) -> None:
+    assert list(pareto_front(trained[trained["kind"] != "warm"], "val_ppl")["name"]) == ["TOP-25", "TOP-50", "UNIF-ALL"]
+
+
+def test_equal_rows_are_once_on_the_front() -> None:
+    assert len(pareto_front(pd.DataFrame({"n_spon_params": [8, 8], "val_ppl": [2.0, 2.0]}), "val_ppl")) == 1
+
+
+def test_the_front_is_drawn_as_far_as_the_largest_mask(trained: pd.DataFrame) -> None:
+    front = lines(pareto_figure(trained).axes[0])["Pareto front"]
+    assert front.get_xydata().tolist() == [[8, 0.4], [16, 0.2], [32, 0.2]]
+
+
+def test_named_allocations_are_labelled_in_both_panels(trained: pd.DataFrame) -> None:
+    labels = [sorted(text.get_text() for text in axis.texts) for axis in pareto_figure(trained).axes]
+    assert labels == [["TOP-25", "TOP-50", "UNIF-ALL"]] * 2
+
+
+def test_labels_of_neighbouring_points_do_not_overlap(trained: pd.DataFrame) -> None:
+    crowd = pd.concat([trained.head(1).assign(name=f"TOP-{i}", val_kl_nats=0.4 + i / 1e5) for i in range(8)])
+    figure = pareto_figure(pd.concat([crowd, trained]))
+    figure.draw_without_rendering()
+    texts = figure.axes[0].texts
+    boxes = [Text.get_window_extent(text) for text in texts]  # an annotation's own extent has its line in it
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_warm_starts_are_not_drawn_beside_trials_of_fewer_steps(trained: pd.DataFrame) -> None:
+    assert lines(pareto_figure(trained).axes[0])["searched"].get_ydata().tolist() == [0.2, 0.25]
+
+
+def test_a_heat_map_is_filled_at_the_sites_of_each_mask_with_the_best_on_top(masks: pd.DataFrame) -> None:
+    assert heat_maps(mask_figure(masks, num_layers=4)) == {
+        "o_proj": [[0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]],
+        "down_proj": [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]],
+    }
+
+
+def test_a_heat_map_names_the_score_of_each_row(masks: pd.DataFrame) -> None:
+    axis = mask_figure(masks, num_layers=4).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["0.12500", "0.25000", "0.50000"]
+
+
+def test_a_heat_map_keeps_the_best_where_there_are_too_many(masks: pd.DataFrame) -> None:
+    assert heat_maps(mask_figure(masks, num_layers=4, most=1))["o_proj"] == [[0, 1, 1, 0]]
+
+
+def test_layers_are_counted_among_the_best_and_among_all(masks: pd.DataFrame) -> None:
+    many = pd.concat([masks.assign(kl_nats=masks["kl_nats"] + i) for i in range(4)])  # the best five: c a b, c a
+    axis = chosen_figure(many, num_layers=4, share=0.1).axes[0]
+    assert [bar.get_height() for bar in axis.containers[0]] == pytest.approx([0, 3 / 5, 2 / 5, 0])
+    assert axis.patches[-1].get_data().values == pytest.approx([0, 2 / 3, 1 / 3, 0])
+
+
+def test_progress_is_the_best_score_after_so_many_blocks(masks: pd.DataFrame) -> None:
+    (search,) = progress_figure(masks, pd.DataFrame()).axes[0].lines
+    assert search.get_xydata().tolist() == [[4, 0.25], [8, 0.25], [16, 0.125]]
+
+
+def test_random_masks_spend_their_mean_number_of_blocks(masks: pd.DataFrame) -> None:
+    curve = lines(progress_figure(masks, masks.head(2)).axes[0])["random masks, expected"]
+    assert curve.get_xydata().tolist() == [[4, 0.375], [8, 0.25]]
+
+
+def test_the_most_important_parameter_is_on_top() -> None:
+    axis = importance_figure(IMPORTANCES, most=2).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["01.down_proj", "00.down_proj"]
+    assert axis.yaxis_inverted()
+
+
+def test_the_proxy_is_compared_where_a_mask_has_both_scores(trained: pd.DataFrame) -> None:
+    drawn = lines(proxy_figure(trained).axes[0])
+    assert drawn["named allocation"].get_xydata().tolist() == [[0.3, 0.35]]
+    assert drawn["searched"].get_xydata().tolist() == [[0.2, 0.3], [0.25, 0.2]]
+
+
+def test_every_picture_is_written(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
+    files = write_pictures(tmp_path, masks, masks, trained, IMPORTANCES, num_layers=4)
+    names = ("pareto", "masks", "layers", "progress", "importances", "proxy")
+    assert files == [tmp_path / f"search_{name}.png" for name in names]
+    assert all(file.stat().st_size for file in files)
+
+
+def test_pictures_without_data_are_left_out(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
+    unscored, nothing = trained.assign(proxy_kl_nats=np.nan), pd.DataFrame()
+    files = write_pictures(tmp_path, masks.head(0), nothing, unscored, {}, num_layers=4)
+    assert files == list(tmp_path.iterdir()) == [tmp_path / "search_pareto.png"]
+
+
+def test_nothing_at_all_gives_no_picture(tmp_path: Path) -> None:
+    nothing = pd.DataFrame()
+    assert write_pictures(tmp_path, nothing, nothing, nothing, {}, num_layers=4) == []
+
+
+def test_figures_are_closed_once_written(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
+    write_pictures(tmp_path, masks, masks, trained, IMPORTANCES, num_layers=4)
+    assert plt.get_fignums() == []

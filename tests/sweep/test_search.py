@@ -1,0 +1,154 @@
+"""A search through real Ray, Optuna and MLflow, on the tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from sweep.folder import SweepFolder
+from sweep.mask_log import MaskLog
+from sweep.mask_search import open_storage
+from tests.sweep.conftest import ROOT, Ran, command, run, write_space
+from trainables.checkpoint import read_checkpoint
+from trainables.selection import SELECTION, read_selection
+
+pytestmark = pytest.mark.ray
+
+MODULES = ["o_proj", "down_proj"]
+SEARCH = {
+    "masks": {"family": "exactly_k", "k": 2, "per": "site", "modules": MODULES},
+    "algorithm": {"name": "tpe", "n_startup_trials": 2},
+    "n_masks": 5,
+    "proxy": {"rungs": [4, 12], "n_train": 2, "n_warm": 1, "n_reference": 3},
+    "stopping": "asha",
+    "confirm": {"seeds": [1, 2], "n_random": 1},
+}
+
+
+def searched_space(tiny_space: dict[str, object], **search: object) -> dict[str, object]:
+    return tiny_space | {
+        "plan": {"rule": "topk", "modules": MODULES},
+        "allocations": ["BASELINE-TEAL", "UNIF-ALL", "ATTN-ONLY", "SHAPLEY-GUIDED-50"],
+        "training": {"lr": 0.03, "batch_size": 4, "epochs": 1},
+        "search": SEARCH | search,
+    }
+
+
+@dataclass(frozen=True)
+class Searched:
+    space: Path
+    storage: Path
+    ran: Ran
+
+    @property
+    def folder(self) -> SweepFolder:
+        return SweepFolder(self.storage / "tiny")
+
+
+@pytest.fixture(scope="module")
+def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    directory = tmp_path_factory.mktemp("search")
+    space = write_space(searched_space(tiny_space), directory)
+    return Searched(space, directory / "runs", run("search", space, "--storage", directory / "runs"))
+
+
+def test_a_search_ends_with_its_verdict(searched: Searched) -> None:
+    assert searched.ran.code == 0, searched.ran.out + searched.ran.err
+    assert "the best of the space's own at equal or fewer parameters" in searched.ran.out
+    assert "5 masks evaluated" in searched.ran.out
+
+
+def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Searched) -> None:
+    (plan,) = read_selection(searched.folder.path / SELECTION).plans
+    roles = {mask.name: mask.role for mask in plan.masks}
+    assert [*roles.values()].count("chosen") == 1
+    assert roles["UNIF-ALL"] == roles["ATTN-ONLY"] == roles["SHAPLEY-GUIDED-50"] == "named"
+    assert "control" in roles.values()
+    assert all(mask.seeds == (1, 2) for mask in plan.masks)
+    assert len(plan.differences) == len(plan.masks) - 1
+
+
+def test_only_the_final_comparison_has_seen_the_test_split(searched: Searched) -> None:
+    for trial in searched.folder.trials:
+        seed = trial.config.training.seed
+        assert ("test.spon" in read_checkpoint(trial.checkpoint_path).scores) == (seed in (1, 2)), trial.path.name
+
+
+def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Searched) -> None:
+    study = optuna.load_study(study_name="tiny", storage=open_storage(str(searched.folder.path / "optuna.log")))
+    full = {record.kl_nats for record in MaskLog(searched.folder.path / "masks.jsonl").on(12)}
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert complete
+    assert {trial.value for trial in complete} <= full
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+
+
+def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Searched) -> None:
+    client = MlflowClient(f"sqlite:///{searched.storage / 'mlflow.db'}")
+    parent = json.loads((searched.folder.path / "parent.json").read_text())["run"]
+    sent = {artifact.path for artifact in client.list_artifacts(parent)}
+    names = {"search_pareto.png", "search_masks.png", "search_layers.png", "search_progress.png", "search_proxy.png"}
+    assert names | {SELECTION, "findings.txt", "masks.jsonl", "board.csv"} <= sent
+
+
+def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searched: Searched) -> None:
+    aside = [trial for trial in searched.folder.trials if trial.is_auxiliary]
+    board = (searched.folder.path / "board.csv").read_text()
+    assert aside
+    assert not any(trial.config.name in board or (trial.path / "mlflow.json").exists() for trial in aside)
+
+
+def test_the_same_command_again_runs_nothing(searched: Searched) -> None:
+    before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
+    ran = run("search", searched.space, "--storage", searched.storage)
+    assert ran.code == 0, ran.err
+    assert "  start  " not in ran.out
+    assert {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials} == before
+
+
+def test_another_search_trains_nothing_that_this_one_did(tiny_space: dict[str, object], searched: Searched) -> None:
+    raw = searched_space(tiny_space, proxy=None, stopping=None, n_masks=2) | {"name": "second"}
+    file = write_space(raw, searched.space.parent)
+    ran = run("search", file, "--storage", searched.storage)
+    assert ran.code == 0, ran.err
+    adopted = [t for t in SweepFolder(searched.storage / "second").trials if (t.path / "adopted.json").exists()]
+    assert {"UNIF-ALL", "ATTN-ONLY"} <= {trial.config.allocation for trial in adopted}
+    assert "  start  UNIF-ALL" not in ran.out
+
+
+def test_ctrl_c_in_the_middle_of_the_proposals_and_resume_keeps_to_the_budget(
+    tiny_space: dict[str, object], tmp_path: Path
+) -> None:
+    raw = searched_space(tiny_space, n_masks=40, masks={"family": "layer_module_bits", "modules": MODULES})
+    raw["allocations"] = ["BASELINE-TEAL", "UNIF-ALL"]
+    raw["search"]["n_masks"] = 14
+    file = write_space(raw, tmp_path)
+    driver = subprocess.Popen(
+        command("search", file, "--storage", tmp_path), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    for line in driver.stdout:
+        if " of 14 masks" in line:
+            driver.send_signal(signal.SIGINT)
+            break
+    out, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, out
+    assert "go on with" in out
+    ran = run("resume", "tiny", "--storage", tmp_path)
+    assert ran.code == 0, ran.out + ran.err
+    assert json.loads((tmp_path / "tiny" / "proposals.json").read_text())["new"] == 14
+
+
+def test_evolution_searches_through_the_same_command(tiny_space: dict[str, object], tmp_path: Path) -> None:
+    evolution = {"name": "evolution", "population_size": 2, "offspring": 3}
+    raw = searched_space(tiny_space, algorithm=evolution, stopping=None, n_masks=4)
+    raw["allocations"] = ["BASELINE-TEAL", "UNIF-ALL"]
+    ran = run("search", write_space(raw, tmp_path), "--quick", "--storage", tmp_path)
+    assert ran.code == 0, ran.out + ran.err
+    assert read_selection(tmp_path / "tiny-quick" / SELECTION).plans

@@ -1,0 +1,107 @@
+"""``selection.json``: what a search chose, and how that compares on the test split."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from search_spaces.errors import SponError
+from search_spaces.sources import Config
+from trainables.statistics import Interval
+
+SELECTION = "selection.json"
+Perplexity = Annotated[float, Field(allow_inf_nan=True)]
+Role = Literal["chosen", "named", "control"]
+
+
+class Selected(Config):
+    """A mask of the final comparison; figures are means over its seeds.
+
+    Attributes:
+        role: chosen by the search, an allocation of the space, or a control.
+        checkpoints: of its seeds, relative to the file.
+        test_kl_recovered, test_ppl_recovered: shares of TEAL's damage that it repairs, with 95% intervals; none where
+            that damage is not certain.
+    """
+
+    name: str
+    role: Role
+    sites: tuple[str, ...]
+    n_spon_params: int
+    seeds: tuple[int, ...]
+    checkpoints: tuple[str, ...]
+    val_kl_nats: float
+    test_kl_nats: float
+    test_nll_nats: float
+    test_ppl: Perplexity
+    test_kl_recovered: Interval | None
+    test_ppl_recovered: Interval | None
+
+
+class Difference(Config):
+    """A chosen mask minus another on the test split, paired over the text, nats a token: below zero, it is better.
+
+    Attributes:
+        kl_nats, nll_nats: with intervals that hold for all differences of the plan together.
+        kl_nats_by_seed: the difference of each seed alone.
+    """
+
+    chosen: str
+    against: str
+    kl_nats: Interval
+    nll_nats: Interval
+    kl_nats_by_seed: tuple[float, ...]
+
+
+class PlanSelection(Config):
+    """The final comparison under one sparsity plan.
+
+    Attributes:
+        confidence: of each interval, so that all hold together with 95% (Bonferroni).
+        bootstrap_over: what the intervals resample.
+        best_rival: for each chosen mask the space's own allocation with the lowest validation KL among those with as
+            many parameters or fewer; none where there is none.
+    """
+
+    plan: str
+    teal_test_kl_nats: float
+    teal_test_ppl: Perplexity
+    dense_test_ppl: Perplexity
+    confidence: float
+    bootstrap_over: Literal["documents", "blocks"]
+    masks: tuple[Selected, ...]
+    differences: tuple[Difference, ...]
+    best_rival: dict[str, str | None]
+
+
+class Selection(Config):
+    """The whole file."""
+
+    schema_version: Literal[1] = 1
+    sweep: str
+    plans: tuple[PlanSelection, ...]
+
+
+def write_selection(selection: Selection, directory: Path) -> Path:
+    """Write the file into a sweep's folder."""
+    file = directory / SELECTION
+    file.write_text(selection.model_dump_json(indent=1))
+    return file
+
+
+def read_selection(file: Path) -> Selection:
+    """Read the file.
+
+    Raises:
+        SponError: if it is missing or of another schema.
+    """
+    try:
+        return Selection.model_validate_json(file.read_text())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        reason = f"{where}: {fault['msg']}"
+        raise SponError(f"a selection must be the {SELECTION} of a search, but {reason} (at {file})") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SponError(f"a selection must be the {SELECTION} of a search, but {reason} (at {file})") from error
