@@ -33,6 +33,8 @@ class PlanConfig(Config):
         modules: module types, or ``matched`` (those of the allocation, as the seed study does).
         layers: layer indices, all by default.
         levels: sparsity of single sites where it differs from the sweep's, such as ``{"3.down_proj": 0.4}``.
+        within_layer: how the sweep's sparsity is spread over the sites of a decoder layer: ``uniform``, or by TEAL's
+            block-wise ``greedy`` optimisation, which is measured on the model first (``trainables.levels``).
         rule: ``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site.
         tokens: which positions are sparsified: ``all``, the ``second_half`` of a block (TEAL's own prefill), or all
             after ``skip_first`` of them (``skip_first_n``).
@@ -44,6 +46,7 @@ class PlanConfig(Config):
     modules: Literal["matched"] | tuple[Module, ...] = "matched"
     layers: tuple[int, ...] | None = None
     levels: dict[str, Level] = Field(default_factory=dict)
+    within_layer: Literal["uniform", "greedy"] = "uniform"
     rule: Literal["topk", "threshold"] = "threshold"
     tokens: Literal["all", "second_half", "skip_first_n"] = "all"
     skip_first: int = Field(default=0, ge=0)
@@ -72,6 +75,9 @@ class PlanConfig(Config):
         if (self.tokens == "skip_first_n") != (self.skip_first > 0):
             got = f"tokens={self.tokens}, skip_first={self.skip_first}"
             raise ValueError(f"skip_first must be > 0 exactly when tokens is skip_first_n, but got {got}")
+        if self.within_layer == "greedy" and (self.modules == "matched" or self.levels):
+            got = f"modules={self.modules}, levels={self.levels}"
+            raise ValueError(f"greedy levels must have a list of modules and no levels of one's own, but got {got}")
         if self.layers == ():
             raise ValueError("a plan must sparsify at least one layer, but got layers=[]")
         return self
@@ -131,8 +137,8 @@ class AllocationConfig(Config):
     @property
     def label(self) -> str:
         """The name, with what tells apart two uses of the same named allocation."""
-        if self.layers is not None or self.sites is not None:
-            return self.name
-        modules = f"[{'+'.join(self.modules)}]" if self.modules else ""
         above = f">{self.above:g}" if self.above is not None else ""
+        if self.layers is not None or self.sites is not None:
+            return self.name + above
+        modules = f"[{'+'.join(self.modules)}]" if self.modules else ""
         return self.name + modules + (f"#{self.seed}" if self.seed else "") + above

@@ -56,6 +56,8 @@ def resolve_plan(plan: PlanConfig, sparsity: float, matched: tuple[Module, ...],
     Raises:
         SponError: if a layer, module or site is not in the model, or ``levels`` names a site outside the plan.
     """
+    if plan.within_layer == "greedy":
+        raise SponError("greedy levels must be measured first, which `python -m sweep run` does (at plan.within_layer)")
     modules = matched if plan.modules == "matched" else plan.modules
     layers = range(shape.num_layers) if plan.layers is None else plan.layers
     sites = shape.check((Site(layer, module) for layer in layers for module in modules), "plan")

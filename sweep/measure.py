@@ -1,4 +1,4 @@
-"""Allocations that are measured: rank the layers by a figure of the model, and take the first of them.
+"""What must be measured before it can be run: layers ranked by a figure of the model, and TEAL's greedy levels.
 
 The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED), each under the plan, the
 sparsity and the training of the sweep, on validation text; the gradient on calibration text. They are kept in
@@ -6,7 +6,7 @@ sparsity and the training of the sweep, on validation text; the gradient on cali
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
 from search_spaces.ranking import above_threshold, elbow, top_k
-from search_spaces.resolve import Fingerprints, resolve_grid, resolve_trial
+from search_spaces.resolve import Fingerprints, resolve_grid, resolve_plan, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
 from search_spaces.sites import ModelShape, Module, Site
@@ -27,16 +27,20 @@ from sweep.proposals import ScoredMasks, score_masks
 from sweep.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gradient, leave_one_out, shapley
+from trainables.levels import greedy_levels
 from trainables.workbench import Workbench
 
 SHAPLEY_PAIRS = 2
 """Orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
 _GRADIENT_BLOCKS = 16
+_GREEDY_BLOCKS = 8
+_UNIFORM = {"within_layer": "uniform"}
 
 
 def without_measured(space: SpaceConfig) -> SpaceConfig:
-    """The space without the allocations that must be measured first."""
-    return space.model_copy(update={"allocations": tuple(a for a in space.allocations if not a.is_measured)})
+    """The space without what must be measured first: its own allocations, at uniform levels."""
+    known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
+    return space.model_copy(update={"allocations": known, "plan": space.plan.model_copy(update=_UNIFORM)})
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,59 @@ class Measurement:
     tracking_uri: str
 
     def spaces(self) -> list[SpaceConfig]:
-        """The sweep's space with layers in the place of what is measured: one a sparsity, for the layers may differ.
+        """The sweep's space with layers and levels in place of what is measured; one a sparsity, as these depend on it.
 
         Raises:
             Interrupted: if it was stopped.
             SponError: if a figure does not choose any layer, or has no elbow.
         """
         space = self.folder.space
-        if not any(allocation.is_measured for allocation in space.allocations):
+        if without_measured(space) == space:
             return [space]
-        return [self._measured(space, sparsity) for sparsity in space.sparsity]
+        single = [space.model_copy(update={"sparsity": (sparsity,)}) for sparsity in space.sparsity]
+        return [self._with_layers(self._with_levels(one)) for one in single]
 
-    def _measured(self, space: SpaceConfig, sparsity: float) -> SpaceConfig:
+    def _with_levels(self, space: SpaceConfig) -> SpaceConfig:
+        """The space with the levels that the greedy optimisation gives, if it is to."""
+        if space.plan.within_layer == "uniform":
+            return space
+        (sparsity,) = space.sparsity
+        uniform = space.plan.model_copy(update=_UNIFORM)
+        sites = [Site.parse(site) for site in resolve_plan(uniform, sparsity, (), self.shape).levels]
+        key = f"greedy {sparsity:g} {space.plan.rule} {self.fingerprints.model} {self.fingerprints.corpus}"
+
+        def measure() -> dict[str, Any]:
+            print(f"measuring greedy levels of {len(sites)} sites at {sparsity:g}", flush=True)
+            return {"value": self._remotely(_levels, space, sites, sparsity)}
+
+        levels = self._known(key, measure)["value"]
+        return space.model_copy(update={"plan": uniform.model_copy(update={"levels": levels})})
+
+    def _known(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What stands in ``importance.json`` under a key, measured if nothing does."""
+        file = self.folder.path / "importance.json"
+        known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+        if key not in known:
+            known[key] = measure()
+            file.write_text(json.dumps(known, indent=1))
+        return known[key]
+
+    def _remotely(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a worker that has what a trial has."""
+        resources = self.folder.space.resources
+        worker = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(work)
+        return ray.get(worker.remote(*arguments, resources.cpus_per_trial))
+
+    def _with_layers(self, space: SpaceConfig) -> SpaceConfig:
+        """The space with the layers that the measured figures choose."""
         chosen = []
         for allocation in space.allocations:
             if allocation.is_measured:
-                layers = self._choose(allocation, self._figures(allocation, sparsity))
-                print(f"{allocation.label} at {sparsity:g}: layers {', '.join(map(str, layers))}", flush=True)
+                layers = self._choose(allocation, self._figures(space, allocation))
+                print(f"{allocation.label} at {space.sparsity[0]:g}: layers {', '.join(map(str, layers))}", flush=True)
                 allocation = allocation.model_copy(update={"layers": layers})
             chosen.append(allocation)
-        return space.model_copy(update={"allocations": tuple(chosen), "sparsity": (sparsity,)})
+        return space.model_copy(update={"allocations": tuple(chosen)})
 
     def _choose(self, allocation: AllocationConfig, figures: dict[int, float]) -> tuple[int, ...]:
         named = measured_name(allocation.name)
@@ -83,37 +120,34 @@ class Measurement:
             return above_threshold(figures, allocation.above)
         return top_k(figures, max(1, self.shape.num_layers * named[1] // 100)) if named[1] else elbow(figures)
 
-    def _figures(self, allocation: AllocationConfig, sparsity: float) -> dict[int, float]:
-        """The figure of each layer, from ``importance.json`` or measured."""
+    def _figures(self, space: SpaceConfig, allocation: AllocationConfig) -> dict[int, float]:
+        """The figure of each layer, under the space's one sparsity."""
         method = allocation.name.rstrip("-0123456789")
         modules: tuple[Module, ...] = allocation.modules or ("down_proj",)
-        space = self.folder.space
-        sites = self.shape.check(
-            (Site(layer, m) for layer in range(self.shape.num_layers) for m in modules), "allocations"
+        every = (Site(layer, module) for layer in range(self.shape.num_layers) for module in modules)
+        everywhere = allocation_of(
+            without_measured(space), self.shape.check(every, f"allocations.{allocation.label}"), self.shape
         )
-        everywhere = allocation_of(without_measured(space), sites, self.shape)
-        full = resolve_trial(space, everywhere, sparsity, space.seeds[0], self.shape, self.fingerprints)
-        file, key = self.folder.path / "importance.json", f"{method} {full.identity}"
-        known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        if key not in known:
-            print(f"measuring {method} of {self.shape.num_layers} layers at {sparsity:g}", flush=True)
-            players = [frozenset(Site(layer, m) for m in modules) for layer in range(self.shape.num_layers)]
-            found = self._measure(method, full, players)
-            known[key] = {"method": method, "plan": full.plan.label} | {
-                name: value for name, value in asdict(found).items() if name != "players"
-            }
-            file.write_text(json.dumps(known, indent=1))
-        return dict(enumerate(known[key]["value"]))
+        full = resolve_trial(space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.fingerprints)
 
-    def _measure(self, method: str, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
+        def measure() -> dict[str, Any]:
+            print(f"measuring {method} of {self.shape.num_layers} layers at {space.sparsity[0]:g}", flush=True)
+            players = [frozenset(Site(layer, m) for m in modules) for layer in range(self.shape.num_layers)]
+            found = asdict(self._measure(space, method, full, players))
+            return {"plan": full.plan.label, **{key: found[key] for key in ("value", "standard_error")}}
+
+        return dict(enumerate(self._known(f"{method} {full.identity}", measure)["value"]))
+
+    def _measure(
+        self, space: SpaceConfig, method: str, full: TrialConfig, players: Sequence[frozenset[Site]]
+    ) -> Importance:
         if method == "GRADIENT":
-            remote = ray.remote(num_cpus=self._cpus, num_gpus=self.folder.space.resources.gpus_per_trial)
-            found: Importance = ray.get(remote(_gradient).remote(full, players, self._cpus))
+            found: Importance = self._remotely(_gradient, full, players)
             return found
         if method == "CRITICAL-ONLY":
-            return self._trained_alone(full, players)
-        masks = self._scored_masks(full)
-        blocks = self.folder.space.corpus.blocks.validation
+            return self._trained_alone(space, full, players)
+        masks = self._scored_masks(space, full)
+        blocks = space.corpus.blocks.validation
 
         def figure(score: Any) -> Importance:
             return (
@@ -131,28 +165,24 @@ class Measurement:
         score_masks(self.folder, f"measure-{method}-{full.identity}", masks, list(wanted.values()), blocks)
         return figure(lambda mask: masks.log.records[wanted[mask].identity, blocks].kl_nats)
 
-    @property
-    def _cpus(self) -> int:
-        return self.folder.space.resources.cpus_per_trial
-
-    def _scored_masks(self, full: TrialConfig) -> ScoredMasks:
+    def _scored_masks(self, space: SpaceConfig, full: TrialConfig) -> ScoredMasks:
         """The proxy whose shared biases are those of ``full``, which is trained first."""
-        self._train(f"shared-{full.identity}", [full])
+        self._train(space, f"shared-{full.identity}", [full])
         shared = str(self.folder.trial(full).checkpoint_path.resolve())
         log = MaskLog(self.folder.path / "measured.jsonl")
         return ScoredMasks(log, {full.plan.model_dump_json(): shared}, ("val_kl_nats",))
 
-    def _trained_alone(self, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
+    def _trained_alone(self, space: SpaceConfig, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
         """What each layer's bias, trained alone, takes off the KL of TEAL alone."""
         seed = [full.training.seed]
         trials = [trials_like(full, f"only-{layer}", mask, seed, self.shape)[0] for layer, mask in enumerate(players)]
-        self._train(f"only-{full.identity}", trials)
+        self._train(space, f"only-{full.identity}", trials)
         metrics = [read_checkpoint(self.folder.trial(t).checkpoint_path).meta.metrics for t in trials]
         value = tuple(m["val_teal_kl_nats"] - m["val_kl_nats"] for m in metrics)
         return Importance(tuple(players), value, (0.0,) * len(players))
 
-    def _train(self, stage: str, trials: list[TrialConfig]) -> None:
-        grid = resolve_grid(without_measured(self.folder.space), self.shape, self.fingerprints)[0]
+    def _train(self, space: SpaceConfig, stage: str, trials: list[TrialConfig]) -> None:
+        grid = resolve_grid(without_measured(space), self.shape, self.fingerprints)[0]
         results = {trial.identity for trial in grid}
         for trial in trials:
             if trial.identity not in results:
@@ -167,3 +197,10 @@ def _gradient(full: TrialConfig, players: Sequence[frozenset[Site]], threads: in
     torch.set_num_threads(threads)
     bench = Workbench(full.model, full.corpus, full.device)
     return by_gradient(bench, full.plan, players, _GRADIENT_BLOCKS, full.training.form)
+
+
+def _levels(space: SpaceConfig, sites: Sequence[Site], sparsity: float, threads: int) -> dict[str, float]:
+    """In a worker."""
+    torch.set_num_threads(threads)
+    bench = Workbench(space.model, space.corpus, space.resources.device)
+    return greedy_levels(bench, sites, sparsity, space.plan.rule, min(_GREEDY_BLOCKS, space.corpus.blocks.calibration))

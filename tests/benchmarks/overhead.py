@@ -50,9 +50,9 @@ class IdleTrial(Trial):
 class IdleTrainable(SponTrainable):
     """The adapter as it is, around trials that do nothing."""
 
-    def _begin(self, config) -> None:
+    def _begin(self, bench, trial, config) -> None:
         with patch.object(ray_trainable, "Trial", IdleTrial):
-            super()._begin(config)
+            super()._begin(bench, trial, config)
 
 
 def idle_space(directory: Path, n_trials: int) -> dict[str, object]:

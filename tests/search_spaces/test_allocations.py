@@ -1,6 +1,6 @@
 import pytest
 
-from search_spaces.allocations import is_named, named_allocation, parse_allocation
+from search_spaces.allocations import is_named, measured_name, named_allocation, parse_allocation
 from search_spaces.errors import SponError
 
 DEPTHS = [16, 28, 30, 32]
@@ -121,3 +121,22 @@ def test_a_name_is_a_family_and_a_number(name, parsed):
 )
 def test_only_valid_names_are_taken(name, named):
     assert is_named(name) is named
+
+
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [("CORNERSTONE", ("CORNERSTONE", 0)), ("SHAPLEY-GUIDED-25", ("SHAPLEY-GUIDED", 25)), ("TOP-50", None), ("", None)],
+)
+def test_a_measured_name_has_a_percent_or_goes_to_the_elbow(name, parsed):
+    assert measured_name(name) == parsed
+
+
+@pytest.mark.parametrize("name", ["CORNERSTONE-0", "GRADIENT-101"])
+def test_a_measured_percent_out_of_range_is_refused(name):
+    with pytest.raises(ValueError, match=r"must have 1 <= p <= 100 percent"):
+        measured_name(name)
+
+
+def test_a_measured_allocation_has_no_layers_until_it_is_measured():
+    with pytest.raises(SponError, match=r"GRADIENT must be measured first"):
+        named_allocation("GRADIENT", 16)

@@ -154,6 +154,24 @@ def test_a_plan_without_layers_is_refused():
         PlanConfig(layers=())
 
 
+@pytest.mark.parametrize("given", [{"modules": "matched"}, {"modules": ["o_proj"], "levels": {"0.o_proj": 0.1}}])
+def test_greedy_levels_must_have_a_list_of_modules_and_no_other_levels(given):
+    with pytest.raises(ValidationError, match="greedy levels must have a list of modules and no levels of one's own"):
+        PlanConfig.model_validate(given | {"within_layer": "greedy"})
+
+
+@pytest.mark.parametrize("given", [{"name": "TOP-50", "above": 0.1}, {"name": "CORNERSTONE-50", "above": 0.1}])
+def test_a_threshold_is_only_for_what_is_measured_without_a_percent(given):
+    with pytest.raises(ValidationError, match="above may be given only to GRADIENT, CORNERSTONE"):
+        AllocationConfig.model_validate(given)
+
+
+def test_a_measured_allocation_is_no_longer_so_once_it_has_layers():
+    assert AllocationConfig.model_validate("CORNERSTONE").is_measured
+    assert not AllocationConfig.model_validate("CORNERSTONE").model_copy(update={"layers": (1,)}).is_measured
+    assert not AllocationConfig.model_validate("TOP-50").is_measured
+
+
 @pytest.mark.parametrize(
     ("levels", "line"),
     [

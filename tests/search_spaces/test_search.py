@@ -11,6 +11,7 @@ from search_spaces.search import (
     check_search,
     named_suggestions,
     project_levels,
+    quick,
     trial_of_suggestion,
 )
 
@@ -308,3 +309,15 @@ def test_a_search_that_does_not_fit_is_refused_before_the_first_suggestion(searc
 def test_a_huge_grid_is_given_by_its_magnitude(shape_of):
     with pytest.raises(SponError, match=r"but got about 10\^9 \(at"):
         check_search(space({**SUBSET, "algorithm": "grid"}), shape_of(30))
+
+
+def test_a_quick_search_is_the_same_one_on_less_text_and_at_a_smaller_budget(shape):
+    proxy = {"rungs": [8, 32], "n_train": 8, "n_warm": 2}
+    whole = space({"masks": {"family": "subset"}, "n_masks": 100, "proxy": proxy, "stopping": "asha"})
+    small = quick(whole)
+    assert SpaceConfig.model_validate(small.model_dump()) == small
+    assert small.name == f"{whole.name}-quick"
+    assert small.corpus.blocks.calibration < whole.corpus.blocks.calibration
+    assert small.search.n_masks < 100
+    assert (small.search.masks, small.search.algorithm) == (whole.search.masks, whole.search.algorithm)
+    check_search(small, shape)

@@ -1,0 +1,115 @@
+"""What a search algorithm is worth: best KL so far against forward passes spent, on the proxy, several seeds each.
+
+python -m tests.benchmarks.search search_spaces/embedded-search.yaml SHARED --masks 30 --repeats 3
+
+SHARED is the checkpoint of the shared biases of a search that has run (``runs/NAME/trials/.../checkpoint``). A block
+that trains counts three forward passes of one that is scored: that is what training each mask, without the proxy, is
+charged for the same proposals.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.trial import FixedTrial
+
+from search_spaces.evolution import Evolution
+from search_spaces.load import load_space
+from search_spaces.resolve import Fingerprints
+from search_spaces.samplers import make_sampler
+from search_spaces.schema import SpaceConfig
+from search_spaces.search import search_of, trial_of_suggestion
+from search_spaces.search_config import EvolutionConfig, Nsga2, Random, Tpe
+from search_spaces.sites import ModelShape, Site
+from tests.benchmarks.table import print_table
+from trainables.checkpoint import read_checkpoint
+from trainables.proxy import Mask, MaskScorer
+from trainables.training import total_steps
+from trainables.workbench import Workbench
+
+_ALGORITHMS = {
+    "random": Random(),
+    "TPE": Tpe(n_startup_trials=5),
+    "NSGA-II": Nsga2(population_size=8),
+    "evolution": EvolutionConfig(population_size=2, offspring=8),
+}
+_SHARES = (0.25, 0.5, 1.0)
+
+
+def mask_of(space: SpaceConfig, suggestion: object, shape: ModelShape) -> Mask:
+    trial = trial_of_suggestion(space, suggestion, shape, Fingerprints("", ""))
+    return frozenset(map(Site.parse, trial.sites))
+
+
+def sampled(
+    space: SpaceConfig, shape: ModelShape, algorithm, score: Callable[[Mask, int], float], seed: int
+) -> Iterator:
+    """KL of one proposal after another, each on all blocks."""
+    study = optuna.create_study(sampler=make_sampler(algorithm, seed))
+    blocks = search_of(space).proxy.rungs[0]
+    while True:
+        suggestion = study.ask()
+        value = score(mask_of(space, suggestion, shape), blocks)
+        study.tell(suggestion, value)
+        yield value
+
+
+def evolved(
+    space: SpaceConfig, shape: ModelShape, algorithm, score: Callable[[Mask, int], float], seed: int
+) -> Iterator:
+    masks = search_of(space).masks
+    units, blocks = masks.units(shape), search_of(space).proxy.rungs[0]
+    evolution = Evolution(units, masks.k, algorithm.population_size, algorithm.offspring, (blocks,), seed)
+    known: dict[tuple[Site, ...], float] = {}
+    while True:
+        asked = evolution.ask()
+        for sites in asked:
+            if sites not in known:
+                known[sites] = score(mask_of(space, FixedTrial(masks.params_of(sites, shape)), shape), blocks)
+                yield known[sites]
+        evolution.tell([known[sites] for sites in asked])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("space", type=Path)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--masks", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = load_space(arguments.space, [])
+    shared = read_checkpoint(arguments.shared)
+    bench = Workbench(space.model, space.corpus, "cpu")
+    scorer = MaskScorer(bench, shared.meta.config.plan, shared.biases)
+    shape, training = bench.model.shape, space.training
+    blocks = search_of(space).proxy.rungs[0]
+    steps = total_steps(space.corpus.blocks.calibration, training)
+    per_trained = 3 * steps * training.batch_size + space.corpus.blocks.validation
+    rows, repeated = [], {}
+    for name, algorithm in _ALGORITHMS.items():
+        run = evolved if isinstance(algorithm, EvolutionConfig) else sampled
+        best = []
+        for seed in range(arguments.repeats):
+            before = scorer.evaluated
+            proposals = run(space, shape, algorithm, scorer.kl_nats, seed)
+            values = [next(proposals) for _ in range(arguments.masks)]
+            repeated[name] = repeated.get(name, 0) + arguments.masks - (scorer.evaluated - before) // blocks
+            best.append(np.minimum.accumulate(values))
+            print(name, seed, f"{best[-1][-1]:.5f}", flush=True)
+        curve = np.array(best)
+        at = [max(1, round(share * arguments.masks)) for share in _SHARES]
+        rows.append((name, *(f"{curve[:, n - 1].mean():.5f} ± {curve[:, n - 1].std(ddof=1):.5f}" for n in at)))
+        rows[-1] += (repeated[name],)
+    spent = [f"after {max(1, round(share * arguments.masks)) * blocks:,} blocks" for share in _SHARES]
+    print_table(
+        f"Best KL on the proxy, nats, mean ± sd of {arguments.repeats} seeds; training one mask costs {per_trained:,}",
+        ("algorithm", *spent, "masks proposed twice"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

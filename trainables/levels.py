@@ -1,0 +1,138 @@
+"""TEAL's block-wise greedy levels: how the sparsity of a decoder layer is spread over its sites.
+
+The method is Algorithm 1 of arXiv:2408.14690, section "Block-wise Greedy Optimization". Each decoder layer is taken by
+itself, on the inputs that it has in the dense model; all its sites start at level zero, and what is raised next is
+always the site whose raise moves the layer's output least. Raises are equal in weights that need not be read, so that
+small sites rise by large steps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrialPlan
+from search_spaces.search_config import MAX_LEVEL
+from search_spaces.sites import ModelShape, Site
+from trainables.model import ResidentModel
+from trainables.teal import magnitude_histograms, quantile_threshold, sparsified
+from trainables.workbench import Workbench
+
+Rule = Literal["topk", "threshold"]
+_MET = 1e-9  # of the mean level: what is missing below this is binary rounding
+
+
+@torch.inference_mode()
+def greedy_levels(
+    bench: Workbench, sites: Sequence[Site], sparsity: float, rule: Rule, n_blocks: int, step: float = 0.02
+) -> dict[str, float]:
+    """Levels of the sites of each decoder layer, at the target sparsity in their mean weighted by weights.
+
+    Sites that are not named are dense. All positions are sparsified. Each raise costs a pass through the decoder layer
+    for every site that can still rise: about ``sites of a layer x sparsity / step`` passes through the decoder in all.
+
+    Args:
+        bench: model, in its dense state, and calibration text.
+        sites: what is sparsified, in any order.
+        sparsity: of each layer that has a site, in 0..0.95: the mean of its levels, weighted by in_features x
+            out_features. With all modules of all layers planned, an equal mean is equal work.
+        rule: by which a level zeroes. The thresholds of ``threshold`` are quantiles over the same text.
+        n_blocks: calibration blocks to use, from the start. They go through the model at once.
+        step: what a raise adds to the layer's mean level. A site of the share f of the layer's planned weights rises
+            by step / f, or less where it comes to 0.95 or the layer to its target.
+
+    Returns:
+        A level in 0..0.95 for every site, by name and in canonical order, rounded to 6 digits, which moves the mean
+        of a layer by less than 1e-6.
+
+    Raises:
+        SponError: if a site is not in the model or named twice, or another argument is out of range; a target above
+            0.95 cannot be met.
+        RuntimeError: if the model is not dense.
+    """
+    model, tokens = bench.model, bench.blocks("calibration").tokens
+    if not 0 <= sparsity <= MAX_LEVEL:
+        raise SponError(f"greedy levels must have 0 <= sparsity <= {MAX_LEVEL}, but got {sparsity} (at sparsity)")
+    if not 0 < step <= 1:
+        raise SponError(f"a raise must have 0 < step <= 1, but got {step} (at step)")
+    if not 1 <= n_blocks <= len(tokens):
+        raise SponError(f"n_blocks must be in 1..{len(tokens)}, but got {n_blocks} (at the calibration split)")
+    planned = model.shape.check(sites, "sites")
+    model.check_dense()
+    tokens = tokens[:n_blocks]
+    histograms: dict[Site, Tensor] = {}
+    if rule == "threshold":
+        histograms = dict(zip(planned, magnitude_histograms(model, tokens, list(planned), 0), strict=True))
+    levels: dict[Site, float] = {}
+    layers = [tuple(group) for _, group in groupby(planned, key=lambda site: site.layer)]
+    with ExitStack() as stack:
+        name = f"greedy levels at {sparsity:g}"
+        bar = stack.enter_context(tqdm(total=len(layers), desc=name, unit="layer", mininterval=5))
+        for group in layers:
+
+            def optimise(
+                layer: nn.Module, args: Any, kwargs: Any, dense: Tensor, group: tuple[Site, ...] = group
+            ) -> None:
+                error = partial(_output_error, model, histograms, layer, args, kwargs, dense)
+                levels.update(_climb(_shares(model.shape, group), sparsity, step, error))
+                bar.update()
+
+            decoder_layer = model.network.get_submodule(model.shape.sites[group[0]].path.rsplit(".", 2)[0])
+            stack.callback(decoder_layer.register_forward_hook(optimise, with_kwargs=True).remove)
+        model.hidden(tokens.to(model.device))
+    return {str(site): round(levels[site], 6) for site in planned}
+
+
+def _shares(shape: ModelShape, group: Sequence[Site]) -> dict[Site, float]:
+    """Fraction of the weights of some sites that each of them has."""
+    weights = {site: shape.sites[site].in_features * shape.sites[site].out_features for site in group}
+    return {site: weight / sum(weights.values()) for site, weight in weights.items()}
+
+
+def _climb(
+    shares: Mapping[Site, float], sparsity: float, step: float, error: Callable[[Mapping[Site, float]], float]
+) -> dict[Site, float]:
+    """Raise one site after another, each time the one that leaves the least error; of equals, the first."""
+    levels = dict.fromkeys(shares, 0.0)
+    while (missing := sparsity - sum(share * levels[site] for site, share in shares.items())) > _MET:
+        raised = [
+            {**levels, site: min(levels[site] + min(step, missing) / share, MAX_LEVEL)}
+            for site, share in shares.items()
+            if levels[site] < MAX_LEVEL
+        ]
+        levels = min(raised, key=error)
+    return levels
+
+
+def _output_error(
+    model: ResidentModel,
+    histograms: Mapping[Site, Tensor],
+    layer: nn.Module,
+    args: Any,
+    kwargs: Any,
+    dense: Tensor,
+    levels: Mapping[Site, float],
+) -> float:
+    """L2 distance of a decoder layer's output under some levels from ``dense``, (batch, seq, hidden).
+
+    Without histograms, the rule is ``topk``.
+    """
+    on = {site: level for site, level in levels.items() if level > 0}
+    thresholds = {site: quantile_threshold(histograms[site], level) for site, level in on.items() if histograms}
+    plan = TrialPlan(
+        levels={str(site): level for site, level in on.items()},
+        rule="threshold" if histograms else "topk",
+        tokens="all",
+        skip_first=0,
+        calibration_blocks=len(dense),
+    )
+    with sparsified(model, plan, thresholds):
+        output = layer.forward(*args, **kwargs)  # not layer(...), which would run the hook that this is called from
+    distance: float = torch.linalg.vector_norm(output.float() - dense.float(), dtype=torch.float64).item()
+    return distance
