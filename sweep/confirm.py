@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from search_spaces.allocations import BASELINE
 from search_spaces.comparison import controls, trials_like, units_of
-from search_spaces.schema import SpaceConfig, TrialConfig, TrialPlan
+from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
 from search_spaces.sites import ModelShape, Site
 from sweep.board import STATISTICS, pareto_flags
@@ -80,47 +80,65 @@ def compare(folder: SweepFolder, plans: Sequence[Groups]) -> Selection:
 
 
 def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:
-    paths = {name: [folder.trial(t) for t in trials] for name, (_, trials) in groups.items()}
-    found = {
-        name: [read_checkpoint(trial.checkpoint_path) for trial in trials]
-        for name, trials in paths.items()
-        if all(trial.state == "finished" for trial in trials)
-    }
+    found = {name: runs for name, (_, trials) in groups.items() if (runs := _finished(folder, trials))}
     if not found:
         return None
     tested = {name: mean_scores([run.scores["test.spon"] for run in runs]) for name, runs in found.items()}
-    some = next(iter(found.values()))[0].scores
-    dense, teal = some["test.dense"], some["test.teal"]
+    baselines = next(iter(found.values()))[0].scores
+    dense, teal = baselines["test.dense"], baselines["test.teal"]
     masks = []
     for name, runs in found.items():
-        config, scores = runs[0].meta.config, tested[name]
-        masks.append(
-            Selected(
-                name=name,
-                role=groups[name][0],
-                sites=config.sites,
-                n_spon_params=config.n_spon_params,
-                seeds=tuple(run.meta.config.training.seed for run in runs),
-                checkpoints=tuple(str(t.checkpoint_path.relative_to(folder.path)) for t in paths[name]),
-                val_kl_nats=_mean([run.meta.metrics["val_kl_nats"] for run in runs]),
-                test_kl_nats=scores.kl_nats,
-                test_nll_nats=scores.nll_nats,
-                test_ppl=scores.ppl,
-                **_recoveries({"dense": dense, "teal": teal, "spon": scores}),
-            )
-        )
-    pairs = [(m.name, other.name) for m in masks if m.role == "chosen" for other in masks if other.name != m.name]
+        role, trials = groups[name]
+        paths = [str(folder.trial(trial).checkpoint_path.relative_to(folder.path)) for trial in trials]
+        models = {"dense": dense, "teal": teal, "spon": tested[name]}
+        masks.append(_selected(name, role, runs, tuple(paths), models))
+    chosen = [mask.name for mask in masks if mask.role == "chosen"]
+    pairs = [(one, mask.name) for one in chosen for mask in masks if mask.name != one]
     tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in KL and in NLL
     return PlanSelection(
-        plan=_plan(groups).label,
+        plan=next(iter(groups.values()))[1][0].plan.label,
         teal_test_kl_nats=teal.kl_nats,
         teal_test_ppl=teal.ppl,
         dense_test_ppl=dense.ppl,
         confidence=1 - 2 * tail,
         bootstrap_over=bootstrap_unit(teal),
         masks=tuple(masks),
-        differences=tuple(_difference(chosen, other, tested, found, tail) for chosen, other in pairs),
-        best_rival={m.name: _best_rival(m, masks) for m in masks if m.role == "chosen"},
+        differences=tuple(_difference(one, other, tested, found, tail) for one, other in pairs),
+        best_rival={mask.name: _best_rival(mask, masks) for mask in masks if mask.role == "chosen"},
+    )
+
+
+def _finished(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[Checkpoint]:
+    """The checkpoints of all seeds of a mask; none if one has failed."""
+    paths = [folder.trial(trial) for trial in trials]
+    return [read_checkpoint(t.checkpoint_path) for t in paths] if all(t.state == "finished" for t in paths) else []
+
+
+def _selected(
+    name: str, role: Role, runs: Sequence[Checkpoint], paths: tuple[str, ...], models: Mapping[str, Scores]
+) -> Selected:
+    """One mask of the comparison.
+
+    Args:
+        name: of the mask.
+        role: what it is there for.
+        runs: a checkpoint a seed.
+        paths: of these, for the file.
+        models: test scores of ``dense``, ``teal`` and, as the mean over seeds, ``spon``.
+    """
+    config, scores = runs[0].meta.config, models["spon"]
+    return Selected(
+        name=name,
+        role=role,
+        sites=config.sites,
+        n_spon_params=config.n_spon_params,
+        seeds=tuple(run.meta.config.training.seed for run in runs),
+        checkpoints=paths,
+        val_kl_nats=sum(run.meta.metrics["val_kl_nats"] for run in runs) / len(runs),
+        test_kl_nats=scores.kl_nats,
+        test_nll_nats=scores.nll_nats,
+        test_ppl=scores.ppl,
+        **_recoveries(models),
     )
 
 
@@ -157,11 +175,3 @@ def _difference(
 def _best_rival(chosen: Selected, masks: Sequence[Selected]) -> str | None:
     rivals = [m for m in masks if m.role == "named" and m.n_spon_params <= chosen.n_spon_params]
     return min(rivals, key=lambda m: m.val_kl_nats).name if rivals else None
-
-
-def _plan(groups: Groups) -> TrialPlan:
-    return next(iter(groups.values()))[1][0].plan
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

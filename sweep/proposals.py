@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from search_spaces.schema import ResourcesConfig, TrialConfig
+from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
 from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
@@ -23,7 +22,7 @@ from sweep.ledger import Ledger
 from sweep.mask_log import MaskLog, MaskRecord
 from sweep.mask_search import MaskSearch
 from sweep.task import Counts, Task, Values
-from sweep.tuner import Interrupted, fit, grid_space
+from sweep.tuner import Interrupted, fit, grid_space, places
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable
 
@@ -181,7 +180,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, storage: str, tracking_
         search_alg=searcher,
         scheduler=_scheduler(search.stopping, len(task.rungs)),
         num_samples=1_000_000_000 if evolves else search.n_masks,  # evolution ends itself, at the end of a generation
-        max_concurrent_trials=_places(task.space.resources),
+        max_concurrent_trials=places(task.space.resources),  # more would be asked for before others are told
     )
     if log is not None:
         masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)
@@ -209,12 +208,3 @@ def _scheduler(stopping: Asha | Median | None, n_rungs: int) -> TrialScheduler:
             )
         case None:
             return FIFOScheduler()
-
-
-def _places(resources: ResourcesConfig) -> int:
-    """Masks at once: more would be asked for before others are told."""
-    have = ray.cluster_resources()
-    places = int(have.get("CPU", 1) // resources.cpus_per_trial)
-    if resources.gpus_per_trial:
-        places = min(places, int(have.get("GPU", 0) / resources.gpus_per_trial))
-    return max(1, min(places, resources.max_concurrent or places))

@@ -10,6 +10,7 @@ from ray.util import ActorPool
 
 from search_spaces.schema import SpaceConfig
 from sweep.folder import SweepFolder, TrialFolder
+from sweep.tuner import places
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.trial import report_test
 from trainables.workbench import Workbench
@@ -43,11 +44,8 @@ def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
 
 def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
     """As many workers as there are places for trials."""
-    want, have = space.resources, ray.cluster_resources()
-    places = int(have.get("CPU", 1) // want.cpus_per_trial)
-    if want.gpus_per_trial:
-        places = min(places, int(have.get("GPU", 0) / want.gpus_per_trial))
-    count = max(1, min(places, n_waiting, want.max_concurrent or places))
+    want = space.resources
+    count = min(places(want), n_waiting)
     reader = ray.remote(num_cpus=want.cpus_per_trial, num_gpus=want.gpus_per_trial)(_TestReader)
     return [reader.remote(space) for _ in range(count)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from search_spaces.allocations import BASELINE
 from search_spaces.comparison import shared_trials
+from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, WarmStart
 from search_spaces.search import search_of
@@ -83,9 +84,9 @@ class Search:
 
         Raises:
             Interrupted: if a stage was stopped.
+            SponError: if the shared biases cannot be trained.
         """
-        self._set_aside_shared()
-        self._train("shared", self.shared)
+        self._share()
         self._propose()
         self._draw_reference()
         trained = self._train("train", [*self.named, *self.candidates(), *self._warm()])
@@ -119,20 +120,21 @@ class Search:
         distinct = list({trial.identity: trial for trial in trials}.values())
         missing = Ledger(self.folder).missing(distinct)
         if distinct:
-            taken = (
-                f", {len(distinct) - len(missing)} known from earlier sweeps" if len(distinct) > len(missing) else ""
-            )
-            print(f"{stage}: {len(distinct)} trials{taken}", flush=True)
+            taken = len(distinct) - len(missing)
+            print(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps", flush=True)
         if missing:
             run_trials(self.folder, missing, self.tracking_uri, stage)
         return outcome(self.folder, distinct)
 
-    def _set_aside_shared(self) -> None:
-        """Shared biases are no result of the search, unless they are those of an allocation of the space."""
+    def _share(self) -> None:
+        """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
         named = {trial.identity for trial in self.named}
         for trial in self.shared:
             if trial.identity not in named:
                 self.folder.trial(trial).set_aside(trial)
+        if self._train("shared", self.shared).failed:
+            reason = next(t.failure for t in map(self.folder.trial, self.shared) if t.state == "failed")
+            raise SponError(f"shared biases must be trained before masks are scored, but {reason} (at search.proxy)")
 
     def _propose(self) -> None:
         """Let the algorithm propose, to the end of its budget."""
@@ -209,10 +211,10 @@ class Search:
         return trial.model_copy(update={"allocation": trial.allocation + _WARM, "warm_start": start})
 
     def trained(self) -> list[Checkpoint]:
-        """Everything that was trained with the first seed, but for the shared biases and the final comparison."""
-        seed, shared = self.space.seeds[0], {trial.identity for trial in self.shared}
-        found = [t for t in self.folder.trials if t.state == "finished" and t.config.training.seed == seed]
-        return [read_checkpoint(t.checkpoint_path) for t in found if t.config.identity not in shared]
+        """All that was trained with the first seed, but for what is auxiliary; the final comparison has other seeds."""
+        seed = self.space.seeds[0]
+        found = [t for t in self.folder.trials if t.state == "finished" and not t.is_auxiliary]
+        return [read_checkpoint(t.checkpoint_path) for t in found if t.config.training.seed == seed]
 
     def _final_groups(self) -> list[Groups]:
         """The final comparisons: masks are compared under one plan and one training."""

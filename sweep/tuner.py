@@ -25,6 +25,15 @@ _STATE_SECONDS = 0.005
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
 
 
+def places(resources: ResourcesConfig) -> int:
+    """Trials that can run at once on what Ray has, at least one."""
+    have = ray.cluster_resources()
+    fit_in = int(have.get("CPU", 1) // resources.cpus_per_trial)
+    if resources.gpus_per_trial:
+        fit_in = min(fit_in, int(have.get("GPU", 0) / resources.gpus_per_trial))
+    return max(1, min(fit_in, resources.max_concurrent or fit_in))
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
     """A stage was stopped before its end, with the results in hand stored; the message says what is left."""
 
