@@ -19,7 +19,11 @@
 | NAME/optuna.log            | a search: the Optuna study              |
 | NAME/masks.jsonl           | a search: every mask that was scored    |
 | NAME/proposals.json        | a search: what became of the proposals  |
-| NAME/importance.json       | figures of layers, of measured masks    |
+| NAME/reference.*           | a search: the same of random masks      |
+| NAME/findings.*            | a search: what was found                |
+| NAME/search_*.png          | a search: its pictures                  |
+| NAME/importance.json       | figures of layers, and greedy levels    |
+| NAME/measured.jsonl        | the masks that these figures are from   |
 | NAME/selection.json        | a search: what was chosen, and how sure |
 """
 
