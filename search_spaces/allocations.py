@@ -2,7 +2,7 @@
 
 The names are the seed study's (``configs/allocation_configs.yaml`` there), by fraction of the depth, so that they fit
 any model; MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. Those of
-``MEASURED`` take the layers that matter most, by a figure that is measured on the model first (``sweep.measure``).
+``MEASURED`` take the layers that matter most, by a figure that is measured first (``sweep.search.measure``).
 
 Early layers are near the embedding, late layers near the output: TOP is early, BOTTOM is late.
 """

@@ -16,7 +16,7 @@ from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
-from sweep.measure import without_measured
+from sweep.search.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.spon import SponBiases
 from trainables.training import Trainer, steps_per_epoch, total_steps

@@ -11,12 +11,12 @@ from search_spaces.resolve import resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from sweep.board import make_board
-from sweep.findings import FINDINGS
 from sweep.folder import SweepFolder, check_sweep, create_sweep
-from sweep.measure import Measurement, without_measured
 from sweep.render import as_text, write_board
 from sweep.report import report_on_test
-from sweep.search import Search
+from sweep.search.findings import FINDINGS
+from sweep.search.measure import Measurement, without_measured
+from sweep.search.stages import Search
 from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, Outcome, run_trials, start_ray
 from trainables.workbench import find_materials

@@ -4,7 +4,7 @@ import pytest
 
 from search_spaces.resolve import Fingerprints, resolve_space
 from search_spaces.schema import SpaceConfig
-from sweep.mask_log import MaskLog, MaskRecord
+from sweep.search.mask_log import MaskLog, MaskRecord
 from tests.search_spaces.conftest import make_shape
 
 SPACE = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL", "TOP-50", "BOTTOM-50"]})

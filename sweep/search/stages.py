@@ -13,16 +13,16 @@ from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, War
 from search_spaces.search import search_of
 from search_spaces.search_config import Random
 from search_spaces.sites import ModelShape
-from sweep.confirm import Groups, choose, compare, final_groups
-from sweep.findings import make_findings, write_findings
 from sweep.folder import SweepFolder
-from sweep.ledger import Ledger
-from sweep.mask_log import MaskLog, MaskRecord
-from sweep.pictures import write_pictures
-from sweep.proposals import ScoredMasks, TrainedMasks, propose
 from sweep.report import report_on_test
-from sweep.search_tables import importances, mask_table, trained_masks, trained_table
-from sweep.task import Counts, Task
+from sweep.search.confirm import Groups, choose, compare, final_groups
+from sweep.search.findings import make_findings, write_findings
+from sweep.search.ledger import Ledger
+from sweep.search.mask_log import MaskLog, MaskRecord
+from sweep.search.pictures import write_pictures
+from sweep.search.proposals import ScoredMasks, TrainedMasks, propose
+from sweep.search.tables import importances, mask_table, trained_masks, trained_table
+from sweep.search.task import Counts, Task
 from sweep.tuner import Outcome, outcome, run_trials
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.selection import Selection, write_selection

@@ -8,11 +8,11 @@ from optuna.trial import FixedTrial
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig, WarmStart
 from search_spaces.search import trial_of_suggestion
-from sweep.findings import FINDINGS, Findings, ProxyFindings, WarmStartFinding, make_findings, write_findings
-from sweep.mask_log import MaskLog, MaskRecord
-from sweep.task import Counts
+from sweep.search.findings import FINDINGS, Findings, ProxyFindings, WarmStartFinding, make_findings, write_findings
+from sweep.search.mask_log import MaskLog, MaskRecord
+from sweep.search.task import Counts
 from tests.search_spaces.conftest import make_shape
-from tests.sweep.test_ledger import checkpoint_of, scores_of
+from tests.sweep.search.fabricated import checkpoint_of, scores_of
 from trainables.selection import Difference, PlanSelection, Selected, Selection
 from trainables.statistics import Interval
 

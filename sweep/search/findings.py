@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sweep.mask_log import MaskLog
-from sweep.task import Counts
+from sweep.search.mask_log import MaskLog
+from sweep.search.task import Counts
 from trainables.checkpoint import Checkpoint
 from trainables.selection import PlanSelection, Selection
 from trainables.statistics import Array, Interval, spearman

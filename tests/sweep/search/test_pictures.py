@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
-from sweep.pictures import (
+from sweep.search.pictures import (
     chosen_figure,
     expected_best,
     importance_figure,

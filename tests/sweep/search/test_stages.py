@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sweep.folder import SweepFolder
-from sweep.mask_log import MaskLog
-from sweep.mask_search import open_storage
+from sweep.search.mask_log import MaskLog
+from sweep.search.mask_search import open_storage
 from tests.sweep.conftest import ROOT, Ran, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection

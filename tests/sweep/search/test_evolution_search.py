@@ -8,8 +8,8 @@ from ray.tune.search import Searcher
 
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig
-from sweep.evolution_search import EvolutionSearch
-from sweep.task import Counts, Task
+from sweep.search.evolution_search import EvolutionSearch
+from sweep.search.task import Counts, Task
 from tests.search_spaces.conftest import make_shape
 
 IDS = map(str, count())

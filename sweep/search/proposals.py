@@ -16,12 +16,12 @@ from search_spaces.search import search_of
 from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
-from sweep.evolution_search import EvolutionSearch
 from sweep.folder import SweepFolder
-from sweep.ledger import Ledger
-from sweep.mask_log import MaskLog, MaskRecord
-from sweep.mask_search import MaskSearch
-from sweep.task import Counts, Task, Values
+from sweep.search.evolution_search import EvolutionSearch
+from sweep.search.ledger import Ledger
+from sweep.search.mask_log import MaskLog, MaskRecord
+from sweep.search.mask_search import MaskSearch
+from sweep.search.task import Counts, Task, Values
 from sweep.tuner import Interrupted, fit, grid_space, places
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable

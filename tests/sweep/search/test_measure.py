@@ -10,7 +10,7 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
 from sweep.folder import SweepFolder
-from sweep.measure import without_measured
+from sweep.search.measure import without_measured
 from tests.sweep.conftest import run, write_space
 from trainables.workbench import find_materials
 

@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from search_spaces.samplers import make_sampler
 from search_spaces.schema import TrialConfig
 from search_spaces.search import OutsideSpace, named_suggestions, search_of, trial_of_suggestion
-from sweep.task import Counts, Task
+from sweep.search.task import Counts, Task
 from trainables.ray_trainable import COMPLETE, FAILURE
 
 PATIENCE = 10

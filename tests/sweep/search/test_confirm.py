@@ -8,10 +8,10 @@ from search_spaces.resolve import Fingerprints, resolve_space
 from search_spaces.schema import SpaceConfig, WarmStart
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
-from sweep.confirm import choose, compare, final_groups
 from sweep.folder import SweepFolder
+from sweep.search.confirm import choose, compare, final_groups
 from tests.search_spaces.conftest import make_shape
-from tests.sweep.test_ledger import checkpoint_of, scores_of
+from tests.sweep.search.fabricated import checkpoint_of, scores_of
 
 SHAPE, PRINTS = make_shape(8), Fingerprints("m", "c")
 TEXT = torch.linspace(0.1, 2.0, 12).tolist()  # twelve documents, some much harder than others

@@ -13,7 +13,7 @@ from search_spaces.schema import TrialConfig
 from search_spaces.search import named_suggestions, search_of, trial_of_suggestion
 from search_spaces.search_config import EvolutionConfig
 from search_spaces.sites import Site
-from sweep.task import Counts, Task
+from sweep.search.task import Counts, Task
 from trainables.ray_trainable import FAILURE
 
 _GIVE_UP = 5

@@ -21,9 +21,9 @@ from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
 from search_spaces.sites import ModelShape, Module, Site
 from sweep.folder import SweepFolder
-from sweep.ledger import Ledger
-from sweep.mask_log import MaskLog
-from sweep.proposals import ScoredMasks, score_masks
+from sweep.search.ledger import Ledger
+from sweep.search.mask_log import MaskLog
+from sweep.search.proposals import ScoredMasks, score_masks
 from sweep.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gradient, leave_one_out, shapley

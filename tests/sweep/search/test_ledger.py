@@ -1,46 +1,16 @@
 """What was trained in one sweep of a storage, and asked for in another."""
 
 import json
-from collections.abc import Mapping, Sequence
 
 import pytest
-import torch
 
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig, TrialConfig
-from search_spaces.sites import Site
+from search_spaces.schema import SpaceConfig
 from sweep.folder import SweepFolder
-from sweep.ledger import Ledger
+from sweep.search.ledger import Ledger
 from tests.search_spaces.conftest import make_shape
-from trainables.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
-from trainables.evaluation import Scores
-
-
-def scores_of(kl: Sequence[float]) -> Scores:
-    """Scores with this KL a position in each block, each a document of its own; NLL is 2 nats above."""
-    sums = torch.tensor(kl, dtype=torch.float64)
-    ones = torch.ones_like(sums)
-    return Scores(sums + 2, sums, ones, ones, sums + 2, sums, ones, ones)
-
-
-def checkpoint_of(
-    trial: TrialConfig,
-    metrics: Mapping[str, float],
-    scores: Mapping[str, Scores] | None = None,
-    seconds: Sequence[float] = (),
-) -> Checkpoint:
-    """A checkpoint as if the trial had been trained, with a validation for each of ``seconds``."""
-    meta = CheckpointMeta(
-        config=trial,
-        paths={site: f"path.{site}" for site in trial.sites},
-        thresholds={},
-        realised_sparsity={},
-        metrics=dict(metrics),
-        history=tuple({"step": float(step), "seconds": spent} for step, spent in enumerate(seconds)),
-        versions={},
-        commit=None,
-    )
-    return Checkpoint(meta, {Site.parse(site): torch.ones(8) for site in trial.sites}, dict(scores or {}))
+from tests.sweep.search.fabricated import checkpoint_of, scores_of
+from trainables.checkpoint import read_checkpoint
 
 
 def trials(*allocations):

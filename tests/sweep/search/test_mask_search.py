@@ -10,8 +10,8 @@ from ray.tune.search import Searcher
 
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig
-from sweep.mask_search import PATIENCE, MaskSearch, open_storage
-from sweep.task import Counts, Task
+from sweep.search.mask_search import PATIENCE, MaskSearch, open_storage
+from sweep.search.task import Counts, Task
 from tests.search_spaces.conftest import make_shape
 
 DEPTH = 4
@@ -224,7 +224,7 @@ def test_random_masks_take_over_from_a_sampler_that_only_repeats_itself(searcher
         def sample_independent(self, *args):
             return True
 
-    monkeypatch.setattr("sweep.mask_search.make_sampler", lambda *args: Stuck())
+    monkeypatch.setattr("sweep.search.mask_search.make_sampler", lambda *args: Stuck())
     search = searcher(known={(0, 1, 2, 3): (0.125,)})
     assert search.suggest("a")["layers"] != (0, 1, 2, 3)
     assert counts().strayed == 1
@@ -254,7 +254,7 @@ def test_a_search_ends_with_its_budget_when_no_mask_is_under_way(searcher, count
 
 @pytest.mark.parametrize("algorithm", ["random", "grid"])
 def test_a_space_that_is_used_up_ends_the_search(searcher, counts, algorithm, monkeypatch):
-    monkeypatch.setattr("sweep.mask_search._GIVE_UP", 30)
+    monkeypatch.setattr("sweep.search.mask_search._GIVE_UP", 30)
     search = searcher(depth=1, algorithm=algorithm)
     for trial_id in "ab":
         search.suggest(trial_id)

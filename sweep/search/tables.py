@@ -7,8 +7,8 @@ import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from sweep.mask_log import MaskLog
-from sweep.mask_search import open_storage
+from sweep.search.mask_log import MaskLog
+from sweep.search.mask_search import open_storage
 from trainables.checkpoint import Checkpoint
 
 _FEW = 20
