@@ -22,6 +22,7 @@ def measured_space(tiny_space: dict[str, object]) -> dict[str, object]:
         "plan": {"rule": "topk", "modules": ["o_proj", "down_proj"], "within_layer": "greedy"},
         "allocations": ["UNIF-ALL", *MEASURED],
         "training": {"lr": 0.03, "batch_size": 4, "epochs": 1},
+        "resources": {"max_concurrent": 1},
     }
 
 
