@@ -93,10 +93,15 @@ def main() -> None:
         run = evolved if isinstance(algorithm, EvolutionConfig) else sampled
         best = []
         for seed in range(arguments.repeats):
-            before = scorer.evaluated
-            proposals = run(space, shape, algorithm, scorer.kl_nats, seed)
+            asked: list[Mask] = []
+
+            def score(mask: Mask, n_blocks: int, asked: list[Mask] = asked) -> float:
+                asked.append(mask)
+                return scorer.kl_nats(mask, n_blocks)
+
+            proposals = run(space, shape, algorithm, score, seed)
             values = [next(proposals) for _ in range(arguments.masks)]
-            repeated[name] = repeated.get(name, 0) + arguments.masks - (scorer.evaluated - before) // blocks
+            repeated[name] = repeated.get(name, 0) + len(asked) - len(set(asked))
             best.append(np.minimum.accumulate(values))
             print(name, seed, f"{best[-1][-1]:.5f}", flush=True)
         curve = np.array(best)
