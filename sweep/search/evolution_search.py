@@ -57,7 +57,7 @@ class EvolutionSearch(Searcher):
             search.algorithm.offspring,
             task.rungs,
             search.seed,
-            [tuple(sites) for sites in self._named()],
+            self._named(),
         )
         self._places: dict[str, int] = {}
         self._seen: set[str] = set()
@@ -66,11 +66,7 @@ class EvolutionSearch(Searcher):
 
     def _named(self) -> list[tuple[Site, ...]]:
         """The space's own allocations that are of the family."""
-        space, shape, prints = self._task.space, self._task.shape, self._task.fingerprints
-        found = [
-            trial_of_suggestion(space, FixedTrial(parameters), shape, prints)
-            for parameters in named_suggestions(space, shape)
-        ]
+        found = map(self._trial_of, named_suggestions(self._task.space, self._task.shape))
         return [tuple(Site.parse(site) for site in trial.sites) for trial in found]
 
     def suggest(self, trial_id: str) -> Any:
@@ -97,7 +93,7 @@ class EvolutionSearch(Searcher):
 
     def _next_stage(self) -> _Stage:
         """The masks of the evolution's stage; those that are known need not run."""
-        trials = [self._trial_of(mask) for mask in self._evolution.ask()]
+        trials = [self._trial_of(self._parameters_of(mask)) for mask in self._evolution.ask()]
         stage = _Stage(trials, [])
         for place, trial in enumerate(trials):
             known = self._task.known(trial, self._evolution.blocks)
@@ -115,11 +111,14 @@ class EvolutionSearch(Searcher):
         self._counts.open = len(self._places)
         self._counts.write(self._task.counts)
 
-    def _trial_of(self, mask: tuple[Site, ...]) -> TrialConfig:
-        space, shape, prints = self._task.space, self._task.shape, self._task.fingerprints
-        parameters = search_of(space).masks.params_of(mask, shape)
+    def _parameters_of(self, mask: tuple[Site, ...]) -> dict[str, Any]:
+        parameters = search_of(self._task.space).masks.params_of(mask, self._task.shape)
         assert parameters is not None
-        return trial_of_suggestion(space, FixedTrial(parameters), shape, prints)
+        return parameters
+
+    def _trial_of(self, parameters: dict[str, Any]) -> TrialConfig:
+        task = self._task
+        return trial_of_suggestion(task.space, FixedTrial(parameters), task.shape, task.fingerprints)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep the score; a mask that failed is worse than any other."""
@@ -140,5 +139,5 @@ class EvolutionSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Go on from what ``save`` wrote."""
         with open(checkpoint_path, "rb") as file:
-            self.__dict__.update(pickle.load(file) | {"_task": self._task})  # its look-up is this process's
+            self.__dict__.update(pickle.load(file))
         self._note()

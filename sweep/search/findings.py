@@ -196,7 +196,5 @@ def _verdict(plan: PlanSelection, chosen: str, rival: str | None) -> str:
     if rival is None:
         return f"{chosen}: no allocation of the space has as few parameters"
     kl = next(d.kl_nats for d in plan.differences if (d.chosen, d.against) == (chosen, rival))
-    verdict = (
-        "is better than" if kl[2] < 0 else "is worse than" if kl[0] > 0 and kl[1] > 0 else "is not surely better than"
-    )
+    verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not surely better than"
     return f"{chosen} {verdict} {rival}, the best of the space's own at equal or fewer parameters: KL {_signed(kl)}"

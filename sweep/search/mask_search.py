@@ -24,7 +24,6 @@ PATIENCE = 10
 _GIVE_UP = 300
 """Known masks in a row, most of them drawn at random, after which a space counts as used up."""
 
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -150,9 +149,8 @@ class MaskSearch(OptunaSearch):
     def restore(self, checkpoint_path: str) -> None:
         """Go on; what the sampler was asked in the moments before a crash, and Ray had not noted, is given up."""
         super().restore(checkpoint_path)
-        open_numbers = {
-            t.number for t in (*self._ot_trials.values(), *(s for same in self._same.values() for s in same))
-        }
+        same = (suggestion for waiting in self._same.values() for suggestion in waiting)
+        open_numbers = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in open_numbers:
                 self._study.tell(frozen.number, state=TrialState.FAIL)

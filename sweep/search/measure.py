@@ -125,9 +125,8 @@ class Measurement:
         method = allocation.name.rstrip("-0123456789")
         modules: tuple[Module, ...] = allocation.modules or ("down_proj",)
         every = (Site(layer, module) for layer in range(self.shape.num_layers) for module in modules)
-        everywhere = allocation_of(
-            without_measured(space), self.shape.check(every, f"allocations.{allocation.label}"), self.shape
-        )
+        sites = self.shape.check(every, f"allocations.{allocation.label}")
+        everywhere = allocation_of(without_measured(space), sites, self.shape)
         full = resolve_trial(space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.fingerprints)
 
         def measure() -> dict[str, Any]:
@@ -150,9 +149,9 @@ class Measurement:
         blocks = space.corpus.blocks.validation
 
         def figure(score: Any) -> Importance:
-            return (
-                leave_one_out(score, players) if method == "CORNERSTONE" else shapley(score, players, SHAPLEY_PAIRS, 0)
-            )
+            if method == "CORNERSTONE":
+                return leave_one_out(score, players)
+            return shapley(score, players, SHAPLEY_PAIRS, seed=0)
 
         wanted: dict[frozenset[Site], TrialConfig] = {}
 

@@ -103,9 +103,9 @@ class Search:
         proxy = search_of(self.space).proxy
         full = proxy.rungs[-1] if proxy else 0
         log = self.log if proxy else None
-        findings = make_findings(Counts.read(self._counts), log, full, self.trained())
-        write_findings(findings, selection, self.folder.path)
         trained, named = self.trained(), {allocation.label for allocation in self.space.allocations}
+        findings = make_findings(Counts.read(self._counts), log, full, trained)
+        write_findings(findings, selection, self.folder.path)
         write_pictures(
             self.folder.path,
             masks=mask_table(self.log, full) if proxy else trained_masks(trained),

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -15,7 +14,7 @@ from optuna.trial import TrialState
 from sweep.folder import SweepFolder
 from sweep.search.mask_log import MaskLog
 from sweep.search.mask_search import open_storage
-from tests.sweep.conftest import ROOT, Ran, command, run, write_space
+from tests.sweep.conftest import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection
 
@@ -42,31 +41,20 @@ def searched_space(tiny_space: dict[str, object], **search: object) -> dict[str,
     }
 
 
-@dataclass(frozen=True)
-class Searched:
-    space: Path
-    storage: Path
-    ran: Ran
-
-    @property
-    def folder(self) -> SweepFolder:
-        return SweepFolder(self.storage / "tiny")
-
-
 @pytest.fixture(scope="module")
-def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Swept:
     directory = tmp_path_factory.mktemp("search")
     space = write_space(searched_space(tiny_space), directory)
-    return Searched(space, directory / "runs", run("search", space, "--storage", directory / "runs"))
+    return Swept(space, directory / "runs", run("search", space, "--storage", directory / "runs"))
 
 
-def test_a_search_ends_with_its_verdict(searched: Searched) -> None:
+def test_a_search_ends_with_its_verdict(searched: Swept) -> None:
     assert searched.ran.code == 0, searched.ran.out + searched.ran.err
     assert "the best of the space's own at equal or fewer parameters" in searched.ran.out
     assert "5 masks evaluated" in searched.ran.out
 
 
-def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Searched) -> None:
+def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Swept) -> None:
     (plan,) = read_selection(searched.folder.path / SELECTION).plans
     roles = {mask.name: mask.role for mask in plan.masks}
     assert [*roles.values()].count("chosen") == 1
@@ -76,13 +64,13 @@ def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(search
     assert len(plan.differences) == len(plan.masks) - 1
 
 
-def test_only_the_final_comparison_has_seen_the_test_split(searched: Searched) -> None:
+def test_only_the_final_comparison_has_seen_the_test_split(searched: Swept) -> None:
     for trial in searched.folder.trials:
         seed = trial.config.training.seed
         assert ("test.spon" in read_checkpoint(trial.checkpoint_path).scores) == (seed in (1, 2)), trial.path.name
 
 
-def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Searched) -> None:
+def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Swept) -> None:
     study = optuna.load_study(study_name="tiny", storage=open_storage(str(searched.folder.path / "optuna.log")))
     full = {record.kl_nats for record in MaskLog(searched.folder.path / "masks.jsonl").on(12)}
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -91,22 +79,22 @@ def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Se
     assert not study.get_trials(states=(TrialState.RUNNING,))
 
 
-def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Searched) -> None:
-    client = MlflowClient(f"sqlite:///{searched.storage / 'mlflow.db'}")
+def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Swept) -> None:
+    client = MlflowClient(searched.tracking_uri)
     parent = json.loads((searched.folder.path / "parent.json").read_text())["run"]
     sent = {artifact.path for artifact in client.list_artifacts(parent)}
     names = {"search_pareto.png", "search_masks.png", "search_layers.png", "search_progress.png", "search_proxy.png"}
     assert names | {SELECTION, "findings.txt", "masks.jsonl", "board.csv"} <= sent
 
 
-def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searched: Searched) -> None:
+def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searched: Swept) -> None:
     aside = [trial for trial in searched.folder.trials if trial.is_auxiliary]
     board = (searched.folder.path / "board.csv").read_text()
     assert aside
     assert not any(trial.config.name in board or (trial.path / "mlflow.json").exists() for trial in aside)
 
 
-def test_the_same_command_again_runs_nothing(searched: Searched) -> None:
+def test_the_same_command_again_runs_nothing(searched: Swept) -> None:
     before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
     ran = run("search", searched.space, "--storage", searched.storage)
     assert ran.code == 0, ran.err
@@ -114,7 +102,7 @@ def test_the_same_command_again_runs_nothing(searched: Searched) -> None:
     assert {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials} == before
 
 
-def test_another_search_trains_nothing_that_this_one_did(tiny_space: dict[str, object], searched: Searched) -> None:
+def test_another_search_trains_nothing_that_this_one_did(tiny_space: dict[str, object], searched: Swept) -> None:
     raw = searched_space(tiny_space, proxy=None, stopping=None, n_masks=2) | {"name": "second", "resources": {}}
     file = write_space(raw, searched.space.parent)
     ran = run("search", file, "--storage", searched.storage)
