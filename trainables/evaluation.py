@@ -88,25 +88,34 @@ def mean_scores(runs: Sequence[Scores]) -> Scores:
     return Scores(**{name: torch.stack([run[name] for run in tensors]).mean(dim=0) for name in tensors[0]})
 
 
-@torch.inference_mode()
 def score(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> Scores:
+    """Sums of ``token_scores`` by block and by document."""
+    return scores_from_tokens(*token_scores(model, blocks, teacher), blocks)
+
+
+@torch.inference_mode()
+def token_scores(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Score the model in whatever state it is in: dense, or inside ``sparsified`` and ``biased``.
 
     Args:
         model: resident.
         blocks: of one split.
         teacher: of the same split, at temperature 1.
+
+    Returns:
+        NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on
+        the CPU.
     """
     head = model.head.float()
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
     for rows in model.batches(blocks.tokens):
         tokens = blocks.tokens[rows].to(model.device)
         mean_row, entropy = teacher.mean_row[rows], teacher.entropy[rows]
-        nll[rows], kl[rows] = _token_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
-    return scores_from_tokens(nll.cpu(), kl.cpu(), blocks)
+        nll[rows], kl[rows] = _batch_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
+    return nll.cpu(), kl.cpu()
 
 
-def _token_scores(
+def _batch_scores(
     hidden: Tensor, head: Tensor, tokens: Tensor, mean_row: Tensor, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits.

@@ -100,7 +100,7 @@ def sparsified(
             x = inputs[0]
             dense = plan.dense_prefix(x.shape[-2])
             tail = x[..., dense:, :]
-            sparse = _sparse(tail, plan, level, thresholds.get(site))
+            sparse = sparse_input(tail, plan, level, thresholds.get(site))
             if meter:
                 meter.count(site, sparse)
             return (torch.cat((x[..., :dense, :], sparse), dim=-2) if dense else sparse, *inputs[1:])
@@ -114,8 +114,15 @@ def sparsified(
         yield
 
 
-def _sparse(tail: Tensor, plan: TrialPlan, level: float, threshold: float | None) -> Tensor:
-    """S(x) by the plan's rule, of the positions that the token policy gives to it."""
+def sparse_input(tail: Tensor, plan: TrialPlan, level: float, threshold: float | None) -> Tensor:
+    """S(x) by the plan's rule, of the positions that the token policy gives to it.
+
+    Args:
+        tail: (..., positions, in_features), input of a site.
+        plan: gives the rule.
+        level: the site's sparsity, for the rule ``topk``.
+        threshold: the site's, for the rule ``threshold``.
+    """
     if plan.rule == "topk":
         return keep_largest(tail, level)
     assert threshold is not None
@@ -145,7 +152,7 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = site, level: float = level) -> None:
                 tail = inputs[0][..., plan.dense_prefix(inputs[0].shape[-2]) :, :]
-                removed = (tail - _sparse(tail, plan, level, thresholds.get(site))).sum(dim=(0, 1), dtype=torch.float64)
+                removed = (tail - sparse_input(tail, plan, level, thresholds.get(site))).sum(dim=(0, 1), dtype=torch.float64)
                 sums[site] = sums[site] + removed if site in sums else removed
 
             stack.callback(model.linear(site).register_forward_pre_hook(add).remove)

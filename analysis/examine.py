@@ -1,0 +1,102 @@
+"""The questions, and one checkpoint put to them."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from analysis.finding import Examined, Finding
+from analysis.prompts import prompts_fingerprint, tokenise
+from analysis.questions import categories, cross, logits, moments, norms, pca, perplexity, shift, where, worth
+from analysis.subject import Subject, make_subject
+from search_spaces.errors import SponError
+from search_spaces.schema import Split
+from search_spaces.sources import Config
+from trainables.cache import content_key
+from trainables.checkpoint import Checkpoint, check_fits
+from trainables.model import load_tokenizer
+from trainables.proxy import some_blocks
+from trainables.workbench import Workbench
+
+QUESTIONS: Mapping[str, Callable[[Subject], Finding]] = {
+    question.NAME: question.find
+    for question in (perplexity, shift, where, categories, pca, moments, norms, logits, worth)
+}
+"""By name, in the order of the report. Adding one is a file and its name here."""
+
+COMPARISON = cross.NAME
+"""The question that is put to several checkpoints at once."""
+
+
+class Settings(Config):
+    """What to ask, and on which text.
+
+    Attributes:
+        only: names of questions; all of them by default.
+        split: held-out text to read. The test split is opened if it is asked for by name.
+        n_blocks: of the split, from its start.
+        prompts: texts by category.
+    """
+
+    only: tuple[str, ...] = (*QUESTIONS, COMPARISON)
+    split: Split = "validation"
+    n_blocks: int = 32
+    prompts: dict[str, list[str]]
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Those that are put to each checkpoint."""
+        return tuple(name for name in self.only if name != COMPARISON)
+
+    @property
+    def text(self) -> str:
+        """Hash of what is read, beside the corpus, which is the checkpoint's."""
+        return content_key(self.split, self.n_blocks, prompts_fingerprint(self.prompts))
+
+
+def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of questions, checked.
+
+    Raises:
+        SponError: if one is not known.
+    """
+    known = (*QUESTIONS, COMPARISON)
+    for name in names:
+        if name not in known:
+            raise SponError(f"an analysis must be one of {', '.join(known)}, but got {name!r} (at --only)")
+    return names
+
+
+def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
+    """What is written down of a checkpoint and of the text that it is examined on."""
+    config = checkpoint.meta.config
+    return Examined(
+        name=config.name,
+        identity=config.identity,
+        allocation=config.allocation,
+        plan=config.plan.label,
+        seed=config.training.seed,
+        split=settings.split,
+        n_blocks=settings.n_blocks,
+        text=settings.text,
+    )
+
+
+def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subject:
+    """Load what a checkpoint is about. Model, text and plan are those of its own config, on whatever device is here.
+
+    Raises:
+        SponError: if the model or text cannot be had or is not the checkpoint's, or the split has too few blocks.
+    """
+    config = checkpoint.meta.config
+    bench = Workbench(config.model, config.corpus, device, open_test=settings.split == "test")
+    bench.check(config)
+    check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
+    longest = config.corpus.block_size
+    prompts = tokenise(settings.prompts, load_tokenizer(bench.materials.model), longest)
+    there = len(bench.blocks(settings.split).tokens)
+    blocks, teacher = some_blocks(bench, settings.split, slice(min(settings.n_blocks, there)))
+    return make_subject(bench, checkpoint, blocks, teacher, prompts)
+
+
+def examine(subject: Subject, questions: tuple[str, ...]) -> Iterator[Finding]:
+    """Put questions to a subject, one after the other."""
+    for name in questions:
+        yield QUESTIONS[name](subject)

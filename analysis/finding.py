@@ -1,0 +1,114 @@
+"""What an analysis found: its question, its null, effects with intervals, and a verdict that the data decides.
+
+Figures, tables and the report are made from findings on disk and from nothing else.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from search_spaces.errors import SponError
+from search_spaces.sources import Config
+from trainables.statistics import Interval
+
+Cell = str | int | float | bool | None
+Row = dict[str, Cell]
+
+
+class Effect(Config):
+    """One figure beside what it would be if there were nothing to find.
+
+    Attributes:
+        interval: 95%, of the figure; None where the figure is exact.
+        null: 95% range of the figure under the null; None where the null is a fixed value in the question.
+        unit: such as ``nats`` or ``fraction``.
+    """
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
+    null: tuple[float, float] | None = None
+    unit: str = ""
+
+    @classmethod
+    def of(cls, label: str, interval: Interval, unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
+        """An effect from a bootstrap's interval."""
+        return cls(label=label, value=interval.value, interval=(interval.low, interval.high), null=null, unit=unit)
+
+
+class Finding(Config):
+    """The answer of one analysis.
+
+    Attributes:
+        analysis: its name in the registry.
+        null: what would be seen if nothing were there, and how that was found out.
+        rows: the table behind the effects, a row a site, a category or whatever was measured.
+    """
+
+    analysis: str
+    title: str
+    question: str
+    null: str
+    effects: tuple[Effect, ...]
+    verdict: str
+    rows: tuple[Row, ...]
+
+
+class Examined(Config):
+    """What was examined.
+
+    Attributes:
+        name: of the trial.
+        identity: of the trial, the hash of its resolved config.
+        plan: the sparsity plan's label.
+        split, n_blocks: text that was read.
+        text: hash of that text and of the prompts.
+    """
+
+    name: str
+    identity: str
+    allocation: str
+    plan: str
+    seed: int
+    split: str
+    n_blocks: int
+    text: str
+
+
+class Analysis(Config):
+    """The whole of ``analysis.json``: all findings on one checkpoint, or, as ``comparison.json``, on several."""
+
+    schema_version: Literal[1] = 1
+    subjects: tuple[Examined, ...] = Field(min_length=1)
+    findings: tuple[Finding, ...]
+
+    def having(self, findings: Iterable[Finding]) -> "Analysis":
+        """The same with these findings in the place of older ones of the same name."""
+        by_name = {f.analysis: f for f in (*self.findings, *findings)}
+        return self.model_copy(update={"findings": tuple(by_name.values())})
+
+
+def write_analysis(analysis: Analysis, file: Path) -> None:
+    """Write the file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".part")
+    aside.write_text(analysis.model_dump_json(indent=1))
+    aside.replace(file)
+
+
+def read_analysis(file: Path) -> Analysis:
+    """Read the file.
+
+    Raises:
+        SponError: if it is missing or of another schema.
+    """
+    try:
+        return Analysis.model_validate_json(file.read_text())
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise SponError(f"an analysis must be the {file.name} of `analysis interpret`, but {reason} (at {file})")

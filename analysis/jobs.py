@@ -1,0 +1,145 @@
+"""Checkpoints examined as Ray tasks, each with a model of its own; what is found is on disk as soon as it is known."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
+from analysis.finding import Analysis, Finding, read_analysis, write_analysis
+from analysis.questions import cross
+from search_spaces.errors import SponError
+from trainables.checkpoint import Checkpoint
+
+ANALYSIS, COMPARED = "analysis.json", "comparison.json"
+_OBJECT_STORE_BYTES = 200 * 2**20
+_SITE_PASSES = {"worth": 3}
+_PASSES = 4
+"""Forward passes of a question, and of a site where it takes some apart: the unit of the estimate, no more."""
+
+
+def start_ray(address: str | None) -> None:
+    """Start Ray on this machine, or connect to a cluster.
+
+    Raises:
+        SponError: if the cluster does not answer.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
+
+
+def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -> list[Path]:
+    """Examine checkpoints, each one's questions in a task of its own, and then compare them.
+
+    A question that was answered on the same text before is not asked again, so that a stopped run goes on.
+
+    Args:
+        checkpoints: of one model or several.
+        settings: what to ask.
+        out: directory of the results; each checkpoint gets a folder of its trial's name in it.
+
+    Returns:
+        The files written: one a checkpoint, and the comparison's.
+
+    Raises:
+        SponError: if a checkpoint cannot be examined; what others found is kept.
+    """
+    files = [out / checkpoint.meta.config.name / ANALYSIS for checkpoint in checkpoints]
+    known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
+    waiting = {
+        index: missing
+        for index, analysis in enumerate(known)
+        if (missing := tuple(q for q in settings.questions if q not in {f.analysis for f in analysis.findings}))
+    }
+    compare = COMPARISON in settings.only and len(checkpoints) > 1
+    progress = _Progress(sum(_cost(checkpoints[i], q) for i, missing in waiting.items() for q in missing))
+    trained = {}
+    for index, result in _results(checkpoints, settings, waiting, compare):
+        if isinstance(result, Finding):
+            known[index] = known[index].having([result])
+            write_analysis(known[index], files[index])
+            progress.done(_cost(checkpoints[index], result.analysis), f"{files[index].parent.name}  {result.analysis}")
+        else:
+            trained[index] = result
+    if compare:
+        finding = cross.find([trained[index] for index in range(len(checkpoints))])
+        subjects = tuple(examined(checkpoint, settings) for checkpoint in checkpoints)
+        files.append(out / COMPARED)
+        write_analysis(Analysis(subjects=subjects, findings=(finding,)), files[-1])
+    return files
+
+
+def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
+    """What was found on the same checkpoint and text before."""
+    subjects = (examined(checkpoint, settings),)
+    if file.exists() and (before := read_analysis(file)).subjects == subjects:
+        return before
+    return Analysis(subjects=subjects, findings=())
+
+
+def _results(
+    checkpoints: Sequence[Checkpoint], settings: Settings, waiting: Mapping[int, tuple[str, ...]], compare: bool
+) -> Iterator[tuple[int, Finding | cross.Trained]]:
+    """What the tasks give, as it comes: findings, and the biases to compare."""
+    wanted = range(len(checkpoints)) if compare else sorted(waiting)
+    if not wanted:
+        return
+    total = ray.cluster_resources()
+    gpu = float(total.get("GPU", 0) > 0)
+    threads = max(1, int(total["CPU"]) // len(wanted)) if not gpu else 1
+    task = ray.remote(num_cpus=threads, num_gpus=gpu, max_retries=1)(_examine)
+    device = "cuda" if gpu else "cpu"
+    streams: dict[Any, int] = {
+        task.remote(checkpoints[i], settings, waiting.get(i, ()), threads, device): i for i in wanted
+    }
+    while streams:
+        (stream,), _ = ray.wait(list(streams), num_returns=1)
+        result: Any = next(stream, None)  # a reference, or nothing more
+        if result is None:
+            del streams[stream]
+            continue
+        result = ray.get(result)
+        if isinstance(result, SponError):
+            raise SponError(f"{checkpoints[streams[stream]].meta.config.name}: {result}")
+        yield streams[stream], result
+
+
+def _examine(
+    checkpoint: Checkpoint, settings: Settings, questions: tuple[str, ...], threads: int, device: str
+) -> Iterator[Finding | cross.Trained | SponError]:
+    """A Ray task. A user's fault is given back: as an exception it would come with Ray's many lines."""
+    torch.set_num_threads(threads)
+    try:
+        subject = subject_of(checkpoint, settings, device)
+        yield cross.Trained(subject.config, subject.biases, subject.start)
+        yield from examine(subject, questions)
+    except SponError as error:
+        yield error
+
+
+def _cost(checkpoint: Checkpoint, question: str) -> int:
+    return _PASSES + _SITE_PASSES.get(question, 0) * len(checkpoint.meta.config.sites)
+
+
+class _Progress:
+    """One line a finding, with an estimate of what is left."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._begun = total, 0, time.monotonic()
+
+    def done(self, cost: int, what: str) -> None:
+        self._done += cost
+        seconds = time.monotonic() - self._begun
+        left = seconds * (self._total - self._done) / self._done
+        minutes, rest = divmod(int(seconds), 60)
+        print(f"{minutes:3d}:{rest:02d}  {what}, about {left / 60:.0f} min left", flush=True)

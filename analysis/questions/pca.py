@@ -1,0 +1,168 @@
+"""Do biases lie along the principal components of what flows past them?
+
+Chance has a say: the largest of ten cosines of a random vector of width 2048 is 0.042 on average.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.chance import chance_alignment
+from analysis.finding import Effect, Finding, Row
+from analysis.resampling import chance_count, mean, null_range
+from analysis.subject import Subject, states_of
+from search_spaces.errors import SponError
+from search_spaces.sites import Site
+from trainables.statistics import Array, Interval
+
+NAME = "pca"
+COMPONENTS = 10
+_TOKENS_PER_COMPONENT = 50
+_TOKENS = 2048
+_DRAWS = 2000
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One bias and the leading components of some activations.
+
+    Attributes:
+        cosines: of the bias with each component, in magnitude, (components,).
+        share: of the bias's squared norm inside their span.
+        variance: share of the activations' variance (uncentred: of their squared norm) in each, (components,).
+    """
+
+    cosines: Array
+    share: float
+    variance: Array
+
+
+def align(bias: Tensor, activations: Tensor, components: int = COMPONENTS, centred: bool = True) -> Alignment:
+    """Cosines of a bias with principal components.
+
+    Args:
+        bias: (width,).
+        activations: (tokens, width), at least fifty tokens a component.
+        components: how many of the leading ones.
+        centred: take the mean out first, as PCA does; without it, the mean is usually the first component.
+
+    Raises:
+        SponError: if there are too few tokens or not so many components.
+    """
+    tokens, width = activations.shape
+    if tokens < _TOKENS_PER_COMPONENT * components or components > width:
+        raise SponError(
+            f"{components} components must have {_TOKENS_PER_COMPONENT * components} tokens of at least as many "
+            f"features, but got {tokens} of {width} (at {NAME})"
+        )
+    x = activations.double()
+    x = x - x.mean(dim=0) if centred else x
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    leading = vectors[:, -components:].flip(1)
+    cosines = (leading.T @ (bias.double() / bias.double().norm())).abs()
+    variance = values[-components:].flip(0) / values.sum()
+    return Alignment(cosines.numpy(), float(cosines.square().sum()), variance.numpy())
+
+
+def find(subject: Subject) -> Finding:
+    """Ask it of every biased site, at its own output and in the residual stream after its layer, in the dense model."""
+    needed = min(_TOKENS, subject.blocks.tokens.numel())
+    outputs, residual = _activations(subject, needed)
+    rows: list[Row] = []
+    for site, bias in subject.biases.items():
+        for where, activations in (("output", outputs[site]), ("residual", residual.get(site))):
+            if activations is not None:
+                for centred in (True, False):
+                    rows.append(_row(site, where, centred, align(bias, activations, centred=centred), len(bias)))
+    effects = [
+        effect
+        for where, centred in (("output", True), ("output", False), ("residual", True), ("residual", False))
+        if (chosen := [r for r in rows if (r["where"], r["centred"]) == (where, centred)])
+        for effect in _effects(chosen, where, centred, len(subject.sites))
+    ]
+    return Finding(
+        analysis=NAME,
+        title="PCA alignment",
+        question=f"Do biases lie along the {COMPONENTS} leading principal components of their site's output, or of the "
+        "residual stream?",
+        null="Random vectors of the same width: the largest of so many cosines, and the share of their norm inside the "
+        "components' span, which is components / width on average.",
+        effects=tuple(effects),
+        verdict=_verdict(effects),
+        rows=tuple(rows),
+    )
+
+
+def _activations(subject: Subject, tokens: int) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
+    """Outputs of the sites, and the residual stream that those of the model's width feed, (tokens, width)."""
+    n_blocks = -(-tokens // subject.blocks.tokens.shape[1])
+    outputs: dict[Site, list[Tensor]] = {site: [] for site in subject.sites}
+    residual: dict[Site, list[Tensor]] = {site: [] for site in subject.sites if site.module in ("o_proj", "down_proj")}
+    text = subject.blocks.tokens[:n_blocks]
+    for rows in subject.model.batches(text):
+        states = states_of(subject.model, text[rows], subject.sites)
+        for site in subject.sites:
+            outputs[site].append(states.outputs[site].flatten(0, 1))
+        for site in residual:
+            residual[site].append(states.residual[site.layer].flatten(0, 1))
+    return {s: torch.cat(parts) for s, parts in outputs.items()}, {s: torch.cat(parts) for s, parts in residual.items()}
+
+
+def _row(site: Site, where: str, centred: bool, alignment: Alignment, width: int) -> Row:
+    chance = chance_alignment(width, COMPONENTS, _DRAWS, seed=0)
+    largest = float(alignment.cosines.max())
+    return {
+        "site": str(site),
+        "where": where,
+        "centred": centred,
+        "largest_cosine": largest,
+        "component": int(alignment.cosines.argmax()) + 1,
+        "chance_mean": chance.mean,
+        "chance_95": chance.percentile95,
+        "p": chance.p_value(largest),
+        "share": alignment.share,
+        "share_over_chance": alignment.share / (COMPONENTS / width),
+        "width": width,
+        "first_variance": float(alignment.variance[0]),
+    }
+
+
+def _effects(rows: list[Row], where: str, centred: bool, n_sites: int) -> list[Effect]:
+    label = f"{where}, {'centred' if centred else 'not centred'}"
+    beyond = sum(float(row["p"]) < _LEVEL for row in rows)  # type: ignore[arg-type]
+    ratios = np.array([row["share_over_chance"] for row in rows], dtype=np.float64)
+    widths = np.array([row["width"] for row in rows], dtype=np.int64)
+    return [
+        Effect(
+            label=f"{label}: sites whose largest cosine is beyond chance (p < {_LEVEL}), of {len(rows)}",
+            value=beyond,
+            null=chance_count(len(rows), _LEVEL),
+            unit="sites",
+        ),
+        Effect.of(f"{label}: share of the bias in the span, over chance", _mean(ratios), "ratio", _chance(widths)),
+    ]
+
+
+def _mean(values: Array) -> Interval:
+    return mean(values)
+
+
+def _chance(widths: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
+    """The mean ratio over sites for random vectors: each share is Beta(k / 2, (d - k) / 2)."""
+    rng = np.random.default_rng(0)
+    shares = rng.beta(COMPONENTS / 2, (widths - COMPONENTS) / 2, size=(_DRAWS, len(widths)))
+    return null_range((shares / (COMPONENTS / widths)).mean(axis=1))
+
+
+def _verdict(effects: list[Effect]) -> str:
+    words = []
+    for count, share in zip(effects[::2], effects[1::2], strict=True):
+        assert share.null is not None
+        assert count.null is not None
+        side = "inside" if share.value > share.null[1] else "outside" if share.value < share.null[0] else None
+        place = count.label.partition(":")[0]
+        words.append(f"{place}: {'as chance would have it' if side is None else f'more {side} the span than chance'}")
+    return "; ".join(words)

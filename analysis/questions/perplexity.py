@@ -1,0 +1,114 @@
+"""Why does perplexity recover by another share than the distribution does?
+
+Sparsity changes the negative log-likelihood of a token y by log p(y) - log q(y), with p the dense model's distribution
+and q the sparse one's. Its expectation under p is the KL. What is left,
+
+    misfit = log p(y) - log q(y) - KL(p || q),
+
+is zero on average if the text is drawn from p. Where p does not fit the text, moving away from it can as well
+help as hurt, so that the damage to the perplexity is the KL plus something of either sign, and a share of it can be
+anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from analysis.finding import Effect, Finding, Row
+from analysis.resampling import mean, ratio
+from analysis.subject import Mode, Subject
+from trainables.statistics import Array, Interval
+
+NAME = "perplexity"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a sparse model loses against the dense one, nats a predicted token, (blocks,): nll = kl + misfit."""
+
+    nll: Array
+    kl: Array
+
+    @property
+    def misfit(self) -> Array:
+        """The part of the NLL that the KL does not account for."""
+        return self.nll - self.kl
+
+
+def damage_of(nll: Array, dense_nll: Array, kl: Array) -> Damage:
+    """Damage by block.
+
+    Args:
+        nll: (blocks, seq - 1) nats of each next token under the sparse model.
+        dense_nll: the same under the dense model.
+        kl: (blocks, seq) nats; the last position predicts nothing here and is left out.
+    """
+    return Damage((nll - dense_nll).mean(axis=1), kl[:, :-1].mean(axis=1))
+
+
+def find(subject: Subject) -> Finding:
+    """Ask it of the subject's text."""
+    scores = {mode: tuple(part.double().numpy() for part in pair) for mode, pair in subject.tokens.items()}
+    dense = scores["dense"][0]
+    damage: dict[Mode, Damage] = {m: damage_of(scores[m][0], dense, scores[m][1]) for m in ("teal", "spon", "random")}
+    rows: list[Row] = []
+    for mode in ("teal", "spon", "random"):
+        row: Row = {"model": {"teal": "TEAL", "spon": "biases", "random": "random vectors"}[mode]}
+        for part in ("nll", "kl", "misfit"):
+            interval = mean(getattr(damage[mode], part))
+            row |= {part: interval.value, f"{part}_low": interval.low, f"{part}_high": interval.high}
+        rows.append(row)
+    effects = _effects(damage)
+    return Finding(
+        analysis=NAME,
+        title="KL against perplexity",
+        question="Why does perplexity recover by another share than the distribution?",
+        null="Text drawn from the dense model: the misfit, what the damage to the NLL has beyond the KL, is zero, and "
+        "both recover alike. Bootstraps over blocks.",
+        effects=effects,
+        verdict=_verdict(effects),
+        rows=tuple(rows),
+    )
+
+
+def _effects(damage: Mapping[Mode, Damage]) -> tuple[Effect, ...]:
+    teal, spon = damage["teal"], damage["spon"]
+    found = [
+        Effect.of("TEAL's damage to the NLL", mean(teal.nll), "nats"),
+        Effect.of("of which KL", mean(teal.kl), "nats"),
+        Effect.of("of which misfit", mean(teal.misfit), "nats", (0.0, 0.0)),
+        Effect.of("biases take back, NLL", mean(teal.nll - spon.nll), "nats"),
+        Effect.of("biases take back, KL", mean(teal.kl - spon.kl), "nats"),
+        Effect.of("biases take back, misfit", mean(teal.misfit - spon.misfit), "nats", (0.0, 0.0)),
+        Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl), "fraction"),
+    ]
+    if mean(teal.nll).low > 0:  # a share of nothing says nothing
+        found.append(Effect.of("share of the NLL's damage recovered", _share(teal, spon), "fraction"))
+    return tuple(found)
+
+
+def _share(teal: Damage, spon: Damage) -> Interval:
+    return ratio(teal.nll - spon.nll, teal.nll)
+
+
+def _verdict(effects: tuple[Effect, ...]) -> str:
+    nll, _, misfit, _, _, back, *shares = effects
+    assert nll.interval is not None
+    damaged = "certain" if nll.interval[0] > 0 else "not certain, so that no share of it is recovered"
+    parts = [
+        f"TEAL's damage to the NLL is {damaged}",
+        f"its misfit is {_sign(misfit)}",
+        f"the biases change the misfit by something {_sign(back)}",
+    ]
+    if len(shares) == 2:
+        kl, ppl = (share.interval for share in shares)
+        assert kl is not None
+        assert ppl is not None
+        apart = "surely more" if ppl[0] > kl[1] else "surely less" if ppl[1] < kl[0] else "not surely another share"
+        parts.append(f"of the NLL's damage they recover {apart} than of the KL")
+    return "; ".join(parts)
+
+
+def _sign(effect: Effect) -> str:
+    assert effect.interval is not None
+    low, high = effect.interval
+    return "above zero" if low > 0 else "below zero" if high < 0 else "not surely other than zero"

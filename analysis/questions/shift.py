@@ -1,0 +1,158 @@
+"""Do biases bring hidden states back to the dense model's, or move them further away?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.finding import Effect, Finding, Row
+from analysis.resampling import ratio
+from analysis.subject import MODES, Mode, States, Subject, states_of
+from search_spaces.sites import Site
+from trainables.statistics import Array, Interval
+
+NAME = "shift"
+_SPARSE = MODES[1:]
+_COMPARED: tuple[tuple[str, Mode], ...] = (("biases", "spon"), ("random vectors", "random"))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Distance from the dense model at one place.
+
+    Attributes:
+        absolute: mean |h - h_dense| over a block's tokens, (blocks,).
+        relative: mean |h - h_dense| / |h_dense|, (blocks,).
+        by_position: the relative shift at each position, mean over blocks, (seq,).
+    """
+
+    absolute: Array
+    relative: Array
+    by_position: Array
+
+
+def shift_of(states: Tensor, dense: Tensor) -> Shift:
+    """Distances of states (blocks, seq, width) from the dense ones."""
+    distance = (states.double() - dense.double()).norm(dim=-1)
+    relative = distance / dense.double().norm(dim=-1)
+    return Shift(distance.mean(dim=1).numpy(), relative.mean(dim=1).numpy(), relative.mean(dim=0).numpy())
+
+
+def recovery(teal: Array, other: Array) -> Interval:
+    """Share of TEAL's shift that is taken back, 1 - other / teal over blocks; below zero, it moves further away."""
+    return ratio(teal - other, teal)
+
+
+def find(subject: Subject) -> Finding:
+    """Ask it of the outputs of biased sites and of the residual stream after every layer."""
+    places = _measure(subject)
+    rows = [_row(place, shifts) for place, shifts in places.items()]
+    residual = [shifts for place, shifts in places.items() if place.startswith("after layer")]
+    outputs = [shifts for place, shifts in places.items() if not place.startswith("after layer")]
+    effects = tuple(
+        Effect.of(f"{label}, {name}", _pooled(of, mode), "fraction of TEAL's shift")
+        for label, of in (("site outputs", outputs), ("residual stream", residual), ("last layer", residual[-1:]))
+        for name, mode in _COMPARED
+    )
+    return Finding(
+        analysis=NAME,
+        title="Hidden-state shift",
+        question="How much of the distance between the dense and the sparse model's hidden states do the biases take "
+        "back, layer by layer?",
+        null="Random vectors of the same norms at the same sites: any vector moves a state, most of them further away.",
+        effects=effects,
+        verdict=_verdict(effects),
+        rows=tuple(rows),
+    )
+
+
+def _measure(subject: Subject) -> dict[str, dict[Mode, Shift]]:
+    """Shifts by place and mode."""
+    parts: dict[str, dict[Mode, list[Shift]]] = {}
+    text = subject.blocks.tokens
+    for rows in subject.model.batches(text):
+        states: dict[Mode, States] = {}
+        for mode in MODES:
+            with subject.mode(mode):
+                states[mode] = states_of(subject.model, text[rows], subject.sites)
+        for place, look in _places(states["dense"]).items():
+            for mode in _SPARSE:
+                found = shift_of(look(states[mode]), look(states["dense"]))
+                parts.setdefault(place, {}).setdefault(mode, []).append(found)
+    return {place: {mode: _join(shifts) for mode, shifts in by.items()} for place, by in parts.items()}
+
+
+def _places(states: States) -> Mapping[str, Callable[[States], Tensor]]:
+    """Where to look: by a name, the tensor of some states."""
+    places: dict[str, Callable[[States], Tensor]] = {}
+    for site in states.outputs:
+        places[str(site)] = partial(_output, site=site)
+    for layer in states.residual:
+        places[f"after layer {layer}"] = partial(_residual, layer=layer)
+    return places
+
+
+def _output(states: States, site: Site) -> Tensor:
+    return states.outputs[site]
+
+
+def _residual(states: States, layer: int) -> Tensor:
+    return states.residual[layer]
+
+
+def _join(shifts: list[Shift]) -> Shift:
+    weights = [len(shift.absolute) for shift in shifts]
+    by_position: NDArray[np.float64] = np.average([shift.by_position for shift in shifts], axis=0, weights=weights)
+    return Shift(
+        np.concatenate([shift.absolute for shift in shifts]),
+        np.concatenate([shift.relative for shift in shifts]),
+        by_position,
+    )
+
+
+def _row(place: str, shifts: dict[Mode, Shift]) -> Row:
+    row: Row = {"place": place}
+    for mode in _SPARSE:
+        row[f"{mode}_shift"] = float(shifts[mode].absolute.mean())
+        row[f"{mode}_relative"] = float(shifts[mode].relative.mean())
+    for name, mode in (("recovery", "spon"), ("random_recovery", "random")):
+        interval = _recovered(shifts, mode)
+        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    thirds = {mode: np.array_split(shifts[mode].by_position, 3) for mode in _SPARSE}
+    for third, label in enumerate(("first", "middle", "last")):
+        teal = thirds["teal"][third].mean()
+        row[f"recovery_{label}_third"] = float(1 - thirds["spon"][third].mean() / teal) if teal else 0.0
+    return row
+
+
+def _recovered(shifts: dict[Mode, Shift], mode: Mode) -> Interval:
+    if not shifts["teal"].absolute.any():  # before the first sparsified site
+        return Interval(0.0, 0.0, 0.0)
+    return recovery(shifts["teal"].absolute, shifts[mode].absolute)
+
+
+def _pooled(places: list[dict[Mode, Shift]], mode: Mode) -> Interval:
+    """Recovery of the relative shift, summed over places."""
+    teal = np.sum([shifts["teal"].relative for shifts in places], axis=0)
+    return recovery(teal, np.sum([shifts[mode].relative for shifts in places], axis=0))
+
+
+def _verdict(effects: tuple[Effect, ...]) -> str:
+    words = []
+    for real, random in zip(effects[::2], effects[1::2], strict=True):
+        assert real.interval is not None
+        assert random.interval is not None
+        low, high = real.interval
+        way = "towards the dense model" if low > 0 else "away from it" if high < 0 else "neither way surely"
+        than = (
+            ", unlike random vectors"
+            if low > random.interval[1]
+            else ", as random vectors do"
+            if high >= random.interval[0]
+            else ", more than random vectors"
+        )
+        words.append(f"{real.label.removesuffix(', biases')}: {way}{than}")
+    return "; ".join(words)

@@ -1,0 +1,179 @@
+"""Where does the repair happen: at early or late tokens, rare or common ones, sure or unsure predictions?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analysis.finding import Effect, Finding, Row
+from analysis.prompts import by_length
+from analysis.resampling import ratio, statistic
+from analysis.subject import MODES, Mode, Subject
+from trainables.statistics import Array, Interval
+
+NAME = "where"
+BINS = 5
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Tokens of one kind.
+
+    Attributes:
+        label: range of the property.
+        share: of all tokens.
+        teal_kl_nats: mean KL under TEAL alone.
+        recovered, random_recovered: share of it that the biases, and random vectors, take back.
+    """
+
+    label: str
+    share: float
+    teal_kl_nats: float
+    recovered: Interval
+    random_recovered: Interval
+
+
+@dataclass(frozen=True)
+class Split:
+    """A property of tokens, cut into bins.
+
+    Attributes:
+        contrast: recovery in the last bin minus that in the first.
+    """
+
+    bins: tuple[Bin, ...]
+    contrast: Interval
+
+
+def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS) -> Split:
+    """Recovery by a property of tokens, in bins of about equal size; units of the bootstrap are blocks.
+
+    Args:
+        values: (blocks, seq), the property.
+        kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
+        bins: how many, fewer where values tie.
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(0, len(edges) - 2))
+    used = np.unique(index)
+    found = tuple(
+        _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl) for i in used
+    )
+    first, last = index == used[0], index == used[-1]
+    sums = [_sums(kl[mode], chosen) for chosen in (first, last) for mode in ("teal", "spon")]
+
+    def contrast(columns: list[Array]) -> Array:
+        teal_first, spon_first, teal_last, spon_last = (column.sum(axis=-1) for column in columns)
+        found: Array = spon_first / teal_first - spon_last / teal_last
+        return found
+
+    return Split(found, statistic(contrast, sums))
+
+
+def _bin(label: str, chosen: NDArray[np.bool_], kl: Mapping[Mode, Array]) -> Bin:
+    teal = _sums(kl["teal"], chosen)
+
+    def recovered(mode: Mode) -> Interval:
+        return ratio(teal - _sums(kl[mode], chosen), teal)
+
+    return Bin(label, float(chosen.mean()), float(teal.sum() / chosen.sum()), recovered("spon"), recovered("random"))
+
+
+def _sums(kl: Array, chosen: NDArray[np.bool_]) -> Array:
+    sums: Array = np.where(chosen, kl, 0.0).sum(axis=1)
+    return sums
+
+
+def find(subject: Subject) -> Finding:
+    """Ask it of the positions in the subject's text, and of the prompts."""
+    kl = {mode: subject.tokens[mode][1].double().numpy() for mode in MODES[1:]}
+    splits = {name: split_by(values, kl) for name, values in _properties(subject)}
+    rows = [_row(name, bin_) for name, split in splits.items() for bin_ in split.bins]
+    by_category = _by_category(subject)
+    rows += [_row("category", bin_) for bin_ in by_category]
+    effects = [
+        Effect.of(f"{name}: recovery in the last bin minus the first", split.contrast, "fraction", (0.0, 0.0))
+        for name, split in splits.items()
+    ]
+    effects += [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
+    return Finding(
+        analysis=NAME,
+        title="Where a bias helps",
+        question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
+        null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
+        "are in the table. Bootstraps over blocks, and over prompts.",
+        effects=tuple(effects),
+        verdict=_verdict(effects),
+        rows=tuple(rows),
+    )
+
+
+def _properties(subject: Subject) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    tokens = subject.blocks.tokens
+    yield "position in the block", np.broadcast_to(np.arange(tokens.shape[1], dtype=np.float64), tokens.shape)
+    counts = torch.bincount(
+        subject.bench.blocks("calibration").tokens.flatten(), minlength=subject.model.shape.vocab_size
+    )
+    yield "times the token occurs in the calibration text", counts[tokens].double().numpy()
+    yield "entropy of the dense model, nats", subject.teacher.entropy.cpu().double().numpy()
+
+
+def _by_category(subject: Subject) -> list[Bin]:
+    """Recovery over the prompts of each category, a prompt a unit."""
+    kl = _prompt_kl(subject)
+    lengths = np.array([len(prompt.tokens) for prompt in subject.prompts], dtype=np.float64)
+    of = np.array([prompt.category for prompt in subject.prompts])
+    found = []
+    for category in dict.fromkeys(of.tolist()):
+        at = of == category
+        teal = kl["teal"][at]
+        recovered = [ratio(teal - kl[mode][at], teal) for mode in ("spon", "random")]
+        share = float(lengths[at].sum() / lengths.sum())
+        found.append(Bin(category, share, float(teal.sum() / lengths[at].sum()), recovered[0], recovered[1]))
+    return found
+
+
+@torch.inference_mode()
+def _prompt_kl(subject: Subject) -> dict[Mode, Array]:
+    """KL(dense || mode) of each prompt, summed over its tokens, nats, (prompts,), of every sparse mode."""
+    head = subject.model.head.float()
+    hidden = {mode: _prompt_hidden(subject, mode) for mode in MODES}
+    kl: dict[Mode, Array] = {mode: np.empty(len(subject.prompts)) for mode in MODES[1:]}
+    for place in range(len(subject.prompts)):
+        log_p, *log_qs = ((hidden[mode][place] @ head.T).double().log_softmax(dim=-1) for mode in MODES)
+        for mode, log_q in zip(MODES[1:], log_qs, strict=True):
+            kl[mode][place] = float((log_p.exp() * (log_p - log_q)).sum())
+    return kl
+
+
+def _prompt_hidden(subject: Subject, mode: Mode) -> dict[int, Tensor]:
+    """Final hidden states of each prompt, (length, hidden) fp32, by its place."""
+    found: dict[int, Tensor] = {}
+    with subject.mode(mode):
+        for places, tokens in by_length(subject.prompts):
+            states = subject.model.hidden(tokens.to(subject.model.device)).float()
+            found |= dict(zip(places, states, strict=True))
+    return found
+
+
+def _row(name: str, bin_: Bin) -> Row:
+    row: Row = {"by": name, "bin": bin_.label, "share": bin_.share, "teal_kl_nats": bin_.teal_kl_nats}
+    for label, interval in (("recovered", bin_.recovered), ("random_recovered", bin_.random_recovered)):
+        row |= {label: interval.value, f"{label}_low": interval.low, f"{label}_high": interval.high}
+    return row
+
+
+def _verdict(effects: list[Effect]) -> str:
+    words = []
+    for effect in (e for e in effects if e.null is not None):
+        assert effect.interval is not None
+        low, high = effect.interval
+        trend = "more" if low > 0 else "less" if high < 0 else None
+        name = effect.label.partition(":")[0]
+        words.append(f"{trend} with a higher {name}" if trend else f"no sure trend with the {name}")
+    helped = [e.label for e in effects if e.null is None and e.interval is not None and e.interval[0] > 0]
+    prompts = sum(e.null is None for e in effects)
+    return f"recovers {', '.join(words)}; surely helps on {len(helped)} of {prompts} categories of prompts"

@@ -1,0 +1,185 @@
+"""A checkpoint under examination: its biases on its model and text, in the modes that analyses compare."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from analysis.prompts import Prompt
+from search_spaces.schema import TrialConfig
+from search_spaces.sites import Site
+from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.corpus import Blocks
+from trainables.evaluation import token_scores
+from trainables.model import ResidentModel
+from trainables.spon import Form, SponBiases, biased, warm_start
+from trainables.teacher import Teacher
+from trainables.teal import sparsified
+from trainables.workbench import Workbench
+
+Mode = Literal["dense", "teal", "spon", "random"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""Dense; TEAL alone; with the biases; with random vectors of the same norms in their place, the null of the biases."""
+
+RESIDUAL_WRITERS = ("o_proj", "down_proj")
+"""Modules whose output is added to the residual stream as it is."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint, and everything that is needed to examine it.
+
+    Attributes:
+        bench: of the checkpoint's model and corpus.
+        blocks, teacher: held-out text, and what the dense model says of it.
+        prompts: tokenised, by category.
+        biases: output bias b of each site, (out_features,) fp32 on the CPU, whatever form was trained.
+        random: a random vector of the same norm for each, the null of many analyses.
+        start: where training began, by site; a site that is not in it began at zero.
+    """
+
+    bench: Workbench
+    checkpoint: Checkpoint
+    blocks: Blocks
+    teacher: Teacher
+    prompts: tuple[Prompt, ...]
+    biases: Mapping[Site, Tensor]
+    random: Mapping[Site, Tensor]
+    start: Mapping[Site, Tensor]
+
+    @property
+    def config(self) -> TrialConfig:
+        """The trial."""
+        return self.checkpoint.meta.config
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Biased sites in canonical order."""
+        return tuple(self.biases)
+
+    @property
+    def model(self) -> ResidentModel:
+        """The resident model."""
+        return self.bench.model
+
+    @contextmanager
+    def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
+        """The sparse model with these output biases while the block runs; with none, TEAL alone."""
+        plan = self.config.plan
+        with ExitStack() as stack:
+            stack.enter_context(sparsified(self.model, plan, self.bench.thresholds(plan)))
+            if vectors:
+                stack.enter_context(biased(self.model, _spon(self.model, vectors)))
+            yield
+
+    @contextmanager
+    def mode(self, mode: Mode) -> Iterator[None]:
+        """The model in one of the four modes while the block runs."""
+        if mode == "dense":
+            yield
+            return
+        with self.as_biases({"teal": None, "spon": self.biases, "random": self.random}[mode]):
+            yield
+
+    @cached_property
+    def tokens(self) -> Mapping[Mode, tuple[Tensor, Tensor]]:
+        """NLL (blocks, seq - 1) and KL (blocks, seq) of each token in nats, in each mode."""
+        scores: dict[Mode, tuple[Tensor, Tensor]] = {
+            "dense": (self.teacher.nll.cpu(), torch.zeros_like(self.teacher.entropy.cpu()))
+        }
+        for mode in MODES[1:]:
+            with self.mode(mode):
+                scores[mode] = token_scores(self.model, self.blocks, self.teacher)
+        return scores
+
+
+def make_subject(
+    bench: Workbench, checkpoint: Checkpoint, blocks: Blocks, teacher: Teacher, prompts: tuple[Prompt, ...]
+) -> Subject:
+    """Bring a checkpoint onto a workbench that it fits (``trainables.checkpoint.check_fits``)."""
+    biases = output_biases(bench.model, checkpoint.biases, checkpoint.meta.config.training.form)
+    start = start_of(bench, checkpoint.meta.config)
+    return Subject(bench, checkpoint, blocks, teacher, prompts, biases, random_like(biases), start)
+
+
+@torch.no_grad()
+def output_biases(model: ResidentModel, vectors: Mapping[Site, Tensor], form: Form) -> dict[Site, Tensor]:
+    """The b of each site: the vector itself, or W a for the form ``input_vector``; fp32 on the CPU."""
+    if form == "output_bias":
+        return dict(vectors)
+    return {site: model.linear(site).weight.float().cpu() @ a for site, a in vectors.items()}
+
+
+def start_of(bench: Workbench, config: TrialConfig) -> dict[Site, Tensor]:
+    """The output biases that a trial's training began from, without sites that began at zero.
+
+    Raises:
+        SponError: if it began from another trial's checkpoint, and that is gone.
+    """
+    form, sites = config.training.form, tuple(Site.parse(site) for site in config.sites)
+    if config.warm_start is not None:
+        shared = read_checkpoint(Path(config.warm_start.checkpoint))
+        return output_biases(bench.model, warm_start(shared.biases, sites), form)
+    if config.training.init == "zero":
+        return {}
+    biases = SponBiases(bench.model, sites, form)
+    biases.correct(bench.model, bench.mean_removed(config.plan), config.training.init_scale)
+    return output_biases(bench.model, biases.state(), form)
+
+
+def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tensor]:
+    """For each vector one of the same norm in a direction drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {site: torch.randn(vector.shape, generator=generator) for site, vector in biases.items()}
+    return {site: v * (biases[site].norm() / v.norm()) for site, v in drawn.items()}
+
+
+def _spon(model: ResidentModel, vectors: Mapping[Site, Tensor]) -> SponBiases:
+    biases = SponBiases(model, tuple(vectors), "output_bias")
+    biases.load(vectors)
+    return biases
+
+
+@dataclass
+class States:
+    """What a forward pass showed, fp32 on the CPU.
+
+    Attributes:
+        outputs: of each watched site, (batch, seq, out_features), with the bias if there is one.
+        residual: stream after each layer, (batch, seq, hidden), by layer.
+    """
+
+    outputs: dict[Site, Tensor] = field(default_factory=dict)
+    residual: dict[int, Tensor] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def states_of(model: ResidentModel, tokens: Tensor, sites: tuple[Site, ...]) -> States:
+    """Run the model, in whatever mode it is in, over tokens (batch, seq) and watch some sites and all layers."""
+    states = States()
+
+    def keep(place: dict[Any, Tensor], key: Site | int) -> Any:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+            place[key] = (output[0] if isinstance(output, tuple) else output).float().cpu()
+
+        return hook
+
+    with ExitStack() as stack:
+        for site in sites:
+            stack.callback(model.linear(site).register_forward_hook(keep(states.outputs, site)).remove)
+        for index, layer in enumerate(decoder_layers(model)):
+            stack.callback(layer.register_forward_hook(keep(states.residual, index)).remove)
+        model.hidden(tokens.to(model.device))
+    return states
+
+
+def decoder_layers(model: ResidentModel) -> list[nn.Module]:
+    """The decoder's layers, found by the paths of their sites."""
+    inside = {site.layer: shape.path for site, shape in model.shape.sites.items()}  # any one of a layer's sites
+    paths = (inside[layer].partition(f".{layer}.")[0] + f".{layer}" for layer in range(model.shape.num_layers))
+    return [model.network.get_submodule(path) for path in paths]
