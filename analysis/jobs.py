@@ -103,8 +103,9 @@ def _results(
         task.remote(checkpoints[i], settings, waiting.get(i, ()), threads, device): i for i in wanted
     }
     while streams:
-        (stream,), _ = ray.wait(list(streams), num_returns=1)
-        result: Any = next(stream, None)  # a reference, or nothing more
+        ready: list[Any] = ray.wait(list(streams), num_returns=1)[0]
+        stream = ready[0]
+        result = next(stream, None)  # a reference, or nothing more
         if result is None:
             del streams[stream]
             continue

@@ -152,7 +152,8 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = site, level: float = level) -> None:
                 tail = inputs[0][..., plan.dense_prefix(inputs[0].shape[-2]) :, :]
-                removed = (tail - sparse_input(tail, plan, level, thresholds.get(site))).sum(dim=(0, 1), dtype=torch.float64)
+                sparse = sparse_input(tail, plan, level, thresholds.get(site))
+                removed = (tail - sparse).sum(dim=(0, 1), dtype=torch.float64)
                 sums[site] = sums[site] + removed if site in sums else removed
 
             stack.callback(model.linear(site).register_forward_pre_hook(add).remove)
