@@ -1,53 +1,94 @@
-"""The command line of ``python -m analysis``. Exit status: 0, or 2 for bad input."""
+"""The command line of ``python -m analysis``. Exit status: 0; 2 for bad input; 130 when it was stopped."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from analysis.biases import describe_biases
-from analysis.select import best_of_sweep
 from search_spaces.errors import SponError
-from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.tracking import default_tracking_uri
+
+if TYPE_CHECKING:
+    from trainables.checkpoint import Checkpoint
+
+Command = Callable[[argparse.Namespace], None]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.command(arguments))
+        arguments.command(arguments)
     except SponError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is left", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse the biases of finished trials.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    interpret = commands.add_parser("interpret", help="statistics of each bias, and sites ranked by norm")
-    interpret.set_defaults(command=_interpret)
+
+    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command)
+        return sub
+
+    interpret = add("interpret", _interpret, "examine checkpoints: what their biases do, with nulls, as one report")
     chosen = interpret.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--sweep", metavar="NAME", help="take the best trials of a sweep")
-    chosen.add_argument("--checkpoint", type=Path, nargs="+", metavar="DIR", help="take these checkpoints")
-    interpret.add_argument("--top", type=int, default=1, help="trials of each sparsity plan (%(default)s)")
-    interpret.add_argument("--by", default="val_kl_nats", help="metric to choose by, lowest first (%(default)s)")
+    chosen.add_argument("--sweep", metavar="NAME", help="the best trials of a sweep")
+    chosen.add_argument("--selection", type=Path, metavar="FILE", help="what a search chose, its selection.json")
+    chosen.add_argument("--run", nargs="+", metavar="ID", help="MLflow runs of trials")
+    chosen.add_argument("--checkpoint", type=Path, nargs="+", metavar="DIR", help="these checkpoints")
+    interpret.add_argument(
+        "--top", type=int, default=1, help="with --sweep: trials of each sparsity plan (%(default)s)"
+    )
+    interpret.add_argument("--by", default="val_kl_nats", help="with --sweep: metric, lowest first (%(default)s)")
+    interpret.add_argument("--only", metavar="A,B", help="some of the analyses; all by default")
+    interpret.add_argument("--split", choices=("validation", "test"), default="validation", help="text (%(default)s)")
+    interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
+    interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
+    interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
     interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+    interpret.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
+    interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
     return parser
 
 
-def _interpret(arguments: argparse.Namespace) -> int:
+# The commands import what they use: `--help` and bad input answer before torch and Ray are loaded.
+
+
+def _interpret(arguments: argparse.Namespace) -> None:
+    from analysis.examine import COMPARISON, QUESTIONS, Settings, check_only
+    from analysis.interpret import check_comparable, interpret
+    from analysis.prompts import PROMPTS, read_prompts
+
+    if arguments.blocks < 2:
+        raise SponError(f"an interval must have at least 2 blocks, but got {arguments.blocks} (at --blocks)")
+    only = check_only(tuple(arguments.only.split(","))) if arguments.only else (*QUESTIONS, COMPARISON)
+    prompts = read_prompts(arguments.prompts or PROMPTS)
+    settings = Settings(only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts)
+    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    checkpoints, out = _chosen(arguments, uri)
+    if arguments.only and COMPARISON in only:
+        check_comparable(checkpoints)
+    interpret(checkpoints, settings, arguments.out or out, uri, arguments.address)
+
+
+def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint], Path]":
+    """The checkpoints, and where results about them belong."""
+    from analysis.select import best_of_sweep, chosen_by_search, from_directories, from_runs
+
+    storage: Path = arguments.storage
     if arguments.sweep:
-        checkpoints = best_of_sweep(arguments.storage, arguments.sweep, arguments.top, arguments.by)
-    else:
-        checkpoints = [read_checkpoint(directory) for directory in arguments.checkpoint]
-    for checkpoint in checkpoints:
-        print(_describe(checkpoint))
-    return 0
-
-
-def _describe(checkpoint: Checkpoint) -> str:
-    config, metrics = checkpoint.meta.config, checkpoint.meta.metrics
-    table = pd.DataFrame([statistics.as_row() for statistics in describe_biases(checkpoint.biases)])
-    head = f"{config.name}  ({config.plan.label}, val KL {metrics['val_kl_nats']:.4f} nats)"
-    return f"{head}\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n"
+        best = best_of_sweep(storage, arguments.sweep, arguments.top, arguments.by)
+        return best, storage / arguments.sweep / "analysis"
+    if arguments.selection:
+        return chosen_by_search(arguments.selection), arguments.selection.parent / "analysis"
+    if arguments.run:
+        return from_runs(arguments.run, uri), storage / "analysis"
+    return from_directories(arguments.checkpoint), storage / "analysis"

@@ -31,7 +31,7 @@ def start_ray(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
     except ConnectionError as error:
@@ -61,7 +61,7 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
         for index, analysis in enumerate(known)
         if (missing := tuple(q for q in settings.questions if q not in {f.analysis for f in analysis.findings}))
     }
-    compare = COMPARISON in settings.only and len(checkpoints) > 1
+    compare = COMPARISON in settings.only
     progress = _Progress(sum(_cost(checkpoints[i], q) for i, missing in waiting.items() for q in missing))
     trained = {}
     for index, result in _results(checkpoints, settings, waiting, compare):

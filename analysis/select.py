@@ -1,9 +1,13 @@
-"""Which trials to look at."""
+"""Which trials to look at: the best of a sweep, what a search chose, MLflow runs, or directories."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.selection import read_selection
+from trainables.tracking import CHECKPOINT_ARTIFACT, bound_waiting
 
 
 def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoint]:
@@ -34,3 +38,60 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
     for checkpoint in sorted(checkpoints, key=lambda c: c.meta.metrics[by]):
         plans.setdefault(checkpoint.meta.config.plan.label, []).append(checkpoint)
     return [checkpoint for ranked in plans.values() for checkpoint in ranked[:top]]
+
+
+def chosen_by_search(file: Path) -> list[Checkpoint]:
+    """The masks that a search chose, every seed of each: seeds are what a comparison needs as its null.
+
+    Args:
+        file: a search's ``selection.json``.
+
+    Raises:
+        SponError: if it is no such file, or a checkpoint is missing.
+    """
+    masks = [mask for plan in read_selection(file).plans for mask in plan.masks if mask.role == "chosen"]
+    return from_directories(file.parent / place for mask in masks for place in mask.checkpoints)
+
+
+def from_directories(directories: Iterable[Path]) -> list[Checkpoint]:
+    """Checkpoints with biases.
+
+    Raises:
+        SponError: if one is no checkpoint, or is of TEAL alone.
+    """
+    return [_with_biases(read_checkpoint(directory), str(directory)) for directory in directories]
+
+
+def from_runs(runs: Sequence[str], tracking_uri: str) -> list[Checkpoint]:
+    """Checkpoints that MLflow keeps with trials' runs.
+
+    Args:
+        runs: MLflow run ids.
+        tracking_uri: of MLflow.
+
+    Raises:
+        SponError: if MLflow does not answer, or has no such run or no checkpoint of it.
+    """
+    bound_waiting()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    client, found = MlflowClient(tracking_uri), []
+    for run in runs:
+        with TemporaryDirectory() as scratch:
+            try:
+                if not client.list_artifacts(run, CHECKPOINT_ARTIFACT):
+                    raise SponError(f"a run must have a finished trial's checkpoint, but {run} has none (at --run)")
+                directory = client.download_artifacts(run, CHECKPOINT_ARTIFACT, scratch)
+            except (MlflowException, RequestException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise SponError(f"a run must be in MLflow, but {run}: {reason} (at {tracking_uri})") from error
+            found.append(_with_biases(read_checkpoint(Path(directory)), f"run {run}"))
+    return found
+
+
+def _with_biases(checkpoint: Checkpoint, where: str) -> Checkpoint:
+    if not checkpoint.biases:
+        raise SponError(f"a trial to examine must have biases, but {checkpoint.meta.config.name} has none (at {where})")
+    return checkpoint

@@ -98,7 +98,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
     from sweep.run import run_sweep
-    from sweep.tracking import default_tracking_uri
+    from trainables.tracking import default_tracking_uri
 
     uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
     return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
@@ -122,7 +122,8 @@ def _board(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
-    from sweep.tracking import Tracker, default_tracking_uri
+    from sweep.tracking import Tracker
+    from trainables.tracking import default_tracking_uri
 
     folder = open_sweep(arguments.storage, arguments.name)
     uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)

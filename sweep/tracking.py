@@ -6,11 +6,9 @@ away, it goes on where it stopped, and no trial gets a second run. An MLflow tha
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -23,8 +21,8 @@ from search_spaces.sites import Site
 from sweep.folder import State, SweepFolder, TrialFolder
 from trainables.checkpoint import META
 from trainables.selection import SELECTION
+from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
 
-EXPERIMENT = "spon-sweep"
 _SENT, _PARENT = "mlflow.json", "parent.json"
 _ARTIFACTS = ("board.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
 """Of a sweep as a whole, for its parent run."""
@@ -32,13 +30,7 @@ _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "fail
 
 for chatty in ("alembic", "mlflow.store.db.utils"):  # forty lines at the first use of a new database otherwise
     logging.getLogger(chatty).setLevel(logging.WARNING)
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # four minutes of retries would hold up the driver
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-
-
-def default_tracking_uri(storage: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` if it is set, else a SQLite database in the storage directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+bound_waiting()
 
 
 class Tracker:
@@ -100,7 +92,7 @@ class Tracker:
             final = json.loads((trial.checkpoint_path / META).read_text())["metrics"]
             if sorted(final) != sent["final"]:
                 self._log(run, final, int(progress[-1]["step"]))
-                self._client.log_artifacts(run, str(trial.checkpoint_path), "checkpoint")
+                self._client.log_artifacts(run, str(trial.checkpoint_path), CHECKPOINT_ARTIFACT)
                 sent["final"] = sorted(final)
         if state == "failed":
             self._client.set_tag(run, "failure", trial.failure[:500])
@@ -123,7 +115,7 @@ class Tracker:
         file = self._folder.path / _PARENT
         if file.exists():
             return str(json.loads(file.read_text())["run"])
-        identity = {"spon.sweep": str(self._folder.path.resolve())}
+        identity = {SWEEP_TAG: str(self._folder.path.resolve())}
         run = self._find(identity)
         if run:
             self._may_have_more = True
@@ -135,7 +127,7 @@ class Tracker:
 
     def _child(self, config: TrialConfig) -> str:
         """A trial's run under the parent, found by its tags, or made."""
-        identity = {MLFLOW_PARENT_RUN_ID: self._parent(), "spon.trial": config.identity}
+        identity = {MLFLOW_PARENT_RUN_ID: self._parent(), TRIAL_TAG: config.identity}
         labels = {"spon.allocation": config.allocation, "spon.plan": config.plan.label}
         run = self._find(identity) if self._may_have_more else None
         run = run or self._create(config.name, identity | labels)

@@ -129,20 +129,27 @@ def _training(config: TrialConfig) -> tuple[object, object]:
     return config.training.model_copy(update={"seed": 0}), config.warm_start
 
 
+def incomparable(trials: Sequence[TrialConfig]) -> str | None:
+    """Why trials cannot be compared; None if they can."""
+    if len(trials) < 2:
+        return f"a comparison must have two checkpoints, but got {len(trials)}"
+    models = sorted({trial.model_fingerprint for trial in trials})
+    if len(models) > 1:
+        return f"checkpoints to compare must be of one model, but got {', '.join(models)}"
+    if all(set(a.sites).isdisjoint(b.sites) for a, b in combinations(trials, 2)):
+        return "checkpoints to compare must share a site, but no two do"
+    return None
+
+
 def find(trained: Sequence[Trained]) -> Finding:
     """Compare every two of some trials that share a site.
 
     Raises:
-        SponError: if there are fewer than two, no two share a site, or they are of different models.
+        SponError: if they are ``incomparable``.
     """
-    if len(trained) < 2:
-        raise SponError(f"a comparison must have two checkpoints, but got {len(trained)} (at {NAME})")
-    if len({t.config.model_fingerprint for t in trained}) > 1:
-        names = sorted({t.config.model_fingerprint for t in trained})
-        raise SponError(f"checkpoints to compare must be of one model, but got {', '.join(names)} (at {NAME})")
+    if reason := incomparable([t.config for t in trained]):
+        raise SponError(f"{reason} (at {NAME})")
     pairs = [(a, b) for a, b in combinations(trained, 2) if a.biases.keys() & b.biases.keys()]
-    if not pairs:
-        raise SponError(f"checkpoints to compare must share a site, but no two do (at {NAME})")
     rows: list[Row] = []
     effects: list[Effect] = []
     ceilings: list[float] = []

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from analysis.cli import main
-from analysis.select import best_of_sweep
+from analysis.select import best_of_sweep, chosen_by_search, from_directories
 from search_spaces.errors import SponError
 from tests.conftest import trials_of
 from trainables.checkpoint import write_checkpoint
+from trainables.selection import PlanSelection, Selected, Selection, write_selection
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
@@ -48,3 +49,66 @@ def test_a_sweep_without_trials_is_one_line(storage: Path, capsys: pytest.Captur
 def test_a_broken_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["interpret", "--checkpoint", str(tmp_path)]) == 2
     assert "meta.json is missing" in capsys.readouterr().err
+
+
+def test_a_search_chose_these_in_every_seed(storage: Path, tmp_path: Path) -> None:
+    trials = sorted((storage / "tiny" / "trials").glob("*/checkpoint"))
+    chosen = [trial for trial in trials if "TOP-50" in str(trial)]
+    write_selection(selection(chosen), tmp_path)
+    assert [c.meta.config.allocation for c in chosen_by_search(tmp_path / "selection.json")] == ["TOP-50"]
+
+
+def selection(chosen: list[Path]) -> Selection:
+    """One chosen mask with these checkpoints, and a named one that has none."""
+    figures = {"val_kl_nats": 0.1, "test_kl_nats": 0.1, "test_nll_nats": 3.0, "test_ppl": 20.0}
+    common = {"sites": (), "n_spon_params": 0, "test_kl_recovered": None, "test_ppl_recovered": None, **figures}
+    places = tuple(str(place) for place in chosen)
+    masks = (
+        Selected(name="mine", role="chosen", seeds=(1,), checkpoints=places, **common),
+        Selected(name="TEAL", role="named", seeds=(), checkpoints=("gone",), **common),
+    )
+    plan = PlanSelection(
+        plan="p",
+        teal_test_kl_nats=0.1,
+        teal_test_ppl=20.0,
+        dense_test_ppl=19.0,
+        confidence=0.95,
+        bootstrap_over="blocks",
+        masks=masks,
+        differences=(),
+        best_rival={"mine": None},
+    )
+    return Selection(sweep="tiny", plans=(plan,))
+
+
+def test_a_trial_without_biases_is_not_examined(storage: Path) -> None:
+    (teal,) = (storage / "tiny" / "trials").glob("BASELINE*/checkpoint")
+    with pytest.raises(SponError, match="must have biases, but BASELINE-TEAL"):
+        from_directories([teal])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "pca,nosuch"], "an analysis must be one of perplexity, shift"),
+        (["--only", "cross"], "a comparison must have two checkpoints, but got 1 (at --only cross)"),
+        (["--blocks", "1"], "an interval must have at least 2 blocks, but got 1 (at --blocks)"),
+        (["--prompts", "nosuch.yaml"], "prompts must be a YAML file, but No such file"),
+        (["--top", "0"], "top must be at least 1, but got 0 (at --top)"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(
+    storage: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ["--checkpoint", str(next((storage / "tiny" / "trials").glob("TOP-50*/checkpoint")))]
+    chosen = ["--sweep", "tiny"] if "--top" in arguments else kept
+    assert main(["interpret", *chosen, "--storage", str(storage), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert main(["interpret", "--run", "nosuch", "--mlflow-uri", uri]) == 2
+    assert "error: a run must be in MLflow, but nosuch" in capsys.readouterr().err

@@ -19,12 +19,12 @@ from mlflow import MlflowClient
 
 from search_spaces.load import parse_space
 from sweep.folder import SweepFolder, create_sweep
-from sweep.tracking import EXPERIMENT
 from sweep.tuner import run_trials, start_ray
 from tests.benchmarks.table import print_table
 from tests.conftest import make_llama, make_text, trials_of
 from trainables import ray_trainable
 from trainables.ray_trainable import SponTrainable
+from trainables.tracking import EXPERIMENT
 from trainables.trial import Metrics, Trial, metrics_of
 
 _LAYERS = 16  # as many as the 1B model has: MLflow gets a param a layer

@@ -11,8 +11,9 @@ from requests import HTTPError
 from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder, create_sweep
-from sweep.tracking import EXPERIMENT, Tracker, default_tracking_uri, trial_params
+from sweep.tracking import Tracker, trial_params
 from tests.conftest import trials_of
+from trainables.tracking import EXPERIMENT
 
 
 @pytest.fixture
@@ -167,13 +168,3 @@ def test_params_say_where_the_biases_are(tiny_raw: dict[str, object]) -> None:
     params = trial_params(late)
     assert (params["layer_00"], params["layer_01"]) == (0, 1)
     assert (params["n_spon_layers"], params["modules"]) == (1, "down_proj")
-
-
-def test_the_environment_names_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
-    assert default_tracking_uri(tmp_path) == "http://elsewhere"
-
-
-def test_a_database_beside_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -1,0 +1,60 @@
+"""From checkpoints to a report: examined as Ray tasks, drawn, logged to MLflow, and told in a few lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from analysis.examine import COMPARISON, Settings
+from analysis.finding import read_analysis
+from analysis.jobs import run_jobs, start_ray
+from analysis.questions import cross
+from analysis.report.publish import publish
+from analysis.tracking import log_results
+from search_spaces.errors import SponError
+from trainables.checkpoint import Checkpoint
+
+
+def interpret(
+    checkpoints: Sequence[Checkpoint], settings: Settings, out: Path, tracking_uri: str, address: str | None = None
+) -> None:
+    """Examine checkpoints and write everything that is found.
+
+    Args:
+        checkpoints: to examine; of one trial that is given twice, one.
+        settings: what to ask. The comparison is left out where the checkpoints cannot be compared.
+        out: directory of the results.
+        tracking_uri: of MLflow.
+        address: of a Ray cluster; Ray on this machine by default.
+
+    Raises:
+        SponError: if a checkpoint cannot be examined.
+    """
+    trials = list({checkpoint.meta.config.identity: checkpoint for checkpoint in checkpoints}.values())
+    if COMPARISON in settings.only and (reason := cross.incomparable([trial.meta.config for trial in trials])):
+        print(f"no comparison: {reason}")
+        settings = settings.model_copy(update={"only": settings.questions})
+    print(f"{len(trials)} checkpoints, {len(settings.only)} questions; results in {out}", flush=True)
+    start_ray(address)
+    try:
+        files = run_jobs(trials, settings, out)
+    finally:
+        ray.shutdown()
+    report = publish(out)
+    log_results(tracking_uri, out)
+    for file in files:
+        analysis = read_analysis(file)
+        print(f"\n{' and '.join(f'{s.name} ({s.plan})' for s in analysis.subjects)}")
+        for finding in analysis.findings:
+            print(f"  {finding.analysis:<12}{finding.verdict}")
+    print(f"\nreport: {report}")
+
+
+def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse a comparison that was asked for by name and cannot be made.
+
+    Raises:
+        SponError: saying why.
+    """
+    if reason := cross.incomparable([checkpoint.meta.config for checkpoint in checkpoints]):
+        raise SponError(f"{reason} (at --only {COMPARISON})")

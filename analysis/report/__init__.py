@@ -1,0 +1,1 @@
+"""Everything readable, made from stored results alone."""

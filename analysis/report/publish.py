@@ -1,0 +1,5 @@
+from pathlib import Path
+
+
+def publish(directory: Path) -> Path:
+    return directory / "report.html"

@@ -1,0 +1,66 @@
+"""``python -m analysis interpret`` as a user runs it, through real Ray, on a real sweep."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from analysis.examine import QUESTIONS
+from analysis.finding import read_analysis
+from tests.analysis.conftest import Interpreted
+from trainables.tracking import EXPERIMENT
+
+pytestmark = pytest.mark.ray
+
+
+def files(interpreted: Interpreted) -> list[Path]:
+    return sorted(interpreted.out.glob("*/analysis.json"))
+
+
+def test_every_question_is_answered_for_the_best_of_each_plan(interpreted: Interpreted) -> None:
+    assert interpreted.ran.code == 0, interpreted.ran.out + interpreted.ran.err
+    assert len(files(interpreted)) == 2  # TOP-75 and ATTN-ONLY; TEAL alone has no biases
+    for file in files(interpreted):
+        assert [finding.analysis for finding in read_analysis(file).findings] == list(QUESTIONS)
+
+
+def test_progress_and_verdicts_are_printed(interpreted: Interpreted) -> None:
+    assert "min left" in interpreted.ran.out
+    verdict = read_analysis(files(interpreted)[0]).findings[0].verdict
+    assert verdict in interpreted.ran.out
+
+
+def test_checkpoints_without_a_shared_site_are_examined_but_not_compared(interpreted: Interpreted) -> None:
+    assert "no comparison: checkpoints to compare must share a site" in interpreted.ran.out
+    assert not (interpreted.out / "comparison.json").exists()
+
+
+def test_what_was_answered_is_not_asked_again(interpreted: Interpreted) -> None:
+    before = {file: file.stat().st_mtime_ns for file in files(interpreted)}
+    ran = interpreted.again("--sweep", "tiny", "--top", 2)
+    assert ran.code == 0, ran.err
+    assert "min left" not in ran.out
+    assert {file: file.stat().st_mtime_ns for file in files(interpreted)} == before
+
+
+def test_results_are_with_the_trials_runs_and_the_report_with_the_parent(interpreted: Interpreted) -> None:
+    client = MlflowClient(interpreted.swept.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    for file in files(interpreted):
+        identity = read_analysis(file).subjects[0].identity
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.`spon.trial` = '{identity}'")
+        assert "analysis/analysis.json" in {f.path for f in client.list_artifacts(run.info.run_id, "analysis")}
+    parent = json.loads((interpreted.swept.folder.path / "parent.json").read_text())["run"]
+    assert "analysis/report.html" in {f.path for f in client.list_artifacts(parent, "analysis")}
+
+
+def test_a_run_of_mlflow_can_be_examined(interpreted: Interpreted, tmp_path: Path) -> None:
+    client = MlflowClient(interpreted.swept.tracking_uri)
+    trial = next(t for t in interpreted.swept.folder.trials if t.config.allocation == "TOP-75")
+    run = json.loads((trial.path / "mlflow.json").read_text())["run"]
+    assert client.get_run(run)
+    ran = interpreted.again("--run", run, "--only", "moments", "--out", tmp_path)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / trial.config.name / "analysis.json").exists()
