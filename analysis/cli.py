@@ -33,7 +33,20 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--top", type=int, default=1, help="trials of each sparsity plan (%(default)s)")
     interpret.add_argument("--by", default="val_kl_nats", help="metric to choose by, lowest first (%(default)s)")
     interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+    study = commands.add_parser(
+        "import-study", help="take over the seed study's results: check, tabulate and redraw them"
+    )
+    study.set_defaults(command=_import_study)
+    study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
+    study.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="to write to (%(default)s)")
     return parser
+
+
+def _import_study(arguments: argparse.Namespace) -> int:
+    from analysis.study.importer import import_study  # brings matplotlib, which nothing else here needs
+
+    print(import_study(arguments.directory, arguments.out))
+    return 0
 
 
 def _interpret(arguments: argparse.Namespace) -> int:
@@ -49,5 +62,6 @@ def _interpret(arguments: argparse.Namespace) -> int:
 def _describe(checkpoint: Checkpoint) -> str:
     config, metrics = checkpoint.meta.config, checkpoint.meta.metrics
     table = pd.DataFrame([statistics.as_row() for statistics in describe_biases(checkpoint.biases)])
-    head = f"{config.name}  ({config.plan.label}, val KL {metrics['val_kl_nats']:.4f} nats)"
+    score = f"{metrics['val_kl_nats']:.4f} nats" if "val_kl_nats" in metrics else "not recorded"  # by the study
+    head = f"{config.name}  ({config.plan.label}, val KL {score})"
     return f"{head}\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n"

@@ -1,0 +1,52 @@
+"""What alignment with a few directions comes to by chance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from search_spaces.errors import SponError
+from trainables.statistics import Array
+
+
+@dataclass(frozen=True, eq=False)
+class ChanceAlignment:
+    """Largest absolute cosine of a random direction with some orthonormal ones.
+
+    Attributes:
+        samples: array of shape (draws,), ascending.
+    """
+
+    mean: float
+    percentile95: float
+    samples: Array
+
+    def p_value(self, observed: float) -> float:
+        """Chance to align at least as well as observed; never zero, since the observed one is counted as a draw."""
+        above = len(self.samples) - int(np.searchsorted(self.samples, observed, side="left"))
+        return (1 + above) / (1 + len(self.samples))
+
+
+def chance_alignment(width: int, components: int, draws: int = 100_000, seed: int = 0) -> ChanceAlignment:
+    """Draw the largest |cosine| of a uniformly random direction with the first principal components.
+
+    Exact: a direction is a normal vector over its length, any orthonormal components may be taken for the first axes,
+    and the squares of the other entries, of which none is drawn by itself, add up to a chi-square variable.
+
+    Args:
+        width: entries of the vector.
+        components: orthonormal directions that it is compared with.
+        draws: random directions.
+        seed: of the draws.
+
+    Raises:
+        SponError: unless 1 <= components <= width and there is a draw.
+    """
+    if not 1 <= components <= width:
+        raise SponError(f"components must be in 1..{width}, the width of the vector, but got {components}")
+    if draws < 1:
+        raise SponError(f"there must be at least one random draw, but got {draws}")
+    generator = np.random.default_rng(seed)
+    along = np.square(generator.standard_normal((draws, components)))
+    rest = 2 * generator.standard_gamma((width - components) / 2, draws)  # a chi-square that may have no degrees at all
+    samples = np.sort(np.sqrt(along.max(axis=1) / (along.sum(axis=1) + rest)))
+    return ChanceAlignment(float(samples.mean()), float(np.quantile(samples, 0.95)), samples)
