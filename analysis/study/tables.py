@@ -164,7 +164,7 @@ def _baselines(sweep: Sweep) -> list[str]:
     else:
         off = max(abs(steps - round(steps)) for steps in derived)
         lines.append(
-            f"every stored total loss is a multiple of {step} nats; the derived ones are to within {off:.1e} of that"
+            f"every stored total loss is a multiple of {step} nats; the derived ones are at most {off:.1e} of one off"
         )
     return lines
 

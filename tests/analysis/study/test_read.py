@@ -98,7 +98,7 @@ def test_a_pickle_that_needs_code_is_refused_and_not_run(study_directory, monkey
     monkeypatch.chdir(tmp_path)
     torch.save(checkpoint("TOP-50") | {"extra": Code()}, study_directory / PT)
     refused(study_directory, "it holds something else")
-    (study_directory / PT).write_bytes(pickle.dumps(Code()))
+    (study_directory / PT).write_bytes(pickle.dumps(Code(), protocol=2))
     refused(study_directory, "it holds something else")
     assert not Path("ran").exists()
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_form(study_directory, raw, match):
 
 @pytest.mark.parametrize(
     "vector",
-    [torch.ones(4), torch.randn(2, 2), torch.randn(4).half(), torch.tensor([1.0, float("nan")]), torch.empty(0), [1.0]],
+    [torch.ones(4), torch.randn(2, 2), torch.randn(4).half(), torch.tensor([1.0, float("inf")]), torch.empty(0), [1.0]],
 )
 def test_a_bias_that_is_no_vector_of_finite_fp32(study_directory, vector):
     biases = vectors("TOP-50") | {"layer_2_down_proj": vector}
