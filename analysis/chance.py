@@ -30,7 +30,7 @@ def chance_alignment(width: int, components: int, draws: int = 100_000, seed: in
     """Draw the largest |cosine| of a uniformly random direction with the first principal components.
 
     Exact: a direction is a normal vector over its length, any orthonormal components may be taken for the first axes,
-    and the squares of the other ``width - components`` entries add up to a chi-square variable, which is drawn at once.
+    and the squares of the other entries, of which none is drawn by itself, add up to a chi-square variable.
 
     Args:
         width: entries of the vector.

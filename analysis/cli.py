@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
     interpret.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
+    study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
+    study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
+    study.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="to write to (%(default)s)")
     return parser
 
 
@@ -92,3 +95,9 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
     if arguments.run:
         return from_runs(arguments.run, uri), storage / "analysis"
     return from_directories(arguments.checkpoint), storage / "analysis"
+
+
+def _import_study(arguments: argparse.Namespace) -> None:
+    from analysis.study.importer import import_study
+
+    print(import_study(arguments.directory, arguments.out))
