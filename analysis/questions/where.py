@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
 from analysis.resampling import ratio, statistic
 from analysis.subject import MODES, Mode, Subject
@@ -49,7 +49,7 @@ class Split:
 
 
 def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS) -> Split:
-    """Recovery by a property of tokens, in bins of about equal size; units of the bootstrap are blocks.
+    """Recovery by a property of tokens, in bins of about equal size; the units of intervals are blocks.
 
     Args:
         values: (blocks, seq), the property.
@@ -89,8 +89,9 @@ def _sums(kl: Array, chosen: NDArray[np.bool_]) -> Array:
 
 def find(subject: Subject) -> Finding:
     """Ask it of the positions in the subject's text, and of the prompts."""
-    kl = {mode: subject.tokens[mode][1].double().numpy() for mode in MODES[1:]}
-    splits = {name: split_by(values, kl) for name, values in _properties(subject)}
+    dense = subject.config.plan.dense_prefix(subject.blocks.tokens.shape[1])
+    kl = {mode: subject.tokens[mode][1][:, dense:].double().numpy() for mode in MODES[1:]}
+    splits = {name: split_by(values[:, dense:], kl) for name, values in _properties(subject)}
     rows = [_row(name, bin_) for name, split in splits.items() for bin_ in split.bins]
     by_category = _by_category(subject)
     rows += [_row("category", bin_) for bin_ in by_category]
@@ -104,7 +105,8 @@ def find(subject: Subject) -> Finding:
         title="Where a bias helps",
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
-        "are in the table. Bootstraps over blocks, and over prompts.",
+        "are in the table. Tokens that the plan leaves dense are left out. Intervals are jackknives over blocks, and "
+        "over prompts.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -162,18 +164,17 @@ def _prompt_hidden(subject: Subject, mode: Mode) -> dict[int, Tensor]:
 def _row(name: str, bin_: Bin) -> Row:
     row: Row = {"by": name, "bin": bin_.label, "share": bin_.share, "teal_kl_nats": bin_.teal_kl_nats}
     for label, interval in (("recovered", bin_.recovered), ("random_recovered", bin_.random_recovered)):
-        row |= {label: interval.value, f"{label}_low": interval.low, f"{label}_high": interval.high}
+        row |= cells(label, interval)
     return row
 
 
 def _verdict(effects: list[Effect]) -> str:
     words = []
     for effect in (e for e in effects if e.null is not None):
-        assert effect.interval is not None
-        low, high = effect.interval
+        low, high = effect.interval or (-np.inf, np.inf)
         trend = "more" if low > 0 else "less" if high < 0 else None
         name = effect.label.partition(":")[0]
-        words.append(f"{trend} with a higher {name}" if trend else f"no sure trend with the {name}")
-    helped = [e.label for e in effects if e.null is None and e.interval is not None and e.interval[0] > 0]
-    prompts = sum(e.null is None for e in effects)
-    return f"recovers {', '.join(words)}; surely helps on {len(helped)} of {prompts} categories of prompts"
+        words.append(f"{trend} at the high end of the {name}" if trend else f"no surely other share along the {name}")
+    prompts = [e for e in effects if e.null is None]
+    helped = sum(e.interval is not None and e.interval[0] > 0 for e in prompts)
+    return f"recovers {', '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"
