@@ -150,4 +150,4 @@ def _verdict(effects: tuple[Effect, ...], n: int) -> str:
         for effect, what in zip(effects, said, strict=True)
         if effect.null is not None and effect.value > effect.null[1]
     ]
-    return "; ".join(words) or "no more biases than chance gives have other tails than a Gaussian or a leading sign"
+    return "; ".join(words) or "tails and signs as chance gives them for Gaussian entries"

@@ -88,7 +88,7 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Norm ranking",
         question="Do deeper sites need larger corrections, or do deeper sites just carry larger activations?",
-        null="Depth shuffled among the sites of a module. Intervals are bootstraps over sites.",
+        null="Depth shuffled among the sites of a module, each figure by itself. Intervals are bootstraps over sites.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(sorted(rows, key=lambda row: -float(row["norm"]))),

@@ -105,7 +105,7 @@ def find(subject: Subject) -> Finding:
         "residual stream?",
         null="Random vectors of the same width, by itself for each site: the largest of so many cosines, and the share "
         "of their norm inside the components' span, which is components / width on average. Intervals are jackknives "
-        "over sites.",
+        "over sites. Each figure is by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),

@@ -120,7 +120,7 @@ def _row(place: str, shifts: dict[Mode, Shift]) -> Row:
     thirds = {mode: np.array_split(shifts[mode].by_position, 3) for mode in _SPARSE}
     for third, label in enumerate(("first", "middle", "last")):
         teal = thirds["teal"][third].mean()
-        row[f"recovery_{label}_third"] = float(1 - thirds["spon"][third].mean() / teal) if teal else 0.0
+        row[f"recovery_{label}_third"] = float(1 - thirds["spon"][third].mean() / teal) if teal else None
     return row
 
 
@@ -139,7 +139,7 @@ def _effects(label: str, places: list[dict[Mode, Shift]]) -> list[Effect]:
 def _verdict(effects: tuple[Effect, ...]) -> str:
     words = []
     for real, beyond in zip(effects[::3], effects[2::3], strict=True):
-        way = _said(real, "nearer to the dense model", "further from it", "not surely nearer or further")
+        way = _said(real, "nearer to the dense model", "further from the dense model", "not surely nearer or further")
         than = _said(beyond, "nearer than with", "further than with", "not surely other than with")
         words.append(f"{real.label.removesuffix(', biases')}: {way}, {than} random vectors")
     return "; ".join(words)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import ratio, statistic
+from analysis.resampling import mean, ratio, statistic
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
 NAME = "where"
 BINS = 5
+_LEFT_DENSE = "tokens that the plan leaves dense"
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,17 @@ def find(subject: Subject) -> Finding:
         Effect.of(f"{name}: recovery in the last bin minus the first", split.contrast, "fraction", (0.0, 0.0))
         for name, split in splits.items()
     ]
+    if dense:
+        spon, teal = (subject.tokens[mode][1][:, :dense].double().mean(dim=1).numpy() for mode in ("spon", "teal"))
+        effects.append(Effect.of(f"{_LEFT_DENSE}: KL that the biases add", mean(spon - teal), "nats", (0.0, 0.0)))
     effects += [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
     return Finding(
         analysis=NAME,
         title="Where a bias helps",
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
-        "are in the table. Tokens that the plan leaves dense are left out. Intervals are jackknives over blocks, and "
-        "over prompts.",
+        "are in the table. Tokens that the plan leaves dense have nothing to recover and are apart. Intervals are "
+        "jackknives over blocks, and over prompts, of each figure by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -119,8 +123,8 @@ def _properties(subject: Subject) -> Iterator[tuple[str, NDArray[np.float64]]]:
     counts = torch.bincount(
         subject.bench.blocks("calibration").tokens.flatten(), minlength=subject.model.shape.vocab_size
     )
-    yield "times the token occurs in the calibration text", counts[tokens].double().numpy()
-    yield "entropy of the dense model, nats", subject.teacher.entropy.cpu().double().numpy()
+    yield "frequency of the token in the calibration text", counts[tokens].double().numpy()
+    yield "entropy of the dense model (nats)", subject.teacher.entropy.cpu().double().numpy()
 
 
 def _by_category(subject: Subject) -> list[Bin]:
@@ -170,11 +174,14 @@ def _row(name: str, bin_: Bin) -> Row:
 
 def _verdict(effects: list[Effect]) -> str:
     words = []
-    for effect in (e for e in effects if e.null is not None):
+    for effect in effects:
+        name, _, figure = effect.label.partition(": ")
         low, high = effect.interval or (-np.inf, np.inf)
-        trend = "more" if low > 0 else "less" if high < 0 else None
-        name = effect.label.partition(":")[0]
-        words.append(f"{trend} at the high end of the {name}" if trend else f"no surely other share along the {name}")
-    prompts = [e for e in effects if e.null is None]
-    helped = sum(e.interval is not None and e.interval[0] > 0 for e in prompts)
-    return f"recovers {', '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"
+        if figure.startswith("recovery"):
+            trend = "more" if low > 0 else "less" if high < 0 else None
+            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no sure trend")
+        elif name == _LEFT_DENSE:
+            words.append(f"{name}: {'surely' if low > 0 else 'not surely'} worse with the biases")
+    prompts = [effect for effect in effects if effect.label.startswith("prompts")]
+    helped = sum(effect.interval is not None and effect.interval[0] > 0 for effect in prompts)
+    return f"{'; '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"

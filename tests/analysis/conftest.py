@@ -1,4 +1,4 @@
-"""Tiny trained checkpoints under examination: five layers, so that depth can have a trend, and a text that PCA accepts."""
+"""Tiny trained checkpoints under examination: five layers, so that depth can have a trend, and enough text for PCA."""
 
 import random
 from collections.abc import Callable
