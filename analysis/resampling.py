@@ -120,8 +120,9 @@ def between_groups(values: Array, groups: NDArray[np.int64], given: Array) -> Ar
     before = np.square(_rest(values, given)).sum(axis=-1)
     after = np.square(_rest(values, np.hstack([given, labels]))).sum(axis=-1)
     some = before > _NOTHING * np.square(values).sum(axis=-1)
-    share: Array = np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
-    return share
+    share = np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
+    rounded: Array = share.round(12)  # so that equal shares are equal, and those of labels that add nothing zero
+    return rounded
 
 
 def permuted_groups(values: Array, groups: NDArray[np.int64], given: Array, draws: int = DRAWS, seed: int = 0) -> Array:

@@ -87,7 +87,7 @@ def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
     k, m = (_gram(z) for z in (x, y))
     value, left = _cka(*(_hsic(a, b, of) for a, b in ((k, m), (k, k), (m, m))))
     value, low, high = jackknife(value, left)
-    return Interval(value, low, min(1.0, high))
+    return Interval(value, low, min(1.0, high) if np.isfinite(high) else high)
 
 
 def _gram(states: Tensor) -> Array:

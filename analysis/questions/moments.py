@@ -23,7 +23,7 @@ class Spread:
     """Sampling intervals of the moments, from a bootstrap over entries.
 
     They say how much a figure hangs on single entries. Whether a bias is Gaussian they do not say: that of the kurtosis
-    misses a true zero too often, and ``Tests`` compares with the kurtosis of Gaussian vectors instead.
+    misses a true zero too often, and ``Chances`` compares with the kurtosis of Gaussian vectors instead.
     """
 
     mean: Interval
@@ -64,7 +64,7 @@ def _interval(values: Tensor) -> Interval:
 
 
 @dataclass(frozen=True)
-class Tests:
+class Chances:
     """Chances of a Gaussian vector around zero to look as extreme as a bias.
 
     Attributes:
@@ -77,14 +77,14 @@ class Tests:
     sign: float
 
 
-def tests_of(bias: Tensor) -> Tests:
-    """Tests of one bias (width,): of its kurtosis by Gaussian vectors of its width, of its signs by the binomial."""
+def chances_of(bias: Tensor) -> Chances:
+    """Chances of one bias (width,): of its kurtosis by Gaussian vectors of its width, of its signs by the binomial."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]  # a second to import
 
     kurtosis, drawn = float(_moments(bias.double()[None])[2]), gaussian_kurtosis(len(bias))
     signs = int((bias != 0).sum())
     sign = float(binomtest(int((bias > 0).sum()), signs).pvalue) if signs else 1.0
-    return Tests(p_value(kurtosis, drawn), p_value(-kurtosis, -drawn), sign)
+    return Chances(p_value(kurtosis, drawn), p_value(-kurtosis, -drawn), sign)
 
 
 @cache
@@ -101,8 +101,8 @@ def find(subject: Subject) -> Finding:
     """Ask it of every bias."""
     described = describe_biases(subject.biases)
     vectors = [subject.biases[statistics.site] for statistics in described]
-    tests = [tests_of(vector) for vector in vectors]
-    effects = _effects(tests)
+    chances = [chances_of(vector) for vector in vectors]
+    effects = _effects(chances)
     return Finding(
         analysis=NAME,
         title="Bias statistics",
@@ -110,20 +110,20 @@ def find(subject: Subject) -> Finding:
         null="Entries drawn from a Gaussian around zero, by itself for each bias: the kurtosis of such vectors of the "
         "same width, and half of the entries positive. Intervals of single biases are bootstraps over entries.",
         effects=effects,
-        verdict=_verdict(effects, len(tests)),
+        verdict=_verdict(effects, len(chances)),
         rows=tuple(
-            _row(statistics, spread_of(vector), test)
-            for statistics, vector, test in zip(described, vectors, tests, strict=True)
+            _row(statistics, spread_of(vector), chance)
+            for statistics, vector, chance in zip(described, vectors, chances, strict=True)
         ),
     )
 
 
-def _effects(tests: Sequence[Tests]) -> tuple[Effect, ...]:
-    n = len(tests)
+def _effects(chances: Sequence[Chances]) -> tuple[Effect, ...]:
+    n = len(chances)
     counted = (
-        ("heavier tails than a Gaussian", [test.heavier for test in tests], TAIL),
-        ("lighter tails", [test.lighter for test in tests], TAIL),
-        ("more entries of one sign", [test.sign for test in tests], 2 * TAIL),
+        ("heavier tails than a Gaussian", [c.heavier for c in chances], TAIL),
+        ("lighter tails", [c.lighter for c in chances], TAIL),
+        ("more entries of one sign", [c.sign for c in chances], 2 * TAIL),
     )
     return tuple(
         Effect(
@@ -136,11 +136,11 @@ def _effects(tests: Sequence[Tests]) -> tuple[Effect, ...]:
     )
 
 
-def _row(statistics: BiasStatistics, spread: Spread, tests: Tests) -> Row:
+def _row(statistics: BiasStatistics, spread: Spread, chances: Chances) -> Row:
     row: Row = {"site": str(statistics.site), "norm": statistics.norm, "max_abs": statistics.max_abs}
     for name in ("mean", "sd", "excess_kurtosis", "positive_fraction"):
         row |= cells(name, getattr(spread, name))
-    return row | {"p_heavier": tests.heavier, "p_lighter": tests.lighter, "p_sign": tests.sign}
+    return row | {"p_heavier": chances.heavier, "p_lighter": chances.lighter, "p_sign": chances.sign}
 
 
 def _verdict(effects: tuple[Effect, ...], n: int) -> str:

@@ -57,8 +57,8 @@ def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = 
         kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
         bins: how many, fewer where values tie.
     """
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(0, len(edges) - 2))
+    lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
+    index = np.searchsorted(lower_ends, values, side="right") - 1
     used = np.unique(index)
     found = tuple(
         _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl) for i in used
