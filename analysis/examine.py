@@ -31,7 +31,7 @@ class Settings(Config):
     Attributes:
         only: names of questions; all of them by default.
         split: held-out text to read. The test split is opened if it is asked for by name.
-        n_blocks: of the split, from its start.
+        n_blocks: of the split, at even distances: neighbours are mostly of one document, and so not independent.
         prompts: texts by category.
     """
 
@@ -92,7 +92,9 @@ def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subje
     longest = config.corpus.block_size
     prompts = tokenise(settings.prompts, load_tokenizer(bench.materials.model), longest)
     there = len(bench.blocks(settings.split).tokens)
-    blocks, teacher = some_blocks(bench, settings.split, slice(min(settings.n_blocks, there)))
+    n = min(settings.n_blocks, there)
+    step = there // n if n > 0 else 1
+    blocks, teacher = some_blocks(bench, settings.split, slice(0, n * step, step))
     return make_subject(bench, checkpoint, blocks, teacher, prompts)
 
 

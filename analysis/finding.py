@@ -3,6 +3,7 @@
 Figures, tables and the report are made from findings on disk and from nothing else.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ class Effect(Config):
     """One figure beside what it would be if there were nothing to find.
 
     Attributes:
-        interval: 95%, of the figure; None where the figure is exact.
+        interval: 95%, of the figure; None where the figure is exact, or of a single unit and could be anything.
         null: 95% range of the figure under the null; None where the null is a fixed value in the question.
         unit: such as ``nats`` or ``fraction``.
     """
@@ -34,8 +35,15 @@ class Effect(Config):
 
     @classmethod
     def of(cls, label: str, interval: Interval, unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
-        """An effect from a bootstrap's interval."""
-        return cls(label=label, value=interval.value, interval=(interval.low, interval.high), null=null, unit=unit)
+        """An effect from a figure with an interval, which is left out if it has no end."""
+        ends = (interval.low, interval.high) if math.isfinite(interval.low) else None
+        return cls(label=label, value=interval.value, interval=ends, null=null, unit=unit)
+
+
+def cells(name: str, interval: Interval) -> Row:
+    """A figure and the ends of its interval as three cells of a row; empty where it or they do not exist."""
+    named = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
+    return {key: figure if math.isfinite(figure) else None for key, figure in named}
 
 
 class Finding(Config):

@@ -38,7 +38,7 @@ def read_prompts(file: Path = PROMPTS) -> dict[str, list[str]]:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SponError(f"prompts must be a YAML file, but {error.strerror} (at {file})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SponError(f"prompts must be YAML, but {' '.join(str(error).split())[:160]} (at {file})") from error
     if not isinstance(raw, dict) or not raw:
         raise SponError(f"prompts must be lists of texts by category, but got {type(raw).__name__} (at {file})")
@@ -64,9 +64,8 @@ def tokenise(prompts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, 
     found = []
     for category, texts in prompts.items():
         for text in texts:
-            ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest, verbose=False)["input_ids"][
-                0
-            ]
+            encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest, verbose=False)
+            ids = encoded["input_ids"][0]
             if len(ids) < 2:
                 raise SponError(f"a prompt must have two tokens, but {text!r} has {len(ids)} (at {category})")
             found.append(Prompt(category, text, ids))

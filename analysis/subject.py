@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.prompts import Prompt
+from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint, read_checkpoint
@@ -39,7 +40,7 @@ class Subject:
         blocks, teacher: held-out text, and what the dense model says of it.
         prompts: tokenised, by category.
         biases: output bias b of each site, (out_features,) fp32 on the CPU, whatever form was trained.
-        random: a random vector of the same norm for each, the null of many analyses.
+        random: one random vector of the same norm for each, the null of many analyses.
         start: where training began, by site; a site that is not in it began at zero.
     """
 
@@ -101,9 +102,20 @@ class Subject:
 def make_subject(
     bench: Workbench, checkpoint: Checkpoint, blocks: Blocks, teacher: Teacher, prompts: tuple[Prompt, ...]
 ) -> Subject:
-    """Bring a checkpoint onto a workbench that it fits (``trainables.checkpoint.check_fits``)."""
-    biases = output_biases(bench.model, checkpoint.biases, checkpoint.meta.config.training.form)
-    start = start_of(bench, checkpoint.meta.config)
+    """Bring a checkpoint onto a workbench that it fits (``trainables.checkpoint.check_fits``).
+
+    Raises:
+        SponError: if it has no biases or sparsifies nothing, so that there is nothing to explain or to repair; if there
+            are fewer than two blocks, which no interval can be taken over; or as ``start_of`` does.
+    """
+    config = checkpoint.meta.config
+    if not checkpoint.biases or not config.plan.levels:
+        what = "has no biases" if not checkpoint.biases else "sparsifies nothing"
+        raise SponError(f"an analysis must have a sparse model with biases, but {config.name} {what}")
+    if len(blocks.tokens) < 2:
+        raise SponError(f"an analysis must have two blocks of text, but got {len(blocks.tokens)} (at n_blocks)")
+    biases = output_biases(bench.model, checkpoint.biases, config.training.form)
+    start = start_of(bench, config)
     return Subject(bench, checkpoint, blocks, teacher, prompts, biases, random_like(biases), start)
 
 

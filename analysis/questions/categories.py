@@ -8,16 +8,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import between_groups, mean, null_range, p_value, permuted_groups
+from analysis.resampling import between_groups, jackknife, mean, null_range, p_value, permuted_groups
 from analysis.subject import Mode, Subject, states_of
+from search_spaces.errors import SponError
 from trainables.statistics import Array, Interval
 
 NAME = "categories"
 _COMPARED: tuple[Mode, ...] = ("teal", "spon")
 _SAID = {"teal": "TEAL", "spon": "biases"}
-_Z = 1.96
+_FEWEST = 4  # tokens that unbiased HSIC is defined for
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Contrast:
         between: share of the prompts' variance that lies between categories.
         null: middle 95% of that share under shuffled labels.
         p: of the share.
-        p_length: the same after the part that is linear in the log of a prompt's length is taken out.
+        p_length: the same of what the log of a prompt's length leaves of both the figure and the categories.
     """
 
     between: float
@@ -57,10 +58,12 @@ def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Co
         categories: (prompts,).
         lengths: tokens of each, (prompts,).
     """
-    observed, drawn = between_groups(values, categories), permuted_groups(values, categories)
-    basis = np.stack([np.ones_like(lengths), np.log(lengths)], axis=1)
-    rest = values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
-    p_length = p_value(between_groups(rest, categories), permuted_groups(rest, categories))
+    constant = np.ones((len(values), 1))
+    length = np.column_stack([constant, np.log(lengths)])
+    observed = float(between_groups(values, categories, constant))
+    drawn = permuted_groups(values, categories, constant)
+    beyond = float(between_groups(values, categories, length))
+    p_length = p_value(beyond, permuted_groups(values, categories, length))
     return Contrast(observed, null_range(drawn), p_value(observed, drawn), p_length)
 
 
@@ -74,26 +77,54 @@ def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
         x: (tokens, width).
         y: (tokens, width of its own), of the same tokens.
         units: of each token, (tokens,).
+
+    Raises:
+        SponError: if fewer than four tokens are left without the longest unit.
     """
-    grams = [(z.double() @ z.double().T).numpy() for z in (x, y)]
-    for gram in grams:
-        np.fill_diagonal(gram, 0.0)
-    value = _cka(*grams)
-    kept = [np.flatnonzero(units != unit) for unit in np.unique(units)]
-    left = np.array([_cka(*(gram[np.ix_(keep, keep)] for gram in grams)) for keep in kept])
-    error = np.sqrt((len(left) - 1) * left.var()) * _Z
-    return Interval(value, value - float(error), min(1.0, value + float(error)))
+    of = (units[:, None] == np.unique(units)).astype(np.float64)
+    if len(units) - of.sum(axis=0).max() < _FEWEST:
+        raise SponError(f"CKA must have {_FEWEST} tokens beside any prompt's, but got {len(units)} in all (at {NAME})")
+    k, m = (_gram(z) for z in (x, y))
+    value, left = _cka(*(_hsic(a, b, of) for a, b in ((k, m), (k, k), (m, m))))
+    value, low, high = jackknife(value, left)
+    return Interval(value, low, min(1.0, high) if np.isfinite(high) else high)
 
 
-def _cka(k: Array, m: Array) -> float:
-    return float(_hsic(k, m) / np.sqrt(_hsic(k, k) * _hsic(m, m)))
+def _gram(states: Tensor) -> Array:
+    gram: Array = (states.double() @ states.double().T).numpy()
+    np.fill_diagonal(gram, 0.0)
+    return gram
 
 
-def _hsic(k: Array, m: Array) -> float:
-    """Unbiased HSIC, up to the factor n (n - 3), from Gram matrices with a zero diagonal."""
-    n = len(k)
-    k_sums, m_sums = k.sum(axis=0), m.sum(axis=0)
-    return float((k * m).sum() + k_sums.sum() * m_sums.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k_sums @ m_sums))
+def _cka(cross: Array, one: Array, other: Array) -> tuple[float, Array]:
+    """CKA of all tokens, and without each unit; not a number where a state does not vary."""
+    squared = one * other
+    found = np.where(squared > 0, cross / np.sqrt(np.where(squared > 0, squared, 1.0)), np.nan)
+    return float(found[0]), found[1:]
+
+
+def _hsic(k: Array, m: Array, of: Array) -> Array:
+    """Unbiased HSIC, up to the factor n (n - 3), from Gram matrices (tokens, tokens) with a zero diagonal.
+
+    What a unit contributes is taken off the sums over all tokens, so that no matrix is copied for each unit.
+
+    Args:
+        k: of one representation.
+        m: of the other.
+        of: 1 where a token is of a unit, (tokens, units).
+
+    Returns:
+        Of all tokens and then without each unit, (1 + units,).
+    """
+    none_and_each = np.hstack([np.zeros((len(of), 1)), of])
+    kept = 1 - none_and_each
+    product = k * m
+    n = kept.sum(axis=0)
+    k_sums, m_sums = (kept * (gram @ kept) for gram in (k, m))
+    both = (kept * (product @ kept)).sum(axis=0)
+    k_total, m_total = k_sums.sum(axis=0), m_sums.sum(axis=0)
+    hsic: Array = both + k_total * m_total / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k_sums * m_sums).sum(axis=0)
+    return hsic
 
 
 def find(subject: Subject) -> Finding:
@@ -104,8 +135,8 @@ def find(subject: Subject) -> Finding:
     categories = np.unique(names, return_inverse=True)[1].astype(np.int64)
     lengths = np.array([len(prompt.tokens) for prompt in subject.prompts], dtype=np.float64)
     rows: list[Row] = []
-    for category in dict.fromkeys(names):
-        at = np.flatnonzero(np.array(names) == category)
+    places = {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
+    for category, at in places.items():
         rows += [_row(category, at, states, moved, layer) for layer in range(subject.model.shape.num_layers)]
     effects: list[Effect] = []
     verdicts = []
@@ -115,8 +146,7 @@ def find(subject: Subject) -> Finding:
         tested = contrast(values, categories, lengths)
         effects += _contrast_effects(name, tested)
         verdicts.append(f"{name}: {_verdict(tested)}")
-    for category in dict.fromkeys(names):
-        at = np.flatnonzero(np.array(names) == category)
+    for category, at in places.items():
         effects += [
             Effect.of(f"{category}: relative shift, {name}", mean(figures[name][at]), "fraction")
             for name in ("TEAL", "biases")
@@ -125,8 +155,8 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Shifts by category",
         question="Do TEAL and the biases move hidden states of some categories of prompts further than others?",
-        null="Category labels shuffled among the prompts; once more after the part that a prompt's length explains is "
-        "taken out. Intervals are bootstraps over prompts, those of CKA jackknives.",
+        null="Category labels shuffled among the prompts; once more of what a prompt's length leaves unexplained. "
+        "Intervals are jackknives over prompts, of each figure by itself.",
         effects=tuple(effects),
         verdict="; ".join(verdicts),
         rows=tuple(rows),
@@ -164,16 +194,8 @@ def _row(
     dense = _tokens(states["dense"], at, layer)
     for mode in _COMPARED:
         cka = linear_cka(dense, _tokens(states[mode], at, layer), units)
-        relative = mean(moved[mode].relative[at, layer], resamples=500)
-        row |= {
-            f"{mode}_l2": float(moved[mode].absolute[at, layer].mean()),
-            f"{mode}_relative": relative.value,
-            f"{mode}_relative_low": relative.low,
-            f"{mode}_relative_high": relative.high,
-            f"{mode}_cka": cka.value,
-            f"{mode}_cka_low": cka.low,
-            f"{mode}_cka_high": cka.high,
-        }
+        row[f"{mode}_l2"] = float(moved[mode].absolute[at, layer].mean())
+        row |= cells(f"{mode}_relative", mean(moved[mode].relative[at, layer])) | cells(f"{mode}_cka", cka)
     return row
 
 

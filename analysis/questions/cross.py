@@ -8,20 +8,22 @@ the biases of other layers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import factorial, prod
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import mean, null_range
+from analysis.resampling import DRAWS, mean, null_range
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
-from trainables.statistics import Array
+from trainables.statistics import TAIL, Array
 
 NAME = "cross"
-_DRAWS = 2000
+_TINY = 1e-300  # a length below it is taken for zero
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Likeness:
 
     Attributes:
         cosines, distances: by site, (sites,).
-        shuffled: mean cosine under random pairings of different sites of the same module, (draws,); empty with fewer
-            than two sites of every module.
+        shuffled: mean cosine under random pairings of the sites of each module, the true one among them, (draws,);
+            empty where there are so few that the true one could not stand out.
     """
 
     sites: tuple[Site, ...]
@@ -59,13 +61,13 @@ class Likeness:
     shuffled: Array
 
 
-def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], draws: int = _DRAWS, seed: int = 0) -> Likeness:
+def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], draws: int = DRAWS, seed: int = 0) -> Likeness:
     """Cosine and Euclidean distance on every shared site.
 
     Args:
         one: (out_features,) by site.
         other: the same of the other trial.
-        draws: random pairings of layers.
+        draws: random pairings.
         seed: of the draws.
 
     Raises:
@@ -74,46 +76,45 @@ def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], draws: int
     sites = tuple(site for site in one if site in other)
     if not sites:
         raise SponError(f"checkpoints to compare must share a site, but got none (at {NAME})")
-    pairs = [(one[site].double(), other[site].double()) for site in sites]
-    cosines = np.array([_cosine(a, b) for a, b in pairs])
-    distances = np.array([float((a - b).norm()) for a, b in pairs])
+    cosines = np.array([_cosines(one, other, [site]).item() for site in sites])
+    distances = np.array([float((one[site].double() - other[site].double()).norm()) for site in sites])
     return Likeness(sites, cosines, distances, _shuffled(one, other, sites, draws, seed))
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
-    length = a.norm() * b.norm()
-    return float(a @ b / length) if length else 0.0
+def _cosines(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site]) -> Array:
+    """Of each bias of one with each of the other, (sites, sites), at sites of one width; zero with a zero vector."""
+    a, b = (normalize(torch.stack([of[site].double() for site in sites]), eps=_TINY) for of in (one, other))
+    cosines: Array = (a @ b.T).numpy()
+    return cosines
 
 
 def _shuffled(
     one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site], draws: int, seed: int
 ) -> Array:
-    """Mean cosine if each bias is paired with that of another layer, by random rotations of a random order."""
-    tables = []
-    for module in dict.fromkeys(site.module for site in sites):
-        of = [site for site in sites if site.module == module]
-        if len(of) > 1:
-            tables.append(np.array([[_cosine(one[a].double(), other[b].double()) for b in of] for a in of]))
-    if not tables:
+    """Mean cosine if each bias is paired with that of any layer, by random permutations within the modules.
+
+    The true pairing is one of them, as in any permutation test.
+    """
+    modules = dict.fromkeys(site.module for site in sites)
+    tables = [_cosines(one, other, [site for site in sites if site.module == module]) for module in modules]
+    if prod(factorial(len(table)) for table in tables) <= 1 / TAIL:
         return np.empty(0)
     rng = np.random.default_rng(seed)
-    n = sum(map(len, tables))
-    return np.array([sum(_derangement_sum(table, rng) for table in tables) / n for _ in range(draws)])
+    return np.array([sum(_permuted_sum(table, rng) for table in tables) / len(sites) for _ in range(draws)])
 
 
-def _derangement_sum(table: Array, rng: np.random.Generator) -> float:
-    order = rng.permutation(len(table))
-    partner = np.roll(order, int(rng.integers(1, len(table))))
-    return float(table[order, partner].sum())
+def _permuted_sum(table: Array, rng: np.random.Generator) -> float:
+    return float(table[np.arange(len(table)), rng.permutation(len(table))].sum())
 
 
 def relation(one: TrialConfig, other: TrialConfig) -> str:
-    """What differs between two trials, the first that applies: model, text, plan, allocation, training, data order."""
+    """What differs between two trials: the model, or all of number format, text, plan, allocation, training, order."""
     if one.model_fingerprint != other.model_fingerprint:
         return "another model"
     differs = [
         name
         for name, apart in (
+            ("other number format", one.model.dtype != other.model.dtype),
             ("other text", one.corpus_fingerprint != other.corpus_fingerprint),
             ("other sparsity plan", one.plan != other.plan),
             ("other allocation", one.sites != other.sites),
@@ -157,10 +158,8 @@ def find(trained: Sequence[Trained]) -> Finding:
         whole, moved = compare(a.biases, b.biases), compare(a.moved, b.moved)
         how = relation(a.config, b.config)
         name = f"{a.config.name} and {b.config.name} ({how})"
-        null = null_range(whole.shuffled) if len(whole.shuffled) else None
-        effects.append(Effect.of(f"{name}: mean cosine", mean(whole.cosines), "cosine", null))
-        null = null_range(moved.shuffled) if len(moved.shuffled) else None
-        effects.append(Effect.of(f"{name}: mean cosine of what training added", mean(moved.cosines), "cosine", null))
+        effects.append(_effect(f"{name}: mean cosine", whole))
+        effects.append(_effect(f"{name}: mean cosine of what training added", moved))
         if how in ("other data order", "other text"):
             ceilings.append(float(moved.cosines.mean()))
         rows += _rows(a, b, how, whole, moved)
@@ -169,12 +168,18 @@ def find(trained: Sequence[Trained]) -> Finding:
         title="Across configurations",
         question="Do trainings that share sites arrive at the same biases there, beyond where they began and what all "
         "layers have in common?",
-        null="Each bias paired with that of another layer (ranges); and, where there are such checkpoints, the same "
-        "allocation with another data order or text, which says how alike equal trainings are. Bootstraps over sites.",
+        null="Layers shuffled within each module, where there are enough of them (ranges). Where there are such "
+        "checkpoints, the same allocation with another data order or text, which says how alike equal trainings are. "
+        "Intervals are jackknives over sites.",
         effects=tuple(effects),
         verdict=_verdict(effects, ceilings),
         rows=tuple(rows),
     )
+
+
+def _effect(label: str, likeness: Likeness) -> Effect:
+    null = null_range(likeness.shuffled) if len(likeness.shuffled) else None
+    return Effect.of(label, mean(likeness.cosines), "cosine", null)
 
 
 def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) -> list[Row]:
@@ -196,8 +201,10 @@ def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) ->
 def _verdict(effects: Sequence[Effect], ceilings: Sequence[float]) -> str:
     moved = [effect for effect in effects if effect.label.endswith("training added")]
     tested = [effect for effect in moved if effect.null is not None]
-    beyond = sum(e.interval[0] > e.null[1] for e in tested if e.interval and e.null)
-    text = f"what training added is more alike than that of other layers in {beyond} of {len(tested)} pairs"
+    beyond = sum(e.value > e.null[1] for e in tested if e.null)
+    text = f"what training added is more alike in the same layer than across layers in {beyond} of {len(tested)} pairs"
+    if not tested:
+        text = "too few layers are shared to tell a layer's biases from those of others"
     if ceilings:
         text += f"; equal trainings with another data order or text agree by {np.mean(ceilings):+.2f}"
     else:

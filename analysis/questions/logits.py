@@ -27,7 +27,7 @@ class DirectEffect:
 
     Attributes:
         spread: standard deviation over the vocabulary, in logits (nats), (vectors,). A constant would change nothing.
-        peak: largest change over that spread, (vectors,): high where a few tokens are meant.
+        peak: largest change over that spread, (vectors,): high where a few tokens are meant; zero without a spread.
         raised, lowered: vocabulary ids of the first vector, most changed first.
     """
 
@@ -42,21 +42,22 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
     """Effect of each vector on the logits.
 
     Args:
-        vectors: (vectors, hidden), added to the stream.
-        states: (tokens, hidden) of the stream before the final norm.
+        vectors: (vectors, hidden) fp32, added to the stream: in bf16 most of a bias would be lost beside the state.
+        states: (tokens, hidden) fp32, of the stream before the final norm.
         norm: the final norm.
-        head: U of shape (vocabulary, hidden).
+        head: U of shape (vocabulary, hidden), fp32.
         shown: tokens to give at either end.
     """
-    before = norm(states).float().mean(dim=0)
-    moved = torch.stack([norm(states + vector).float().mean(dim=0) - before for vector in vectors])
-    change = (moved @ head.float().T).double()
+    before = norm(states).mean(dim=0)
+    moved = torch.stack([norm(states + vector).mean(dim=0) - before for vector in vectors])
+    change = (moved @ head.T).double()
     change = change - change.mean(dim=1, keepdim=True)
     spread = change.square().mean(dim=1).sqrt()
+    peak = change.abs().amax(dim=1) / spread.where(spread > 0, 1.0)
     order = change[0].argsort(descending=True).tolist()
     return DirectEffect(
         spread.cpu().numpy(),
-        (change.abs().amax(dim=1) / spread).cpu().numpy(),
+        peak.cpu().numpy(),
         tuple(order[:shown]),
         tuple(order[::-1][:shown]),
     )
@@ -68,7 +69,7 @@ def find(subject: Subject) -> Finding:
     last, width = model.shape.num_layers - 1, model.shape.hidden_size
     n_blocks = -(-_TOKENS // subject.blocks.tokens.shape[1])
     stream = states_of(model, subject.blocks.tokens[:n_blocks], ()).residual[last].flatten(0, 1)[:_TOKENS]
-    states = stream.to(model.device, model.head.dtype)
+    states, head = stream.to(model.device), model.head.float()
     norm: nn.Module = model.network.get_decoder().norm  # type: ignore[no-untyped-call]
     directions = torch.randn(_DRAWS, width, generator=torch.Generator().manual_seed(0))
     directions /= directions.norm(dim=1, keepdim=True)
@@ -77,7 +78,7 @@ def find(subject: Subject) -> Finding:
     for site, bias in subject.biases.items():
         if site.module in RESIDUAL_WRITERS:
             vectors = torch.cat([bias[None], directions * bias.norm()]).to(states)
-            rows.append(_row(site, direct_effect(vectors, states, norm, model.head), tokenizer))
+            rows.append(_row(site, direct_effect(vectors, states, norm, head), tokenizer))
     effects = tuple(
         Effect(
             label=f"biases whose direct effect is {what} than random vectors' (p < {_LEVEL}), of {len(rows)}",
@@ -92,7 +93,8 @@ def find(subject: Subject) -> Finding:
         title="What a bias says",
         question="Which tokens does a bias raise and lower by itself, through the final norm and the head? And is that "
         "more than any vector of its norm would do?",
-        null=f"{_DRAWS} random vectors of the same norm at the same place.",
+        null=f"{_DRAWS} random vectors of the same norm at the same place, and the count that comes out if each bias "
+        "were one of them.",
         effects=effects,
         verdict=_verdict(effects, len(rows)),
         rows=tuple(rows),

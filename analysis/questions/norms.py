@@ -16,7 +16,7 @@ from trainables.statistics import Array, spearman
 from trainables.teal import sparse_input
 
 NAME = "norms"
-_FEWEST = 4  # sites for a rank correlation to mean something
+_FEWEST = 5  # sites: of fewer, even a perfect order is within the middle 95% of all orders
 _SCALES = ("norm", "norm_over_output", "norm_over_error")
 
 
@@ -67,15 +67,19 @@ def depth_correlation(values: Array, draws: int = 2000, seed: int = 0) -> tuple[
     """Spearman's correlation of figures in order of depth with their depth, and its middle 95% if depth is shuffled.
 
     Args:
-        values: (sites,), distinct.
+        values: (sites,), not all equal.
         draws: shuffles.
         seed: of the shuffles.
     """
-    ranks = values.argsort().argsort().astype(np.float64)
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a second to import
+
+    ranks = rankdata(values)
     depth = np.arange(len(values), dtype=np.float64)
     rng = np.random.default_rng(seed)
-    shuffled = np.array([np.corrcoef(rng.permutation(ranks), depth)[0, 1] for _ in range(draws)])
-    return float(np.corrcoef(ranks, depth)[0, 1]), null_range(shuffled)
+    ranks, depth = ranks - ranks.mean(), depth - depth.mean()
+    size = np.sqrt((ranks**2).sum() * (depth**2).sum())
+    shuffled = rng.permuted(np.tile(ranks, (draws, 1)), axis=1) @ depth / size
+    return float(ranks @ depth / size), null_range(shuffled)
 
 
 def find(subject: Subject) -> Finding:
@@ -86,7 +90,7 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Norm ranking",
         question="Do deeper sites need larger corrections, or do deeper sites just carry larger activations?",
-        null="Depth shuffled among the sites of a module. Intervals are bootstraps over sites.",
+        null="Depth shuffled among the sites of a module, each figure by itself. Intervals are bootstraps over sites.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(sorted(rows, key=lambda row: -float(row["norm"]))),
@@ -119,9 +123,9 @@ def _effects(module: str, rows: list[Row]) -> list[Effect]:
         return []
     effects = []
     for scale in _SCALES:
-        if any(row[scale] is None for row in chosen):
+        values = np.array([row[scale] for row in chosen], dtype=np.float64)  # None becomes nan
+        if np.isnan(values).any() or np.ptp(values) == 0:
             continue
-        values = np.array([row[scale] for row in chosen], dtype=np.float64)
         _, null = depth_correlation(values)
         interval = spearman([float(r["layer"] or 0) for r in chosen], list(values))
         effects.append(Effect.of(f"{module}: {scale} with depth, Spearman", interval, "correlation", null))
@@ -130,7 +134,7 @@ def _effects(module: str, rows: list[Row]) -> list[Effect]:
 
 def _verdict(effects: list[Effect]) -> str:
     if not effects:
-        return f"too few sites of a module to rank (fewer than {_FEWEST})"
+        return f"nothing to rank: no module has {_FEWEST} sparsified sites with biases of different norms"
     words = []
     for effect in effects:
         assert effect.null is not None

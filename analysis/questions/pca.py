@@ -3,19 +3,22 @@
 Chance has a say: the largest of ten cosines of a random vector of width 2048 is 0.042 on average.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.chance import chance_alignment
+from analysis.chance import ChanceAlignment, chance_alignment
 from analysis.finding import Effect, Finding, Row
 from analysis.resampling import chance_count, mean, null_range
-from analysis.subject import Subject, states_of
+from analysis.subject import RESIDUAL_WRITERS, Subject, states_of
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
-from trainables.statistics import Array, Interval
+from trainables.statistics import Array
 
 NAME = "pca"
 COMPONENTS = 10
@@ -26,25 +29,35 @@ _LEVEL = 0.05
 
 
 @dataclass(frozen=True)
+class Components:
+    """Leading principal components of some activations.
+
+    Attributes:
+        vectors: orthonormal, (width, components), fp64.
+        variance: share of the activations' variance (uncentred: of their squared norm) along each, (components,).
+    """
+
+    vectors: Tensor
+    variance: Array
+
+
+@dataclass(frozen=True)
 class Alignment:
     """One bias and the leading components of some activations.
 
     Attributes:
         cosines: of the bias with each component, in magnitude, (components,).
         share: of the bias's squared norm inside their span.
-        variance: share of the activations' variance (uncentred: of their squared norm) in each, (components,).
     """
 
     cosines: Array
     share: float
-    variance: Array
 
 
-def align(bias: Tensor, activations: Tensor, components: int = COMPONENTS, centred: bool = True) -> Alignment:
-    """Cosines of a bias with principal components.
+def principal(activations: Tensor, components: int = COMPONENTS, centred: bool = True) -> Components:
+    """Leading principal components.
 
     Args:
-        bias: (width,).
         activations: (tokens, width), at least fifty tokens a component.
         components: how many of the leading ones.
         centred: take the mean out first, as PCA does; without it, the mean is usually the first component.
@@ -60,59 +73,79 @@ def align(bias: Tensor, activations: Tensor, components: int = COMPONENTS, centr
         )
     x = activations.double()
     x = x - x.mean(dim=0) if centred else x
-    values, vectors = torch.linalg.eigh(x.T @ x)
-    leading = vectors[:, -components:].flip(1)
-    cosines = (leading.T @ (bias.double() / bias.double().norm())).abs()
-    variance = values[-components:].flip(0) / values.sum()
-    return Alignment(cosines.numpy(), float(cosines.square().sum()), variance.numpy())
+    if width <= tokens:
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        leading = vectors[:, -components:]
+    else:  # the same from the smaller of the two products
+        values, vectors = torch.linalg.eigh(x @ x.T)
+        leading = torch.nn.functional.normalize(x.T @ vectors[:, -components:], dim=0)
+    return Components(leading.flip(1), (values[-components:].flip(0) / values.sum()).numpy())
+
+
+def align(bias: Tensor, components: Components) -> Alignment:
+    """Cosines of a bias (width,) with principal components; zero if it is zero."""
+    length = bias.double().norm()
+    cosines = (components.vectors.T @ bias.double()).abs() / (length if length else 1.0)
+    return Alignment(cosines.numpy(), float(cosines.square().sum()))
 
 
 def find(subject: Subject) -> Finding:
     """Ask it of every biased site, at its own output and in the residual stream after its layer, in the dense model."""
-    needed = min(_TOKENS, subject.blocks.tokens.numel())
-    outputs, residual = _activations(subject, needed)
-    rows: list[Row] = []
-    for site, bias in subject.biases.items():
-        for where, activations in (("output", outputs[site]), ("residual", residual.get(site))):
-            if activations is not None:
-                for centred in (True, False):
-                    rows.append(_row(site, where, centred, align(bias, activations, centred=centred), len(bias)))
+    rows = list(_rows(subject))
     effects = [
         effect
         for where, centred in (("output", True), ("output", False), ("residual", True), ("residual", False))
         if (chosen := [r for r in rows if (r["where"], r["centred"]) == (where, centred)])
-        for effect in _effects(chosen, where, centred, len(subject.sites))
+        for effect in _effects(chosen, where, centred)
     ]
     return Finding(
         analysis=NAME,
         title="PCA alignment",
         question=f"Do biases lie along the {COMPONENTS} leading principal components of their site's output, or of the "
         "residual stream?",
-        null="Random vectors of the same width: the largest of so many cosines, and the share of their norm inside the "
-        "components' span, which is components / width on average.",
+        null="Random vectors of the same width, by itself for each site: the largest of so many cosines, and the share "
+        "of their norm inside the components' span, which is components / width on average. Intervals are jackknives "
+        "over sites. Each figure is by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),
     )
 
 
-def _activations(subject: Subject, tokens: int) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
-    """Outputs of the sites, and the residual stream that those of the model's width feed, (tokens, width)."""
+def _rows(subject: Subject) -> Iterator[Row]:
+    outputs, residual = _activations(subject, min(_TOKENS, subject.blocks.tokens.numel()))
+    for centred in (True, False):
+        streams = {layer: principal(states, centred=centred) for layer, states in residual.items()}
+        for site, bias in subject.biases.items():
+            yield _row(site, "output", centred, align(bias, own := principal(outputs[site], centred=centred)), own)
+            if site.module in RESIDUAL_WRITERS:
+                stream = streams[site.layer]
+                yield _row(site, "residual", centred, align(bias, stream), stream)
+
+
+def _activations(subject: Subject, tokens: int) -> tuple[dict[Site, Tensor], dict[int, Tensor]]:
+    """Outputs of the sites, and the residual stream after the layers that some feed directly, (tokens, width)."""
     n_blocks = -(-tokens // subject.blocks.tokens.shape[1])
     outputs: dict[Site, list[Tensor]] = {site: [] for site in subject.sites}
-    residual: dict[Site, list[Tensor]] = {site: [] for site in subject.sites if site.module in ("o_proj", "down_proj")}
+    residual: dict[int, list[Tensor]] = {s.layer: [] for s in subject.sites if s.module in RESIDUAL_WRITERS}
     text = subject.blocks.tokens[:n_blocks]
     for rows in subject.model.batches(text):
         states = states_of(subject.model, text[rows], subject.sites)
         for site in subject.sites:
             outputs[site].append(states.outputs[site].flatten(0, 1))
-        for site in residual:
-            residual[site].append(states.residual[site.layer].flatten(0, 1))
-    return {s: torch.cat(parts) for s, parts in outputs.items()}, {s: torch.cat(parts) for s, parts in residual.items()}
+        for layer in residual:
+            residual[layer].append(states.residual[layer].flatten(0, 1))
+    return {s: torch.cat(parts) for s, parts in outputs.items()}, {at: torch.cat(p) for at, p in residual.items()}
 
 
-def _row(site: Site, where: str, centred: bool, alignment: Alignment, width: int) -> Row:
-    chance = chance_alignment(width, COMPONENTS, _DRAWS, seed=0)
+@cache
+def _chance(width: int) -> ChanceAlignment:
+    return chance_alignment(width, COMPONENTS, _DRAWS)
+
+
+def _row(site: Site, where: str, centred: bool, alignment: Alignment, components: Components) -> Row:
+    width = len(components.vectors)
+    chance = _chance(width)
     largest = float(alignment.cosines.max())
     return {
         "site": str(site),
@@ -126,11 +159,11 @@ def _row(site: Site, where: str, centred: bool, alignment: Alignment, width: int
         "share": alignment.share,
         "share_over_chance": alignment.share / (COMPONENTS / width),
         "width": width,
-        "first_variance": float(alignment.variance[0]),
+        "first_variance": float(components.variance[0]),
     }
 
 
-def _effects(rows: list[Row], where: str, centred: bool, n_sites: int) -> list[Effect]:
+def _effects(rows: list[Row], where: str, centred: bool) -> list[Effect]:
     label = f"{where}, {'centred' if centred else 'not centred'}"
     beyond = sum(float(row["p"]) < _LEVEL for row in rows)  # type: ignore[arg-type]
     ratios = np.array([row["share_over_chance"] for row in rows], dtype=np.float64)
@@ -142,15 +175,11 @@ def _effects(rows: list[Row], where: str, centred: bool, n_sites: int) -> list[E
             null=chance_count(len(rows), _LEVEL),
             unit="sites",
         ),
-        Effect.of(f"{label}: share of the bias in the span, over chance", _mean(ratios), "ratio", _chance(widths)),
+        Effect.of(f"{label}: share of the bias in the span, over chance", mean(ratios), "ratio", _chance_ratio(widths)),
     ]
 
 
-def _mean(values: Array) -> Interval:
-    return mean(values)
-
-
-def _chance(widths: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
+def _chance_ratio(widths: NDArray[np.int64]) -> tuple[float, float]:
     """The mean ratio over sites for random vectors: each share is Beta(k / 2, (d - k) / 2)."""
     rng = np.random.default_rng(0)
     shares = rng.beta(COMPONENTS / 2, (widths - COMPONENTS) / 2, size=(_DRAWS, len(widths)))

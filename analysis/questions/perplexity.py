@@ -10,11 +10,12 @@ help as hurt, so that the damage to the perplexity is the KL plus something of e
 anything.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from analysis.finding import Effect, Finding, Row
-from analysis.resampling import mean, ratio
+from analysis.finding import Effect, Finding, Row, cells
+from analysis.resampling import mean, ratio, statistic
 from analysis.subject import Mode, Subject
 from trainables.statistics import Array, Interval
 
@@ -54,8 +55,7 @@ def find(subject: Subject) -> Finding:
     for mode in ("teal", "spon", "random"):
         row: Row = {"model": {"teal": "TEAL", "spon": "biases", "random": "random vectors"}[mode]}
         for part in ("nll", "kl", "misfit"):
-            interval = mean(getattr(damage[mode], part))
-            row |= {part: interval.value, f"{part}_low": interval.low, f"{part}_high": interval.high}
+            row |= cells(part, mean(getattr(damage[mode], part)))
         rows.append(row)
     effects = _effects(damage)
     return Finding(
@@ -63,7 +63,7 @@ def find(subject: Subject) -> Finding:
         title="KL against perplexity",
         question="Why does perplexity recover by another share than the distribution?",
         null="Text drawn from the dense model: the misfit, what the damage to the NLL has beyond the KL, is zero, and "
-        "both recover alike. Bootstraps over blocks.",
+        "both recover alike. Intervals are jackknives over blocks.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -82,33 +82,34 @@ def _effects(damage: Mapping[Mode, Damage]) -> tuple[Effect, ...]:
         Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl), "fraction"),
     ]
     if mean(teal.nll).low > 0:  # a share of nothing says nothing
-        found.append(Effect.of("share of the NLL's damage recovered", _share(teal, spon), "fraction"))
+        found.append(Effect.of("share of the NLL's damage recovered", ratio(teal.nll - spon.nll, teal.nll), "fraction"))
+        found.append(Effect.of("the share of the NLL's minus that of the KL", _apart(teal, spon), "fraction", (0, 0)))
     return tuple(found)
 
 
-def _share(teal: Damage, spon: Damage) -> Interval:
-    return ratio(teal.nll - spon.nll, teal.nll)
+def _apart(teal: Damage, spon: Damage) -> Interval:
+    def figure(columns: list[Array]) -> Array:
+        teal_nll, spon_nll, teal_kl, spon_kl = (column.sum(axis=-1) for column in columns)
+        found: Array = spon_kl / teal_kl - spon_nll / teal_nll
+        return found
+
+    return statistic(figure, [teal.nll, spon.nll, teal.kl, spon.kl])
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
-    nll, _, misfit, _, _, back, *shares = effects
-    assert nll.interval is not None
-    damaged = "certain" if nll.interval[0] > 0 else "not certain, so that no share of it is recovered"
+    nll, _, misfit, _, _, back, _, *shares = effects
+    damaged = "above zero" if _sign(nll) == "above zero" else "not surely above zero, so that no share of it is given"
     parts = [
         f"TEAL's damage to the NLL is {damaged}",
         f"its misfit is {_sign(misfit)}",
-        f"the biases change the misfit by something {_sign(back)}",
+        f"what the biases take back of the misfit is {_sign(back)}",
     ]
-    if len(shares) == 2:
-        kl, ppl = (share.interval for share in shares)
-        assert kl is not None
-        assert ppl is not None
-        apart = "surely more" if ppl[0] > kl[1] else "surely less" if ppl[1] < kl[0] else "not surely another share"
-        parts.append(f"of the NLL's damage they recover {apart} than of the KL")
+    if shares:
+        apart = {"above zero": "surely more", "below zero": "surely less"}.get(_sign(shares[-1]), "not surely other")
+        parts.append(f"the share that they recover of the NLL's damage is {apart} than of the KL")
     return "; ".join(parts)
 
 
 def _sign(effect: Effect) -> str:
-    assert effect.interval is not None
-    low, high = effect.interval
+    low, high = effect.interval or (-math.inf, math.inf)
     return "above zero" if low > 0 else "below zero" if high < 0 else "not surely other than zero"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, cells
 from analysis.resampling import ratio
 from analysis.subject import MODES, Mode, States, Subject, states_of
 from search_spaces.sites import Site
@@ -16,7 +16,6 @@ from trainables.statistics import Array, Interval
 
 NAME = "shift"
 _SPARSE = MODES[1:]
-_COMPARED: tuple[tuple[str, Mode], ...] = (("biases", "spon"), ("random vectors", "random"))
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,15 @@ def find(subject: Subject) -> Finding:
     rows = [_row(place, shifts) for place, shifts in places.items()]
     residual = [shifts for place, shifts in places.items() if place.startswith("after layer")]
     outputs = [shifts for place, shifts in places.items() if not place.startswith("after layer")]
-    effects = tuple(
-        Effect.of(f"{label}, {name}", _pooled(of, mode), "fraction of TEAL's shift")
-        for label, of in (("site outputs", outputs), ("residual stream", residual), ("last layer", residual[-1:]))
-        for name, mode in _COMPARED
-    )
+    compared = (("site outputs", outputs), ("residual stream", residual), ("last layer", residual[-1:]))
+    effects = tuple(effect for label, of in compared for effect in _effects(label, of))
     return Finding(
         analysis=NAME,
         title="Hidden-state shift",
         question="How much of the distance between the dense and the sparse model's hidden states do the biases take "
         "back, layer by layer?",
-        null="Random vectors of the same norms at the same sites: any vector moves a state, most of them further away.",
+        null="One random vector of the same norm at each site: any vector moves a state, most of them further away. "
+        "Intervals are jackknives over blocks.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -119,40 +116,35 @@ def _row(place: str, shifts: dict[Mode, Shift]) -> Row:
         row[f"{mode}_shift"] = float(shifts[mode].absolute.mean())
         row[f"{mode}_relative"] = float(shifts[mode].relative.mean())
     for name, mode in (("recovery", "spon"), ("random_recovery", "random")):
-        interval = _recovered(shifts, mode)
-        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= cells(name, recovery(shifts["teal"].absolute, shifts[mode].absolute))
     thirds = {mode: np.array_split(shifts[mode].by_position, 3) for mode in _SPARSE}
     for third, label in enumerate(("first", "middle", "last")):
         teal = thirds["teal"][third].mean()
-        row[f"recovery_{label}_third"] = float(1 - thirds["spon"][third].mean() / teal) if teal else 0.0
+        row[f"recovery_{label}_third"] = float(1 - thirds["spon"][third].mean() / teal) if teal else None
     return row
 
 
-def _recovered(shifts: dict[Mode, Shift], mode: Mode) -> Interval:
-    if not shifts["teal"].absolute.any():  # before the first sparsified site
-        return Interval(0.0, 0.0, 0.0)
-    return recovery(shifts["teal"].absolute, shifts[mode].absolute)
-
-
-def _pooled(places: list[dict[Mode, Shift]], mode: Mode) -> Interval:
-    """Recovery of the relative shift, summed over places."""
-    teal = np.sum([shifts["teal"].relative for shifts in places], axis=0)
-    return recovery(teal, np.sum([shifts[mode].relative for shifts in places], axis=0))
+def _effects(label: str, places: list[dict[Mode, Shift]]) -> list[Effect]:
+    """Recovery of the relative shift, summed over places; a block keeps all its places, which are not independent."""
+    total = {mode: np.sum([shifts[mode].relative for shifts in places], axis=0) for mode in _SPARSE}
+    teal, spon, random = (total[mode] for mode in _SPARSE)
+    figures = {
+        "biases": recovery(teal, spon),
+        "random vectors": recovery(teal, random),
+        "biases beyond random vectors": ratio(random - spon, teal),
+    }
+    return [Effect.of(f"{label}, {name}", figure, "fraction of TEAL's shift") for name, figure in figures.items()]
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
     words = []
-    for real, random in zip(effects[::2], effects[1::2], strict=True):
-        assert real.interval is not None
-        assert random.interval is not None
-        low, high = real.interval
-        way = "towards the dense model" if low > 0 else "away from it" if high < 0 else "neither way surely"
-        than = (
-            ", unlike random vectors"
-            if low > random.interval[1]
-            else ", as random vectors do"
-            if high >= random.interval[0]
-            else ", more than random vectors"
-        )
-        words.append(f"{real.label.removesuffix(', biases')}: {way}{than}")
+    for real, beyond in zip(effects[::3], effects[2::3], strict=True):
+        way = _said(real, "nearer to the dense model", "further from the dense model", "not surely nearer or further")
+        than = _said(beyond, "nearer than with", "further than with", "not surely other than with")
+        words.append(f"{real.label.removesuffix(', biases')}: {way}, {than} random vectors")
     return "; ".join(words)
+
+
+def _said(effect: Effect, above: str, below: str, neither: str) -> str:
+    low, high = effect.interval or (-np.inf, np.inf)
+    return above if low > 0 else below if high < 0 else neither

@@ -8,14 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import ratio, statistic
+from analysis.resampling import mean, ratio, statistic
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
 NAME = "where"
 BINS = 5
+_LEFT_DENSE = "tokens that the plan leaves dense"
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,15 @@ class Split:
 
 
 def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS) -> Split:
-    """Recovery by a property of tokens, in bins of about equal size; units of the bootstrap are blocks.
+    """Recovery by a property of tokens, in bins of about equal size; the units of intervals are blocks.
 
     Args:
         values: (blocks, seq), the property.
         kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
         bins: how many, fewer where values tie.
     """
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
-    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(0, len(edges) - 2))
+    lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
+    index = np.searchsorted(lower_ends, values, side="right") - 1
     used = np.unique(index)
     found = tuple(
         _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl) for i in used
@@ -89,8 +90,9 @@ def _sums(kl: Array, chosen: NDArray[np.bool_]) -> Array:
 
 def find(subject: Subject) -> Finding:
     """Ask it of the positions in the subject's text, and of the prompts."""
-    kl = {mode: subject.tokens[mode][1].double().numpy() for mode in MODES[1:]}
-    splits = {name: split_by(values, kl) for name, values in _properties(subject)}
+    dense = subject.config.plan.dense_prefix(subject.blocks.tokens.shape[1])
+    kl = {mode: subject.tokens[mode][1][:, dense:].double().numpy() for mode in MODES[1:]}
+    splits = {name: split_by(values[:, dense:], kl) for name, values in _properties(subject)}
     rows = [_row(name, bin_) for name, split in splits.items() for bin_ in split.bins]
     by_category = _by_category(subject)
     rows += [_row("category", bin_) for bin_ in by_category]
@@ -98,13 +100,17 @@ def find(subject: Subject) -> Finding:
         Effect.of(f"{name}: recovery in the last bin minus the first", split.contrast, "fraction", (0.0, 0.0))
         for name, split in splits.items()
     ]
+    if dense:
+        spon, teal = (subject.tokens[mode][1][:, :dense].double().mean(dim=1).numpy() for mode in ("spon", "teal"))
+        effects.append(Effect.of(f"{_LEFT_DENSE}: KL that the biases add", mean(spon - teal), "nats", (0.0, 0.0)))
     effects += [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
     return Finding(
         analysis=NAME,
         title="Where a bias helps",
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
-        "are in the table. Bootstraps over blocks, and over prompts.",
+        "are in the table. Tokens that the plan leaves dense have nothing to recover and are apart. Intervals are "
+        "jackknives over blocks, and over prompts, of each figure by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -117,8 +123,8 @@ def _properties(subject: Subject) -> Iterator[tuple[str, NDArray[np.float64]]]:
     counts = torch.bincount(
         subject.bench.blocks("calibration").tokens.flatten(), minlength=subject.model.shape.vocab_size
     )
-    yield "times the token occurs in the calibration text", counts[tokens].double().numpy()
-    yield "entropy of the dense model, nats", subject.teacher.entropy.cpu().double().numpy()
+    yield "frequency of the token in the calibration text", counts[tokens].double().numpy()
+    yield "entropy of the dense model (nats)", subject.teacher.entropy.cpu().double().numpy()
 
 
 def _by_category(subject: Subject) -> list[Bin]:
@@ -162,18 +168,20 @@ def _prompt_hidden(subject: Subject, mode: Mode) -> dict[int, Tensor]:
 def _row(name: str, bin_: Bin) -> Row:
     row: Row = {"by": name, "bin": bin_.label, "share": bin_.share, "teal_kl_nats": bin_.teal_kl_nats}
     for label, interval in (("recovered", bin_.recovered), ("random_recovered", bin_.random_recovered)):
-        row |= {label: interval.value, f"{label}_low": interval.low, f"{label}_high": interval.high}
+        row |= cells(label, interval)
     return row
 
 
 def _verdict(effects: list[Effect]) -> str:
     words = []
-    for effect in (e for e in effects if e.null is not None):
-        assert effect.interval is not None
-        low, high = effect.interval
-        trend = "more" if low > 0 else "less" if high < 0 else None
-        name = effect.label.partition(":")[0]
-        words.append(f"{trend} with a higher {name}" if trend else f"no sure trend with the {name}")
-    helped = [e.label for e in effects if e.null is None and e.interval is not None and e.interval[0] > 0]
-    prompts = sum(e.null is None for e in effects)
-    return f"recovers {', '.join(words)}; surely helps on {len(helped)} of {prompts} categories of prompts"
+    for effect in effects:
+        name, _, figure = effect.label.partition(": ")
+        low, high = effect.interval or (-np.inf, np.inf)
+        if figure.startswith("recovery"):
+            trend = "more" if low > 0 else "less" if high < 0 else None
+            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no sure trend")
+        elif name == _LEFT_DENSE:
+            words.append(f"{name}: {'surely' if low > 0 else 'not surely'} worse with the biases")
+    prompts = [effect for effect in effects if effect.label.startswith("prompts")]
+    helped = sum(effect.interval is not None and effect.interval[0] > 0 for effect in prompts)
+    return f"{'; '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"

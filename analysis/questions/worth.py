@@ -2,24 +2,26 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, cells
 from analysis.questions.norms import Scale, scales_of
-from analysis.resampling import RESAMPLES, mean, null_range
+from analysis.resampling import DRAWS, mean, null_range, ratio
 from analysis.subject import Subject
 from search_spaces.sites import Site
 from trainables.corpus import Blocks
 from trainables.evaluation import Scores, score
-from trainables.statistics import TAIL, Interval, paired_bootstrap
+from trainables.statistics import Interval
 from trainables.teacher import Teacher
 
 NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 BLOCKS = 8
-"""Of the text; every site costs three passes over them."""
+"""Of the text, at even distances; every site costs three passes over them."""
 
 Vectors = Mapping[Site, Tensor]
 
@@ -64,12 +66,12 @@ def variants(biases: Vectors, random: Vectors, explained: Mapping[Site, Explaine
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every bias and of all together, on the first blocks of the text."""
+    """Ask it of every bias and of all together, on some blocks of the text."""
     n = min(BLOCKS, len(subject.blocks.tokens))
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
     scores = _scores(subject, n, variants(subject.biases, subject.random, explained))
-    rows = [_site_row(site, scores, explained.get(site), scales, len(subject.sites)) for site in subject.sites]
+    rows = [_site_row(site, scores, explained.get(site), len(subject.sites)) for site in subject.sites]
     rows += [_whole_row(name, scores) for name in scores if name.startswith(("times", "on ", "off ", "all"))]
     effects = _effects(subject, scores, rows, scales)
     return Finding(
@@ -77,8 +79,9 @@ def find(subject: Subject) -> Finding:
         title="What a bias is worth",
         question="What is lost without one site's bias, what does it give alone, and does its direction matter, its "
         "size, or the part of it that is the mean of what sparsification took?",
-        null=f"A random vector of the same norm in its place. {n} blocks; intervals of single sites hold for all "
-        "of them together (Bonferroni).",
+        null=f"Without the bias, and with one random vector of the same norm in its place. {n} blocks; intervals are "
+        "jackknives over them, and those of single sites hold for all sites together (Bonferroni, for each question of "
+        "them), so that no count should be above zero by chance.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -86,9 +89,11 @@ def find(subject: Subject) -> Finding:
 
 
 def _scores(subject: Subject, n: int, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
-    blocks = Blocks(subject.blocks.tokens[:n], subject.blocks.documents[:n])
+    chosen = torch.arange(n) * len(subject.blocks.tokens) // n
+    blocks = Blocks(subject.blocks.tokens[chosen], subject.blocks.documents[chosen])
     t = subject.teacher
-    teacher = Teacher(t.mean_row[:n], t.entropy[:n], t.nll[:n], None)
+    at = chosen.to(t.nll.device)
+    teacher = Teacher(t.mean_row[at], t.entropy[at], t.nll[at], None)
     scores = {}
     for name, vectors in {"none": {}, **changed}.items():
         with subject.as_biases(vectors):
@@ -96,24 +101,20 @@ def _scores(subject: Subject, n: int, changed: Mapping[str, Vectors]) -> dict[st
     return scores
 
 
-def difference(one: Scores, other: Scores, figure: str = "kl", comparisons: int = 1) -> Interval:
-    """One minus another, mean nats a token, with a paired interval that holds for so many comparisons together."""
-    return paired_bootstrap(
-        {"one": one, "other": other},
-        {"difference": lambda m: getattr(m["one"], figure) - getattr(m["other"], figure)},
-        tail=TAIL / comparisons,
-    )["difference"]
+def difference(one: Scores, other: Scores, figure: Literal["kl", "nll"] = "kl", comparisons: int = 1) -> Interval:
+    """One minus another, mean nats a token, with an interval over paired blocks that holds for so many comparisons."""
+    sums = [getattr(scores, f"block_{figure}").numpy() for scores in (one, other)]
+    tokens = (one.block_positions if figure == "kl" else one.block_predictions).numpy()
+    return ratio(sums[0] - sums[1], tokens, comparisons)
 
 
-def _site_row(
-    site: Site, scores: Mapping[str, Scores], explained: Explained | None, scales: Mapping[Site, Scale], n_sites: int
-) -> Row:
+def _site_row(site: Site, scores: Mapping[str, Scores], explained: Explained | None, n_sites: int) -> Row:
     lost = difference(scores[f"without {site}"], scores["full"], comparisons=n_sites)
     alone = difference(scores["none"], scores[f"only {site}"], comparisons=n_sites)
     random = difference(scores[f"random {site}"], scores[f"without {site}"], comparisons=n_sites)
     row: Row = {"variant": "site", "site": str(site)}
     for name, interval in (("kl_lost_without", lost), ("kl_gained_alone", alone), ("kl_random_costs", random)):
-        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= cells(name, interval)
     row["nll_lost_without"] = difference(scores[f"without {site}"], scores["full"], "nll").value
     row["mean_error_cosine"] = explained.cosine if explained else None
     row["mean_error_scale"] = explained.scale if explained else None
@@ -122,14 +123,8 @@ def _site_row(
 
 def _whole_row(name: str, scores: Mapping[str, Scores]) -> Row:
     kl, nll = (difference(scores[name], scores["none"], figure) for figure in ("kl", "nll"))
-    return {
-        "variant": name,
-        "site": "all",
-        "kl_minus_teal": kl.value,
-        "kl_minus_teal_low": kl.low,
-        "kl_minus_teal_high": kl.high,
-        "nll_minus_teal": nll.value,
-    }
+    row: Row = {"variant": name, "site": "all"}
+    return row | cells("kl_minus_teal", kl) | {"nll_minus_teal": nll.value}
 
 
 def _effects(
@@ -146,22 +141,21 @@ def _effects(
         effect("KL, all random minus TEAL", "all random", "none"),
         effect("KL, only the part along the mean error, minus TEAL", "on the mean error", "none"),
         effect("KL, only the part across it, minus TEAL", "off the mean error", "none"),
-        Effect(
-            label=f"sites whose removal surely costs KL, of {n}", value=_surely(sites, "kl_lost_without"), unit="sites"
-        ),
-        Effect(label=f"sites that surely help alone, of {n}", value=_surely(sites, "kl_gained_alone"), unit="sites"),
-        Effect(
-            label=f"sites where a random vector surely costs KL, of {n}",
-            value=_surely(sites, "kl_random_costs"),
-            unit="sites",
-        ),
+    ]
+    found += [
+        Effect(label=f"{what}, of {n}", value=_surely(sites, name), null=(0, 0), unit="sites")
+        for what, name in (
+            ("sites whose removal surely costs KL", "kl_lost_without"),
+            ("sites that surely help alone", "kl_gained_alone"),
+            ("sites where a random vector surely costs KL", "kl_random_costs"),
+        )
     ]
     found += [
         _explained(label, vectors, scales)
         for label, vectors in (("a bias", subject.biases), ("what training added to its start", _moved(subject)))
     ]
     best = min(
-        ((factor, scores[f"times {factor}" if factor != 1 else "full"].kl_nats) for factor in (*FACTORS, 1.0)),
+        [(factor, scores[f"times {factor}"].kl_nats) for factor in FACTORS] + [(1.0, scores["full"].kl_nats)],
         key=lambda pair: pair[1],
     )
     found.append(Effect(label="factor of all biases with the lowest KL", value=best[0], unit="times"))
@@ -176,19 +170,18 @@ def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Ef
     """Squared cosines with the mean errors; for random vectors they are Beta(1 / 2, (width - 1) / 2)."""
     squared = np.array([explain(vectors[site], scale.mean_error).cosine ** 2 for site, scale in scales.items()])
     widths = np.array([len(vectors[site]) for site in scales])
-    chance = np.random.default_rng(0).beta(0.5, (widths - 1) / 2, size=(RESAMPLES, len(widths))).mean(axis=1)
+    chance = np.random.default_rng(0).beta(0.5, (widths - 1) / 2, size=(DRAWS, len(widths))).mean(axis=1)
     name = f"share of {label} that the mean error explains (squared cosine)"
     return Effect.of(name, mean(squared), "fraction", null_range(chance))
 
 
 def _surely(rows: Iterable[Row], name: str) -> int:
-    return sum(float(row[f"{name}_low"]) > 0 for row in rows)  # type: ignore[arg-type]
+    return sum(row[f"{name}_low"] is not None and float(row[f"{name}_low"]) > 0 for row in rows)  # type: ignore[arg-type]
 
 
 def _verdict(effects: tuple[Effect, ...], n_sites: int) -> str:
     def said(effect: Effect) -> str:
-        assert effect.interval is not None
-        low, high = effect.interval
+        low, high = effect.interval or (-np.inf, np.inf)
         return "lowers the KL" if high < 0 else "raises the KL" if low > 0 else "changes the KL by nothing sure"
 
     full, random, on, off, removed, alone, *_ = effects

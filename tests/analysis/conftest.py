@@ -1,48 +1,106 @@
-"""One real sweep, examined once, that many tests look at."""
+"""Tiny trained checkpoints under examination: five layers, so that depth can have a trend, and enough text for PCA."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
-import yaml
+import torch
 
-from tests.sweep.conftest import Ran, Swept, run, swept
+from analysis.examine import QUESTIONS, Settings, subject_of
+from analysis.finding import Finding
+from analysis.subject import Subject
+from tests.conftest import VOCABULARY, make_llama, trials_of
+from trainables.checkpoint import Checkpoint
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
 
-__all__ = ["swept"]
+KINDS: dict[str, dict[str, object]] = {
+    "topk": {},
+    "threshold": {"plan": {"rule": "threshold", "tokens": "second_half"}, "allocations": ["HYBRID-OD"]},
+    "input_vector": {
+        "training": {
+            "lr": 0.03,
+            "batch_size": 4,
+            "epochs": 2,
+            "form": "input_vector",
+            "init": "bias_correction",
+        }
+    },
+}
+"""Trials that differ in rule, tokens, sites, form and start, by name."""
 
 
-@dataclass(frozen=True)
-class Interpreted:
-    """What ``analysis interpret`` did with a sweep."""
-
-    swept: Swept
-    prompts: Path
-    ran: Ran
-
-    @property
-    def out(self) -> Path:
-        return self.swept.folder.path / "analysis"
-
-    def again(self, *arguments: object) -> Ran:
-        return run(
-            "interpret", *arguments, "--storage", self.swept.storage, "--prompts", self.prompts, module="analysis"
-        )
+def sentence(draw: random.Random, words: int) -> str:
+    return " ".join(f"w{draw.randrange(VOCABULARY)}" for _ in range(words))
 
 
 @pytest.fixture(scope="session")
-def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts that the word tokenizer of the tiny model knows."""
+def raw(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The tiny space on a model of five layers and on a longer text."""
+    directory, draw = tmp_path_factory.mktemp("analysis"), random.Random(0)
+    files = {}
+    for split, documents in (("calibration", 24), ("validation", 24), ("test", 12)):
+        file: Path = directory / f"{split}.txt"
+        file.write_text("\n".join(sentence(draw, 40) for _ in range(documents)))
+        files[split] = (str(file),)
+    corpus = {
+        "source": "files",
+        "files": files,
+        "block_size": 16,
+        "blocks": {"calibration": 16, "validation": 48, "test": 12},
+    }
+    model = make_llama(directory / "model", num_hidden_layers=5)
+    return tiny_space | {"model": {"source": str(model), "dtype": "float32"}, "corpus": corpus}
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
     draw = random.Random(1)
-    file = tmp_path_factory.mktemp("prompts") / "prompts.yaml"
-    lengths = range(5, 11)
-    prompts = {kind: [" ".join(f"w{draw.randrange(64)}" for _ in range(n)) for n in lengths] for kind in ("one", "two")}
-    file.write_text(yaml.safe_dump(prompts))
-    return file
+    names = ("math", "coding", "safety")
+    return Settings(prompts={name: [sentence(draw, 4 + i % 4) for i in range(8)] for name in names})
 
 
 @pytest.fixture(scope="session")
-def interpreted(swept: Swept, prompts_file: Path) -> Interpreted:
-    """The best two trials of each plan."""
-    arguments = ("interpret", "--sweep", "tiny", "--top", 2, "--storage", swept.storage, "--prompts", prompts_file)
-    return Interpreted(swept, prompts_file, run(*arguments, module="analysis"))
+def checkpoint_of(raw: dict[str, object]) -> Callable[[str], Checkpoint]:
+    """The trained checkpoint of each kind."""
+
+    @cache
+    def trained(kind: str) -> Checkpoint:
+        trial = trials_of(raw | KINDS[kind])[0]
+        return run_trial(Workbench(trial.model, trial.corpus, "cpu"), trial)
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def subject_by(checkpoint_of: Callable[[str], Checkpoint], settings: Settings) -> Callable[[str], Subject]:
+    """The checkpoint of each kind under examination; ``zero`` is the first with biases that are all zero."""
+
+    @cache
+    def made(kind: str) -> Subject:
+        if kind == "zero":
+            subject = made("topk")
+            zeros = {site: torch.zeros_like(bias) for site, bias in subject.biases.items()}
+            return replace(subject, biases=zeros, random=zeros)
+        return subject_of(checkpoint_of(kind), settings, "cpu")
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def subject(subject_by: Callable[[str], Subject]) -> Subject:
+    return subject_by("topk")
+
+
+@pytest.fixture(scope="session")
+def finding_of(subject_by: Callable[[str], Subject]) -> Callable[[str, str], Finding]:
+    """The answer of a question, by name, on a kind of subject."""
+
+    @cache
+    def found(question: str, kind: str = "topk") -> Finding:
+        return QUESTIONS[question](subject_by(kind))
+
+    return found

@@ -1,0 +1,91 @@
+"""Alignment with principal components: of built vectors, of random ones, and of nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from analysis.questions import pca
+from analysis.questions.pca import align, principal
+from analysis.subject import Subject, random_like, states_of
+from search_spaces.errors import SponError
+
+AXES = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64))[0]
+MEAN = 30 * AXES[:, 39]
+
+
+def activations(tokens: int = 600, seed: int = 0) -> Tensor:
+    """Ten strong directions, the first ten axes, and a large mean along the last."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.cat([torch.linspace(10, 5, 10), torch.full((30,), 0.1)]).double()
+    return (torch.randn(tokens, 40, generator=generator, dtype=torch.float64) * sizes) @ AXES.T + MEAN
+
+
+def test_a_vector_in_the_span_lies_in_it_whole():
+    found = align(AXES[:, 0] + 2 * AXES[:, 3], principal(activations()))
+    assert found.share == pytest.approx(1, abs=1e-3)
+    assert found.cosines.max() > 0.8
+
+
+def test_a_vector_across_the_span_does_not_lie_in_it():
+    assert align(AXES[:, 20], principal(activations())).share == pytest.approx(0, abs=1e-3)
+
+
+def test_variance_is_shared_as_by_singular_values():
+    x = activations()
+    squares = torch.linalg.svdvals(x - x.mean(dim=0)).square()
+    np.testing.assert_allclose(principal(x).variance, (squares / squares.sum())[:10], rtol=1e-8)
+
+
+def test_without_centring_the_mean_is_the_first_component():
+    assert align(MEAN, principal(activations(), centred=False)).cosines[0] == pytest.approx(1, abs=1e-3)
+    assert align(MEAN, principal(activations())).share < 0.01
+
+
+def test_fewer_tokens_than_features_give_the_same_components():
+    wide = torch.randn(100, 160, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = principal(wide, components=2)
+    _, sizes, vectors = torch.linalg.svd(wide - wide.mean(dim=0), full_matrices=False)
+    torch.testing.assert_close((found.vectors.T @ vectors[:2].T).abs(), torch.eye(2).double())
+    np.testing.assert_allclose(found.variance, (sizes.square() / sizes.square().sum())[:2])
+
+
+def test_a_zero_bias_is_aligned_with_nothing():
+    assert align(torch.zeros(40), principal(activations())).share == 0
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(499, 40), (600, 9)])
+def test_too_few_tokens_or_features_are_refused(tokens, width):
+    with pytest.raises(SponError, match=f"10 components must have 500 tokens .* got {tokens} of {width}"):
+        principal(torch.randn(tokens, width))
+
+
+def test_random_vectors_are_found_at_the_nominal_rate(subject: Subject):
+    counted, verdicts = np.zeros(4), []
+    for seed in range(20):
+        finding = pca.find(replace(subject, biases=random_like(subject.biases, seed=200 + seed)))
+        counted += [effect.value for effect in finding.effects[::2]]
+        verdicts += finding.verdict.split("; ")
+    assert (counted <= 12).all()  # of 100 each; 5 are expected
+    assert sum("as chance would have it" not in verdict for verdict in verdicts) <= 12  # of 80; 4 are expected
+
+
+def test_biases_built_from_the_components_of_their_site_are_found(subject: Subject):
+    dense = states_of(subject.model, subject.blocks.tokens, subject.sites).outputs
+    biases = {site: principal(dense[site].flatten(0, 1)).vectors[:, 2].float() for site in subject.sites}
+    finding = pca.find(replace(subject, biases=biases))
+    count, share = finding.effects[:2]
+    assert (count.value, share.value) == (5, pytest.approx(3.2, abs=1e-3))  # 32 features over 10 components
+    assert finding.verdict.startswith("output, centred: more inside the span than chance")
+    assert all(row["component"] == 3 for row in finding.rows if (row["where"], row["centred"]) == ("output", True))
+
+
+def test_the_stream_is_that_after_the_layer_of_the_site(subject: Subject):
+    residual = states_of(subject.model, subject.blocks.tokens, ()).residual
+    biases = {site: residual[site.layer].mean(dim=(0, 1)) for site in subject.sites}
+    finding = pca.find(replace(subject, biases=biases))
+    rows = [row for row in finding.rows if (row["where"], row["centred"]) == ("residual", False)]
+    assert all(float(row["largest_cosine"]) > 0.9 for row in rows)
+    assert "residual, not centred: more inside the span than chance" in finding.verdict

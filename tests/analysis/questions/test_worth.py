@@ -1,0 +1,153 @@
+"""What a bias is worth: every change of them, its cost, and what the mean error explains."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from analysis.questions import worth
+from analysis.questions.norms import scales_of
+from analysis.questions.worth import FACTORS, Explained, difference, explain, variants
+from analysis.subject import Subject, random_like
+from search_spaces.sites import Site
+from trainables.evaluation import Scores, score, scores_from_tokens
+
+A, B = Site(0, "down_proj"), Site(1, "o_proj")
+
+
+def noise(seed: int) -> Tensor:
+    return torch.randn(50, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_bias_splits_exactly_along_the_mean_error():
+    bias, error = noise(0), noise(1)
+    found = explain(bias, error)
+    torch.testing.assert_close(found.on + found.off, bias)
+    assert found.off.double() @ error.double() == pytest.approx(0, abs=1e-5)
+    assert found.cosine == pytest.approx(torch.cosine_similarity(bias, error, dim=0).item(), abs=1e-6)
+    assert (found.on.norm() / bias.norm()).item() == pytest.approx(abs(found.cosine), abs=1e-6)
+
+
+def test_a_multiple_of_the_mean_error_is_explained_whole():
+    found = explain(-0.3 * noise(1), noise(1))
+    assert (found.cosine, found.scale) == pytest.approx((-1, -0.3))
+    assert found.off.norm() < 1e-5
+
+
+@pytest.mark.parametrize(("bias", "error"), [(noise(0), torch.zeros(50)), (torch.zeros(50), noise(1))])
+def test_without_an_error_or_a_bias_nothing_is_explained(bias, error):
+    found = explain(bias, error)
+    assert (found.cosine, found.scale) == (0, 0)
+    assert found.off.equal(bias)
+
+
+def test_every_variant_is_there_and_is_what_it_says():
+    biases, random = {A: noise(0), B: noise(1)}, {A: noise(2), B: noise(3)}
+    explained = {A: Explained(0.5, 1.0, noise(4), noise(5))}  # B is outside the plan: it has no error
+    found = variants(biases, random, explained)
+    sites = {f"{what} {site}" for what in ("without", "only", "random") for site in (A, B)}
+    rest = {"full", "on the mean error", "off the mean error", "all random"}
+    assert set(found) == sites | rest | {f"times {factor}" for factor in FACTORS}
+    assert found["full"] == biases
+    assert set(found[f"without {A}"]) == {B}
+    assert set(found[f"only {A}"]) == {A}
+    assert found[f"random {A}"][A].equal(random[A])
+    assert found[f"random {A}"][B].equal(biases[B])
+    assert found["times 1.5"][B].equal(1.5 * biases[B])
+    assert found["on the mean error"] == {A: explained[A].on}
+    assert found["off the mean error"][A].equal(explained[A].off)
+    assert found["off the mean error"][B].equal(biases[B])
+
+
+def scores(kl: np.ndarray) -> Scores:
+    values = torch.from_numpy(kl)
+
+    class Text:
+        documents = torch.zeros(kl.shape, dtype=torch.int64)
+
+    return scores_from_tokens(values[:, 1:], values, Text)  # type: ignore[arg-type]
+
+
+def test_a_difference_is_paired_by_block():
+    base = np.random.default_rng(0).exponential(1.0, (8, 10))
+    found = difference(scores(base + 0.1), scores(base))
+    assert found == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_single_sites_are_surely_missed_by_chance_in_few_checkpoints():
+    rng, wrong, n = np.random.default_rng(0), 0, 16
+    for _ in range(100):
+        base = rng.exponential(1.0, (8, 10))
+        noisy = [scores(base + rng.normal(0, 0.1, (8, 1))) for _ in range(n)]
+        wrong += any(difference(one, scores(base), comparisons=n).low > 0 for one in noisy)
+    assert wrong <= 8  # of 100, 2.5 are expected; percentiles of a bootstrap: about 30
+
+
+def test_the_scores_are_those_of_the_variant_on_blocks_at_even_distances(subject: Subject, finding_of):
+    site = subject.sites[2]
+    chosen = slice(0, 32, 4)
+    teacher = replace(
+        subject.teacher,
+        mean_row=subject.teacher.mean_row[chosen],
+        entropy=subject.teacher.entropy[chosen],
+        nll=subject.teacher.nll[chosen],
+    )
+    blocks = replace(subject.blocks, tokens=subject.blocks.tokens[chosen], documents=subject.blocks.documents[chosen])
+    rest = {other: bias for other, bias in subject.biases.items() if other != site}
+    kl = []
+    for biases in (rest, subject.biases):
+        with subject.as_biases(biases):
+            kl.append(score(subject.model, blocks, teacher).kl_nats)
+    row = next(row for row in finding_of("worth", "topk").rows if row["site"] == str(site))
+    assert row["kl_lost_without"] == pytest.approx(kl[0] - kl[1], abs=1e-9)
+
+
+def test_a_zero_bias_is_not_missed(subject: Subject):
+    site = subject.sites[1]
+    finding = worth.find(replace(subject, biases=subject.biases | {site: torch.zeros(32)}))
+    row = next(row for row in finding.rows if row["site"] == str(site))
+    assert (row["kl_lost_without"], row["kl_gained_alone"], row["mean_error_cosine"]) == (0, 0, 0)
+
+
+def test_one_site_without_its_bias_is_teal_alone(subject: Subject):
+    site = subject.sites[0]
+    one = replace(subject, biases={site: subject.biases[site]}, random={site: subject.random[site]})
+    finding = worth.find(one)
+    row = finding.rows[0]
+    assert row["kl_lost_without"] == row["kl_gained_alone"]
+    explained = next(effect for effect in finding.effects if effect.label.startswith("share of a bias"))
+    assert explained.interval is None
+
+
+def test_the_mean_error_is_recognised_and_random_vectors_are_not(subject: Subject):
+    errors = {site: scale.mean_error for site, scale in scales_of(subject).items()}
+
+    def share(biases: dict[Site, Tensor]) -> tuple[float, tuple[float, float] | None]:
+        effects = worth.find(replace(subject, biases=biases)).effects
+        effect = next(effect for effect in effects if effect.label.startswith("share of a bias"))
+        return effect.value, effect.null
+
+    value, null = share(errors)
+    assert value == pytest.approx(1)
+    assert null is not None
+    assert null[1] < 0.2
+    value, null = share(random_like(errors, seed=11))
+    assert null is not None
+    assert null[0] <= value <= null[1]
+
+
+def test_the_mean_error_lowers_the_kl_and_its_opposite_raises_it(subject: Subject):
+    errors = {site: 0.5 * scale.mean_error for site, scale in scales_of(subject).items()}
+    assert worth.find(replace(subject, biases=errors)).verdict.startswith("together they lower the KL")
+    opposite = {site: -4 * error for site, error in errors.items()}
+    assert worth.find(replace(subject, biases=opposite)).verdict.startswith("together they raise the KL")
+
+
+def test_what_training_added_is_without_the_start(subject_by):
+    subject: Subject = subject_by("input_vector")
+    finding = worth.find(replace(subject, biases=subject.start))
+    effects = {effect.label.partition(" that ")[0]: effect.value for effect in finding.effects}
+    assert effects["share of a bias"] > 0.8
+    assert effects["share of what training added to its start"] == 0

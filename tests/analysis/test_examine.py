@@ -1,0 +1,102 @@
+"""Every question on every kind of checkpoint: an answer that can be stored, and a model that is dense again."""
+
+from collections.abc import Callable
+
+import pytest
+
+from analysis.examine import QUESTIONS, Settings, check_only, examine, examined, subject_of
+from analysis.finding import Finding
+from analysis.subject import Subject
+from search_spaces.errors import SponError
+from tests.analysis.conftest import KINDS
+from tests.conftest import trials_of
+from trainables.checkpoint import Checkpoint
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
+
+Answers = Callable[[str, str], Finding]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "zero"])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_answer_survives_its_file_and_leaves_the_model_dense(question, kind, finding_of: Answers, subject_by):
+    finding = finding_of(question, kind)
+    assert finding.analysis == question
+    assert finding.rows
+    assert finding.verdict
+    assert Finding.model_validate_json(finding.model_dump_json()) == finding
+    subject_by(kind).model.check_dense()
+
+
+def test_zero_biases_are_not_said_to_do_anything(finding_of: Answers):
+    verdicts = {question: finding_of(question, "zero").verdict for question in QUESTIONS}
+    assert "0 of 5 larger than random vectors, as chance gives; 0 of 5 more peaked" in verdicts["logits"]
+    assert verdicts["moments"].startswith("tails and signs as chance")
+    assert "inside" not in verdicts["pca"]
+    assert verdicts["norms"].startswith("nothing to rank")
+    assert "of 5 sites 0 are surely missed when removed, 0 surely help alone" in verdicts["worth"]
+    assert "not surely nearer or further, not surely other than with random vectors" in verdicts["shift"]
+    assert "what the biases change: no sure difference" in verdicts["categories"]
+
+
+def test_questions_are_answered_in_the_order_they_are_asked(subject: Subject):
+    assert [finding.analysis for finding in examine(subject, ("moments", "logits"))] == ["moments", "logits"]
+
+
+def test_an_unknown_question_lists_the_known_ones():
+    with pytest.raises(SponError, match=r"cross, but got 'astrology' \(at --only\)"):
+        check_only(("pca", "astrology"))
+
+
+def test_the_comparison_is_not_put_to_one_checkpoint(settings: Settings):
+    assert settings.questions == tuple(QUESTIONS)
+
+
+def test_other_text_or_prompts_are_known_as_such(settings: Settings):
+    others = ({"n_blocks": 8}, {"split": "test"}, {"prompts": {"math": ["w1 w2", "w3 w4"]}})
+    assert len({settings.text, *(settings.model_copy(update=other).text for other in others)}) == 4
+
+
+def test_what_is_written_down_names_the_trial_and_the_text(checkpoint_of, settings: Settings):
+    written = examined(checkpoint_of("topk"), settings)
+    assert (written.allocation, written.plan, written.seed) == ("UNIF-ALL", "down_proj@0.60 topk", 42)
+    assert (written.split, written.n_blocks, written.text) == ("validation", 32, settings.text)
+
+
+def test_blocks_are_taken_at_even_distances(checkpoint_of, settings: Settings):
+    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": 10}), "cpu")
+    every = subject.bench.blocks("validation").tokens
+    assert len(every) == 48
+    assert subject.blocks.tokens.equal(every[:40:4])
+    assert subject.teacher.nll.equal(subject.bench.teacher("validation").nll[:40:4])
+
+
+def test_a_split_with_fewer_blocks_is_read_whole(checkpoint_of, settings: Settings):
+    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": 10**6}), "cpu")
+    assert len(subject.blocks.tokens) == 48
+
+
+@pytest.mark.parametrize(("n_blocks", "message"), [(1, "two blocks of text"), (0, "n_blocks must be in")])
+def test_too_little_text_is_refused(n_blocks, message, checkpoint_of, settings: Settings):
+    with pytest.raises(SponError, match=message):
+        subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": n_blocks}), "cpu")
+
+
+def test_the_test_split_is_opened_by_name(checkpoint_of, settings: Settings):
+    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"split": "test"}), "cpu")
+    assert subject.blocks.tokens.equal(subject.bench.blocks("test").tokens)
+
+
+def test_a_checkpoint_without_biases_is_refused(raw, settings: Settings):
+    trial = trials_of(raw | {"allocations": ["BASELINE-TEAL"]})[0]
+    baseline: Checkpoint = run_trial(Workbench(trial.model, trial.corpus, "cpu"), trial)
+    with pytest.raises(SponError, match="has no biases"):
+        subject_of(baseline, settings, "cpu")
+
+
+def test_a_checkpoint_of_a_model_that_changed_is_refused(checkpoint_of, settings: Settings):
+    checkpoint = checkpoint_of("topk")
+    config = checkpoint.meta.config.model_copy(update={"model_fingerprint": "another"})
+    changed = Checkpoint(checkpoint.meta.model_copy(update={"config": config}), checkpoint.biases, checkpoint.scores)
+    with pytest.raises(SponError, match="it was made for another"):
+        subject_of(changed, settings, "cpu")

@@ -1,0 +1,138 @@
+"""Intervals that hold the truth as often as they say, and nulls that are met as often as they should be."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.resampling import (
+    between_groups,
+    chance_count,
+    mean,
+    null_range,
+    p_value,
+    permuted_groups,
+    ratio,
+    statistic,
+)
+
+ONES = np.ones((30, 1))
+GROUPS = np.repeat(np.arange(3), 10)
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(3, 2, 9)
+    low, high = stats.t.interval(0.95, 8, values.mean(), stats.sem(values))
+    assert mean(values) == pytest.approx((values.mean(), low, high))
+
+
+def test_a_ratio_is_sum_over_sum():
+    found = ratio(np.array([1.0, 2.0, 6.0]), np.array([2.0, 2.0, 8.0]))
+    assert found.value == 9 / 12
+    left = np.array([8 / 10, 7 / 10, 3 / 4])
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
+    assert (found.low, found.high) == pytest.approx((0.75 - half, 0.75 + half))
+
+
+def test_a_share_of_nothing_is_zero():
+    assert ratio(np.zeros(4), np.zeros(4)) == (0, 0, 0)
+
+
+def test_equal_units_leave_no_doubt():
+    assert mean(np.full(5, 0.5)) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("numerators", "denominators"), [([2.0], [1.0]), ([0.0, 3.0], [0.0, 4.0])])
+def test_a_figure_that_hangs_on_one_unit_could_be_anything(numerators, denominators):
+    found = ratio(np.array(numerators), np.array(denominators))
+    assert (found.low, found.high) == (-np.inf, np.inf)
+
+
+def test_intervals_over_eight_units_hold_the_true_ratio_in_95_of_100_cases():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        tokens = np.exp(rng.normal(0, 0.4, 8))
+        found = ratio(tokens * (0.3 + rng.normal(0, 0.2, 8)), tokens)
+        held += found.low <= 0.3 <= found.high
+    assert 0.92 < held / 1000 < 0.98  # percentiles of a bootstrap: 0.88
+
+
+def test_intervals_of_many_comparisons_hold_all_together():
+    rng, n = np.random.default_rng(0), 16
+    wrong = sum(any(mean(values, n).low > 0 for values in rng.normal(size=(n, 8))) for _ in range(400))
+    assert 1 <= wrong <= 20  # of 400, 2.5% are 10; percentiles of a bootstrap: 120
+
+
+def test_a_statistic_keeps_units_whole():
+    one = np.array([1.0, 2.0, 4.0, 8.0])
+    found = statistic(lambda columns: columns[0].sum(axis=-1) - columns[1].sum(axis=-1), [one, one])
+    assert found == (0, 0, 0)
+
+
+def test_the_observed_figure_counts_as_a_draw():
+    draws = np.array([1.0, 2.0, 3.0, 4.0])
+    assert p_value(3.0, draws) == 3 / 5
+    assert p_value(9.0, draws) == 1 / 5
+
+
+def test_a_figure_that_does_not_exist_is_no_find():
+    assert p_value(float("nan"), np.arange(9.0)) == 1.0
+
+
+def test_the_range_of_a_null_is_its_middle_95_percent():
+    assert null_range(np.arange(1001.0)) == (25, 975)
+
+
+def test_the_count_by_chance_is_binomial():
+    assert chance_count(20, 0.05) == (0, 3)  # P(3 or fewer) is 0.984, P(2 or fewer) is 0.925
+    assert chance_count(0, 0.05) == (0, 0)
+
+
+def test_the_share_between_groups_by_hand():
+    values = np.array([1.0, 3.0, 5.0, 7.0])  # group means 2 and 6: 16 of a total of 20 between them
+    assert between_groups(values, np.array([0, 0, 1, 1]), np.ones((4, 1))) == pytest.approx(0.8)
+
+
+def test_the_share_beyond_a_covariate_is_the_partial_one():
+    rng = np.random.default_rng(0)
+    values, covariate = rng.normal(size=30), rng.normal(size=30)
+    given = np.column_stack([ONES, covariate])
+    full = np.column_stack([given, GROUPS == 1, GROUPS == 2])
+    before, after = (np.linalg.lstsq(x, values, rcond=None)[1].item() for x in (given, full))
+    assert between_groups(values, GROUPS, given) == pytest.approx(1 - after / before)
+
+
+@pytest.mark.parametrize("values", [np.full(30, 0.1), np.zeros(30)])
+def test_values_that_do_not_vary_have_no_share_and_no_find(values):
+    observed, drawn = between_groups(values, GROUPS, ONES), permuted_groups(values, GROUPS, ONES, 99)
+    assert observed == 0
+    assert p_value(float(observed), drawn) == 1
+
+
+def chance_to_find(values_of, given_of) -> float:
+    """How often a permutation test at 10% finds categories in 300 data sets."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(300):
+        covariate = rng.normal(size=30) + GROUPS  # categories differ in it
+        values, given = values_of(rng, covariate), given_of(covariate)
+        drawn = permuted_groups(values, GROUPS, given, 99)
+        found += p_value(float(between_groups(values, GROUPS, given)), drawn) <= 0.1
+    return found / 300
+
+
+def test_labels_that_mean_nothing_are_found_at_the_nominal_rate():
+    assert 0.06 < chance_to_find(lambda rng, _: rng.normal(size=30), lambda _: ONES) < 0.14
+
+
+def test_a_covariate_that_explains_it_all_leaves_the_nominal_rate():
+    def values(rng, covariate):
+        return 3 * covariate + rng.normal(size=30)
+
+    assert chance_to_find(values, lambda _: ONES) > 0.9
+    assert 0.06 < chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) < 0.14
+
+
+def test_an_effect_beside_a_covariate_is_found():
+    def values(rng, covariate):
+        return covariate + 2.5 * (GROUPS == 1) + rng.normal(size=30)
+
+    assert chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) > 0.9
