@@ -21,7 +21,7 @@ from trainables.teacher import Teacher
 NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 BLOCKS = 8
-"""Of the text, at even distances; every site costs three passes over them."""
+"""Of the text, at even distances, for single sites, each of which costs three passes over them."""
 
 Vectors = Mapping[Site, Tensor]
 
@@ -51,13 +51,21 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
     return Explained(cosine, scale, on, bias - on)
 
 
-def variants(biases: Vectors, random: Vectors, explained: Mapping[Site, Explained]) -> dict[str, dict[Site, Tensor]]:
-    """The biases as they are, and in every way that the question changes them, by name."""
+def site_variants(biases: Vectors, random: Vectors) -> dict[str, dict[Site, Tensor]]:
+    """The biases as they are, and without, with only, and with a random vector at each site, by name."""
     found: dict[str, dict[Site, Tensor]] = {"full": dict(biases)}
     for site in biases:
         found[f"without {site}"] = {s: v for s, v in biases.items() if s != site}
         found[f"only {site}"] = {site: biases[site]}
         found[f"random {site}"] = {**biases, site: random[site]}
+    return found
+
+
+def whole_variants(
+    biases: Vectors, random: Vectors, explained: Mapping[Site, Explained]
+) -> dict[str, dict[Site, Tensor]]:
+    """The biases as they are, and changed all together: scaled, split along the mean error, drawn at random."""
+    found: dict[str, dict[Site, Tensor]] = {"full": dict(biases)}
     found |= {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS}
     found["on the mean error"] = {s: explained[s].on for s in biases if s in explained}
     found["off the mean error"] = {s: explained[s].off if s in explained else biases[s] for s in biases}
@@ -66,22 +74,23 @@ def variants(biases: Vectors, random: Vectors, explained: Mapping[Site, Explaine
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every bias and of all together, on some blocks of the text."""
+    """Ask it of every bias, on some blocks of the text, and of all together, on all of them."""
     n = min(BLOCKS, len(subject.blocks.tokens))
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
-    scores = _scores(subject, n, variants(subject.biases, subject.random, explained))
-    rows = [_site_row(site, scores, explained.get(site), len(subject.sites)) for site in subject.sites]
-    rows += [_whole_row(name, scores) for name in scores if name.startswith(("times", "on ", "off ", "all"))]
+    single = _scores(subject, n, site_variants(subject.biases, subject.random))
+    rows = [_site_row(site, single, explained.get(site), len(subject.sites)) for site in subject.sites]
+    scores = _scores(subject, len(subject.blocks.tokens), whole_variants(subject.biases, subject.random, explained))
+    rows += [_whole_row(name, scores) for name in scores if name not in ("none", "full")]
     effects = _effects(subject, scores, rows, scales)
     return Finding(
         analysis=NAME,
         title="What a bias is worth",
         question="What is lost without one site's bias, what does it give alone, and does its direction matter, its "
         "size, or the part of it that is the mean of what sparsification took?",
-        null=f"Without the bias, and with one random vector of the same norm in its place. {n} blocks; intervals are "
-        "jackknives over them, and those of single sites hold for all sites together (Bonferroni, for each question of "
-        "them), so that no count should be above zero by chance.",
+        null="Without the bias, and with one random vector of the same norm in its place. Intervals are jackknives "
+        f"over blocks; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each question "
+        "of them), so that no count should be above zero by chance.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),

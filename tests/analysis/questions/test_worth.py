@@ -9,7 +9,7 @@ from torch import Tensor
 
 from analysis.questions import worth
 from analysis.questions.norms import scales_of
-from analysis.questions.worth import FACTORS, Explained, difference, explain, variants
+from analysis.questions.worth import FACTORS, Explained, difference, explain, site_variants, whole_variants
 from analysis.subject import Subject, random_like
 from search_spaces.sites import Site
 from trainables.evaluation import Scores, score, scores_from_tokens
@@ -43,18 +43,25 @@ def test_without_an_error_or_a_bias_nothing_is_explained(bias, error):
     assert found.off.equal(bias)
 
 
-def test_every_variant_is_there_and_is_what_it_says():
+def test_every_change_of_a_site_is_there_and_is_what_it_says():
     biases, random = {A: noise(0), B: noise(1)}, {A: noise(2), B: noise(3)}
-    explained = {A: Explained(0.5, 1.0, noise(4), noise(5))}  # B is outside the plan: it has no error
-    found = variants(biases, random, explained)
-    sites = {f"{what} {site}" for what in ("without", "only", "random") for site in (A, B)}
-    rest = {"full", "on the mean error", "off the mean error", "all random"}
-    assert set(found) == sites | rest | {f"times {factor}" for factor in FACTORS}
+    found = site_variants(biases, random)
+    assert set(found) == {"full"} | {f"{what} {site}" for what in ("without", "only", "random") for site in (A, B)}
     assert found["full"] == biases
     assert set(found[f"without {A}"]) == {B}
     assert set(found[f"only {A}"]) == {A}
     assert found[f"random {A}"][A].equal(random[A])
     assert found[f"random {A}"][B].equal(biases[B])
+
+
+def test_every_change_of_all_is_there_and_is_what_it_says():
+    biases, random = {A: noise(0), B: noise(1)}, {A: noise(2), B: noise(3)}
+    explained = {A: Explained(0.5, 1.0, noise(4), noise(5))}  # B is outside the plan: it has no error
+    found = whole_variants(biases, random, explained)
+    rest = {"full", "on the mean error", "off the mean error", "all random"}
+    assert set(found) == rest | {f"times {factor}" for factor in FACTORS}
+    assert found["full"] == biases
+    assert found["all random"] == random
     assert found["times 1.5"][B].equal(1.5 * biases[B])
     assert found["on the mean error"] == {A: explained[A].on}
     assert found["off the mean error"][A].equal(explained[A].off)

@@ -1,1 +1,0 @@
-"""Everything readable, made from stored results alone."""
