@@ -7,6 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.biases import describe_biases
+from analysis.report.publish import publish
+from analysis.report.stored import read_results
+from analysis.report.tables import as_latex, as_text
 from analysis.select import best_of_sweep
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint, read_checkpoint
@@ -33,7 +36,25 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--top", type=int, default=1, help="trials of each sparsity plan (%(default)s)")
     interpret.add_argument("--by", default="val_kl_nats", help="metric to choose by, lowest first (%(default)s)")
     interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+    figures = commands.add_parser("figures", help="draw all figures and the report again from stored results")
+    figures.set_defaults(command=_figures)
+    tables = commands.add_parser("tables", help="print the tables of stored results")
+    tables.set_defaults(command=_tables)
+    tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
+    for stored in (figures, tables):
+        stored.add_argument("directory", type=Path, metavar="DIR", help="directory of results")
     return parser
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    *figures, report, tables = publish(arguments.directory)
+    print(f"{len(figures)} files of figures, {report} and {tables}")
+    return 0
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    print((as_latex if arguments.latex else as_text)(read_results(arguments.directory)))
+    return 0
 
 
 def _interpret(arguments: argparse.Namespace) -> int:

@@ -5,13 +5,18 @@ Figures, tables and the report are made from findings on disk and from nothing e
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
 from search_spaces.errors import SponError
 from search_spaces.sources import Config
-from trainables.statistics import Interval
+
+if TYPE_CHECKING:  # it comes with torch, which reading findings does without
+    from trainables.statistics import Interval
+
+ANALYSIS, COMPARED = "analysis.json", "comparison.json"
+"""Files of a directory of results: the first in a folder a trial, the second in the directory itself."""
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
@@ -33,7 +38,7 @@ class Effect(Config):
     unit: str = ""
 
     @classmethod
-    def of(cls, label: str, interval: Interval, unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
+    def of(cls, label: str, interval: "Interval", unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
         """An effect from a bootstrap's interval."""
         return cls(label=label, value=interval.value, interval=(interval.low, interval.high), null=null, unit=unit)
 

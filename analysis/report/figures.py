@@ -33,8 +33,8 @@ DRAWINGS: Mapping[str, Drawing] = {
     "perplexity": Drawing(
         perplexity,
         "Left, what TEAL, the biases and random vectors of their norms lose against the dense model, as a whole and in "
-        "its two parts. Middle, what the biases take back of each. Right, the shares recovered; grey: the share of the "
-        "KL, which is that of the NLL too if the null holds.",
+        "its two parts. Middle, what the biases take back of each. Right, the shares recovered, which "
+        "are the same if the null holds.",
     ),
     "shift": Drawing(
         shift,
@@ -80,7 +80,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "cross": Drawing(
         cross,
         "Cosines of the biases of every two trials on the sites that they share, a tick a site, and their mean. Grey: "
-        "what biases of different layers give.",
+        "the mean if layers are shuffled.",
     ),
 }
 """By the name of the question, in the order of the report."""
@@ -125,6 +125,8 @@ def write_figure(finding: Finding, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{finding.analysis}.{kind}" for kind in _META]
     with look():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout found once does for both files
         for file, meta in zip(files, _META.values(), strict=True):
             figure.savefig(file, dpi=_DPI, metadata=meta)
     return files

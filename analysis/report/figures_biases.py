@@ -1,9 +1,12 @@
 """Figures of the questions about the biases themselves."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis.finding import Effect, Finding
 from analysis.report.style import (
@@ -29,6 +32,7 @@ from analysis.report.style import (
 
 _LEVEL = 0.05  # filled markers
 _PANEL = 2.7  # inches
+_TESTS = {"excess_kurtosis": {"p_heavier": 0.025, "p_lighter": 0.025}, "positive_fraction": {"p_sign": 0.05}}
 _WIDE = 10.0  # largest magnitude of a kurtosis on a linear axis
 
 
@@ -85,9 +89,9 @@ def moments(finding: Finding) -> Figure:
     rows = place_sites(table(finding))
     shown = {
         "excess_kurtosis": ("Tails", "excess kurtosis", 0.0),
-        "positive_fraction": ("Signs", "fraction of entries above zero", 0.5),
+        "positive_fraction": ("Signs", "fraction above zero", 0.5),
         "mean": ("Mean", "mean of the entries", 0.0),
-        "sd": ("Spread", "standard deviation of the entries", None),
+        "sd": ("Spread", "standard deviation", None),
         "norm": ("Size", "Euclidean norm", None),
         "max_abs": ("Largest entry", "largest |entry|", None),
     }
@@ -97,7 +101,7 @@ def moments(finding: Finding) -> Figure:
     figure = blank(finding, _PANEL * len(layout) + 2)
     axes = panels(figure, [*layout, ["counts"] * columns], [*[_PANEL] * len(layout), 1.6])
     for name, (title, label, null) in shown.items():
-        site_points(axes[name], rows, name)
+        site_points(axes[name], rows, name, _surely(rows, _TESTS.get(name, {})))
         axes[name].set(title=title, ylabel=label)
         if null is not None:
             at(axes[name], null)
@@ -106,8 +110,15 @@ def moments(finding: Finding) -> Figure:
         axes["excess_kurtosis"].yaxis.set_major_formatter("{x:g}")
     effects_panel(axes["counts"], finding.effects, "black")
     axes["counts"].set(title="Biases that surely differ from a Gaussian around zero")
-    key(figure, [*module_key(rows), dashed("Gaussian around zero"), bar("count that chance gives")])
+    hollow = dot("black", "hollow: as a Gaussian", fill="white")
+    key(figure, [*module_key(rows), hollow, dashed("Gaussian around zero"), bar("count that chance gives")])
     return figure
+
+
+def _surely(rows: pd.DataFrame, levels: Mapping[str, float]) -> NDArray[np.bool_] | None:
+    """Where a p value is below its level; nothing is said of findings from before there were such tests."""
+    tested = [numbers(rows, name) < level for name, level in levels.items() if name in rows]
+    return np.any(tested, axis=0) if tested else None
 
 
 def norms(finding: Finding) -> Figure:

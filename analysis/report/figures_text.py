@@ -5,10 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.finding import Effect, Finding
+from analysis.finding import Finding
 from analysis.report.style import (
     BIASES,
-    NULL,
     RANDOM,
     SHADES,
     TEAL,
@@ -28,12 +27,14 @@ from analysis.report.style import (
     points,
     site_points,
     table,
+    tick,
     words,
 )
 
 _MODELS = {"TEAL": TEAL, "biases": BIASES, "random vectors": RANDOM}
 _AFTER = "after layer "
 _TAKEN_BACK, _RELATIVE = "taken back,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
+_PANEL = 2.8  # inches
 _WORST = -1.0
 """Recovery below which a panel is cut off: a random vector may move a state any number of times further away."""
 
@@ -57,17 +58,12 @@ def perplexity(finding: Finding) -> Figure:
     effects_panel(back, taken, labels=[effect.label.rpartition(", ")[2] for effect in taken])
     back.set(title="The biases take back", xlabel="nats a token")
     at(back, 0, vertical=True)
-    _shares(shares, [effect for effect in finding.effects if effect.unit == "fraction"])
-    key(figure, [*(dot(colour, name) for name, colour in _MODELS.items()), bar("null"), dashed("zero")])
+    effects_panel(shares, [effect for effect in finding.effects if effect.unit == "fraction"])
+    shares.set(title="Shares of the damage recovered", xlabel="fraction of TEAL's damage")
+    at(shares, 0, vertical=True)
+    models = [dot(colour, name) for name, colour in _MODELS.items()]
+    key(figure, [*models, tick("misfit, and difference of shares, under the null"), dashed("zero")])
     return figure
-
-
-def _shares(axis: Axes, effects: list[Effect]) -> None:
-    """Shares recovered; if the null holds, that of the NLL is that of the KL."""
-    effects_panel(axis, effects)
-    axis.set(title="Share of the damage recovered", xlabel="fraction of TEAL's damage")
-    if len(effects) > 1 and effects[0].interval is not None:
-        axis.axvspan(*effects[0].interval, color=NULL, zorder=0)
 
 
 def shift(finding: Finding) -> Figure:
@@ -76,8 +72,9 @@ def shift(finding: Finding) -> Figure:
     after = np.array([place.startswith(_AFTER) for place in words(rows, "place")])
     outputs, stream = place_sites(rows[~after], "place"), _stream(rows[after])
     layers = numbers(stream, "layer") if len(stream) else np.empty(0)
-    figure = blank(finding, 9.2)
-    axes = panels(figure, [["sites", "sites"], ["stream", "distance"], ["thirds", "pooled"]])
+    last = 0.8 + 0.34 * len(finding.effects)
+    figure = blank(finding, 2 * _PANEL + last + 0.5)
+    axes = panels(figure, [["sites", "sites"], ["stream", "distance"], ["thirds", "pooled"]], [_PANEL, _PANEL, last])
     points(axes["sites"], numbers(outputs, "x") + 0.1, outputs, "random_recovery", RANDOM, size=3)
     site_points(axes["sites"], outputs, "recovery")
     axes["sites"].set(title="At the outputs of biased sites", ylabel=_TAKEN_BACK)
@@ -91,7 +88,7 @@ def shift(finding: Finding) -> Figure:
     for name, colour in zip(thirds, SHADES, strict=True):
         line(axes["thirds"], layers, stream, f"recovery_{name}_third", colour)
     axes["thirds"].set(title="By third of the block's positions", ylabel=_TAKEN_BACK)
-    colours = [RANDOM if effect.label.endswith("random vectors") else BIASES for effect in finding.effects]
+    colours = [RANDOM if effect.label.endswith(", random vectors") else BIASES for effect in finding.effects]
     effects_panel(axes["pooled"], finding.effects, colours)
     axes["pooled"].set(title="All of a kind together")
     for name in ("sites", "stream", "thirds"):

@@ -195,6 +195,9 @@ def layer_axis(axis: Axes, ticks: int = 16) -> None:
     """Label the x axis in whole layers."""
     axis.set_xlabel("layer")
     axis.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
+    first, last = axis.dataLim.intervalx
+    if np.isfinite(first):
+        axis.set_xlim(first - 0.6, last + 0.6)  # no tick for a layer that is not there
 
 
 def log_axis(axis: Axes, values: Numbers) -> None:
@@ -229,11 +232,14 @@ def effects_panel(
         if effect.interval is not None:
             axis.plot(effect.interval, [y, y], color=colour, linewidth=1.6)
         axis.plot([effect.value], [y], "o", color=colour, markersize=5)
-        axis.text(0.01, y + 0.28, name, transform=on_left, fontsize=8, va="bottom")
+        shade = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6}
+        axis.text(0.01, y + 0.28, name, transform=on_left, fontsize=8, va="bottom", bbox=shade)
     axis.set_yticks([])
     axis.set_ylim(-0.5, len(effects) - 0.15)
     axis.spines["left"].set_visible(False)
-    axis.set_xlabel(", ".join(dict.fromkeys(effect.unit or "no unit" for effect in effects)))
+    axis.set_xlabel(", ".join(dict.fromkeys(effect.unit for effect in effects)))
+    if all(effect.unit == "sites" for effect in effects):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def key(figure: Figure, handles: Iterable[Artist]) -> None:
@@ -249,6 +255,11 @@ def dot(
     """An entry of the legend."""
     fill = colour if fill is None else fill
     return Line2D([], [], color=colour, marker=marker, markerfacecolor=fill, linestyle=line, markersize=5, label=label)
+
+
+def tick(label: str) -> Line2D:
+    """An entry of the legend for a null that is a single value."""
+    return Line2D([], [], color=RANDOM, marker="|", linestyle="none", markersize=9, label=label)
 
 
 def bar(label: str, colour: str = NULL) -> Patch:
