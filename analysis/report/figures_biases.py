@@ -105,7 +105,7 @@ def moments(finding: Finding) -> Figure:
         axes[name].set(title=title, ylabel=label)
         if null is not None:
             at(axes[name], null)
-    if np.nanmax(np.abs(numbers(rows, "excess_kurtosis"))) > _WIDE:
+    if (np.abs(numbers(rows, "excess_kurtosis")) > _WIDE).any():
         axes["excess_kurtosis"].set_yscale("symlog", linthresh=1)
         axes["excess_kurtosis"].yaxis.set_major_formatter("{x:g}")
     effects_panel(axes["counts"], finding.effects, "black")

@@ -61,8 +61,8 @@ def perplexity(finding: Finding) -> Figure:
     effects_panel(shares, [effect for effect in finding.effects if effect.unit == "fraction"])
     shares.set(title="Shares of the damage recovered", xlabel="fraction of TEAL's damage")
     at(shares, 0, vertical=True)
-    models = [dot(colour, name) for name, colour in _MODELS.items()]
-    key(figure, [*models, tick("misfit, and difference of shares, under the null"), dashed("zero")])
+    dots = [dot(colour, name) for name, colour in _MODELS.items()]
+    key(figure, [*dots, tick("misfit, and difference of shares, under the null"), dashed("zero")])
     return figure
 
 

@@ -68,8 +68,10 @@ def _scaled(axis: Axes, rows: pd.DataFrame, variant: NDArray[np.str_], whole: Ef
     """KL against the factor of all biases: nothing at zero, which is TEAL, and the biases as they are at one."""
     scaled = rows[np.char.startswith(variant, "times ")]
     factors = [float(name.removeprefix("times ")) for name in words(scaled, "variant")]
-    columns = [numbers(scaled, f"kl_minus_teal{end}") for end in ("", "_low", "_high")]
-    found = dict(zip(factors, zip(*map(list, columns), strict=True), strict=True)) | {0.0: (0.0, 0.0, 0.0)}
+    found = {0.0: (0.0, 0.0, 0.0)}
+    if factors:
+        columns = [numbers(scaled, f"kl_minus_teal{end}") for end in ("", "_low", "_high")]
+        found |= dict(zip(factors, zip(*columns, strict=True), strict=True))
     if whole is not None:
         found[1.0] = (whole.value, *(whole.interval or (whole.value, whole.value)))
     x = sorted(found)

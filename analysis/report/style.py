@@ -202,7 +202,7 @@ def layer_axis(axis: Axes, ticks: int = 16) -> None:
 
 def log_axis(axis: Axes, values: Numbers) -> None:
     """Make y logarithmic if all values are above zero, with plain numbers on it."""
-    if np.nanmin(values) > 0:
+    if not (values <= 0).any():
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.yaxis.set_major_formatter("{x:g}")
