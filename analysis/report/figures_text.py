@@ -27,7 +27,6 @@ from analysis.report.style import (
     points,
     site_points,
     table,
-    tick,
     words,
 )
 
@@ -62,7 +61,7 @@ def perplexity(finding: Finding) -> Figure:
     shares.set(title="Shares of the damage recovered", xlabel="fraction of TEAL's damage")
     at(shares, 0, vertical=True)
     dots = [dot(colour, name) for name, colour in _MODELS.items()]
-    key(figure, [*dots, tick("misfit, and difference of shares, under the null"), dashed("zero")])
+    key(figure, [*dots, dashed("zero: the misfit under the null")])
     return figure
 
 

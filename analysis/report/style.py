@@ -257,11 +257,6 @@ def dot(
     return Line2D([], [], color=colour, marker=marker, markerfacecolor=fill, linestyle=line, markersize=5, label=label)
 
 
-def tick(label: str) -> Line2D:
-    """An entry of the legend for a null that is a single value."""
-    return Line2D([], [], color=RANDOM, marker="|", linestyle="none", markersize=9, label=label)
-
-
 def bar(label: str, colour: str = NULL) -> Patch:
     """An entry of the legend for a band."""
     return Patch(facecolor=colour, label=label)
