@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
     study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
     study.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="to write to (%(default)s)")
+    figures = add("figures", _figures, "draw all figures and the report again from stored results")
+    tables = add("tables", _tables, "print the tables of stored results")
+    tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
+    for sub in (figures, tables):
+        sub.add_argument("directory", type=Path, metavar="DIR", help="of the results of interpret")
     return parser
 
 
@@ -95,6 +100,20 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
     if arguments.run:
         return from_runs(arguments.run, uri), storage / "analysis"
     return from_directories(arguments.checkpoint), storage / "analysis"
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from analysis.report.publish import publish
+
+    *figures, report, tables = publish(arguments.directory)
+    print(f"{len(figures)} files of figures, {report} and {tables}")
+
+
+def _tables(arguments: argparse.Namespace) -> None:
+    from analysis.report.stored import read_results
+    from analysis.report.tables import as_latex, as_text
+
+    print((as_latex if arguments.latex else as_text)(read_results(arguments.directory)))
 
 
 def _import_study(arguments: argparse.Namespace) -> None:

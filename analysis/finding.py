@@ -6,13 +6,18 @@ Figures, tables and the report are made from findings on disk and from nothing e
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
 from search_spaces.errors import SponError
 from search_spaces.sources import Config
-from trainables.statistics import Interval
+
+if TYPE_CHECKING:  # it comes with torch, which reading findings does without
+    from trainables.statistics import Interval
+
+ANALYSIS, COMPARED = "analysis.json", "comparison.json"
+"""Files of a directory of results: the first in a folder a trial, the second in the directory itself."""
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
@@ -34,13 +39,13 @@ class Effect(Config):
     unit: str = ""
 
     @classmethod
-    def of(cls, label: str, interval: Interval, unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
+    def of(cls, label: str, interval: "Interval", unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
         """An effect from a figure with an interval, which is left out if it has no end."""
         ends = (interval.low, interval.high) if math.isfinite(interval.low) else None
         return cls(label=label, value=interval.value, interval=ends, null=null, unit=unit)
 
 
-def cells(name: str, interval: Interval) -> Row:
+def cells(name: str, interval: "Interval") -> Row:
     """A figure and the ends of its interval as three cells of a row; empty where it or they do not exist."""
     named = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
     return {key: figure if math.isfinite(figure) else None for key, figure in named}

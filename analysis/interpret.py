@@ -9,7 +9,7 @@ from analysis.examine import COMPARISON, Settings
 from analysis.finding import read_analysis
 from analysis.jobs import run_jobs, start_ray
 from analysis.questions import cross
-from analysis.report.publish import publish
+from analysis.report.publish import REPORT, publish
 from analysis.tracking import log_results
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def interpret(
         files = run_jobs(trials, settings, out)
     finally:
         ray.shutdown()
-    report = publish(out)
+    report = next(file for file in publish(out) if file.name == REPORT)
     log_results(tracking_uri, out)
     for file in files:
         analysis = read_analysis(file)

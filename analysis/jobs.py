@@ -10,12 +10,11 @@ import ray
 import torch
 
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
-from analysis.finding import Analysis, Finding, read_analysis, write_analysis
+from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis, write_analysis
 from analysis.questions import cross
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
 
-ANALYSIS, COMPARED = "analysis.json", "comparison.json"
 _OBJECT_STORE_BYTES = 200 * 2**20
 _SITE_PASSES = {"worth": 3}
 _PASSES = 4

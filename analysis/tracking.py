@@ -43,5 +43,5 @@ def _log(tracking_uri: str, out: Path) -> None:
             client.log_artifacts(run.info.run_id, str(file.parent), _FOLDER)
             parents |= {run.data.tags[MLFLOW_PARENT_RUN_ID]} if MLFLOW_PARENT_RUN_ID in run.data.tags else set()
     for parent in parents:
-        for shared in (f for f in out.iterdir() if f.is_file()):
+        for shared in (file for file in out.iterdir() if file.is_file()):
             client.log_artifact(parent, str(shared), _FOLDER)

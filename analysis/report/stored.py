@@ -1,0 +1,63 @@
+"""The stored results of one directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.finding import ANALYSIS, COMPARED, Examined, Finding, read_analysis
+from analysis.report.figures import DRAWINGS, drawing_of
+from search_spaces.errors import SponError
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was found on one trial, or, in a comparison, on several.
+
+    Attributes:
+        file: that it was read from.
+        findings: in the order of the report.
+    """
+
+    file: Path
+    subjects: tuple[Examined, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is of several trials."""
+        return self.file.name == COMPARED
+
+    @property
+    def name(self) -> str:
+        """Of the trial, or that it is the comparison."""
+        return "Comparison" if self.compares else self.subjects[0].name
+
+    @property
+    def figures(self) -> Path:
+        """Where its figures are written."""
+        return self.file.parent / "figures"
+
+
+def read_results(directory: Path) -> list[Stored]:
+    """All results of a directory: the trials by name, then their comparison.
+
+    Raises:
+        SponError: if there are none, or a file is broken or holds a finding that is not known.
+    """
+    files = [*sorted(directory.glob(f"*/{ANALYSIS}")), *directory.glob(COMPARED)]
+    if not files:
+        raise SponError(
+            f"a directory of results must have NAME/{ANALYSIS} of `analysis interpret`, but got none (at {directory})"
+        )
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> Stored:
+    analysis = read_analysis(file)
+    try:
+        for finding in analysis.findings:
+            drawing_of(finding)
+    except SponError as error:
+        raise SponError(f"{error} (at {file})") from error
+    order = list(DRAWINGS)
+    findings = sorted(analysis.findings, key=lambda finding: order.index(finding.analysis))
+    return Stored(file, analysis.subjects, tuple(findings))

@@ -1,0 +1,91 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from analysis.report.publish import publish
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Every element of a page with its attributes; an element that is not closed is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def of(self, *tags):
+        return [attrs for tag, attrs in self.elements if tag in tags]
+
+
+@pytest.fixture(scope="module")
+def text(make_results, tmp_path_factory):
+    results = make_results(tmp_path_factory.mktemp("results"))
+    publish(results)
+    return (results / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_nothing_is_loaded_from_elsewhere(text, page):
+    assert page.of("script", "link", "iframe") == []
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_a_script_in_a_label_is_shown_and_not_run(text):
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(" in text
+
+
+def test_every_link_leads_somewhere_and_no_anchor_is_there_twice(page):
+    anchors = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(set(anchors)) == len(anchors)
+    assert {link["href"].removeprefix("#") for link in page.of("a")} <= set(anchors)
+
+
+def test_headings_go_down_one_level_at_a_time(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels == [1, 2, 3, 3, 3, 2, 3, 2, 3]
+
+
+def test_it_can_be_read_without_seeing_it(page):
+    assert page.of("html") == [{"lang": "en"}]
+    assert all(image["alt"] and image["width"] and image["height"] for image in page.of("img"))
+    assert all(head["scope"] in ("col", "row") for head in page.of("th"))
+    scrolling = [attrs for attrs in page.of("div") if "scroll" in (attrs.get("class") or "")]
+    assert all(attrs["tabindex"] == "0" and attrs["aria-label"] for attrs in scrolling)
+
+
+def test_a_question_is_there_with_null_verdict_effects_figure_and_rows(text, page):
+    start = text.index('<h3 id="r1-moments">')
+    article = text[start : text.index("</article>", start)]
+    for said in ("Is it so?", "Nothing.", "so it is", "biases with heavier tails than a Gaussian, of 3", "[0, 1]"):
+        assert said in article
+    assert "<details>" in article
+    assert "2.down_proj" in article
+    assert len(page.of("img")) == 5
+
+
+def test_negative_numbers_have_a_minus(text):
+    assert "\N{MINUS SIGN}0.10 [\N{MINUS SIGN}0.20, " in text
+
+
+def test_the_style_is_not_escaped(text):
+    assert "nav > ol" in text
+    assert '"Segoe UI"' in text
