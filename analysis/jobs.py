@@ -12,6 +12,7 @@ import torch
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
 from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis, write_analysis
 from analysis.questions import cross
+from analysis.subject import Trained
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
 
@@ -88,7 +89,7 @@ def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
 
 def _results(
     checkpoints: Sequence[Checkpoint], settings: Settings, waiting: Mapping[int, tuple[str, ...]], compare: bool
-) -> Iterator[tuple[int, Finding | cross.Trained]]:
+) -> Iterator[tuple[int, Finding | Trained]]:
     """What the tasks give, as it comes: findings, and the biases to compare."""
     wanted = range(len(checkpoints)) if compare else sorted(waiting)
     if not wanted:
@@ -116,12 +117,12 @@ def _results(
 
 def _examine(
     checkpoint: Checkpoint, settings: Settings, questions: tuple[str, ...], threads: int, device: str
-) -> Iterator[Finding | cross.Trained | SponError]:
+) -> Iterator[Finding | Trained | SponError]:
     """A Ray task. A user's fault is given back: as an exception it would come with Ray's many lines."""
     torch.set_num_threads(threads)
     try:
         subject = subject_of(checkpoint, settings, device)
-        yield cross.Trained(subject.config, subject.biases, subject.start)
+        yield subject.trained
         yield from examine(subject, questions)
     except SponError as error:
         yield error

@@ -32,6 +32,25 @@ RESIDUAL_WRITERS = ("o_proj", "down_proj")
 
 
 @dataclass(frozen=True)
+class Trained:
+    """The biases of one trial.
+
+    Attributes:
+        biases: output bias of each site, (out_features,).
+        start: where training began, by site; a site that is not in it began at zero.
+    """
+
+    config: TrialConfig
+    biases: Mapping[Site, Tensor]
+    start: Mapping[Site, Tensor]
+
+    @property
+    def moved(self) -> dict[Site, Tensor]:
+        """What training added to the start."""
+        return {site: bias - self.start.get(site, torch.zeros_like(bias)) for site, bias in self.biases.items()}
+
+
+@dataclass(frozen=True)
 class Subject:
     """A checkpoint, and everything that is needed to examine it.
 
@@ -62,6 +81,11 @@ class Subject:
     def sites(self) -> tuple[Site, ...]:
         """Biased sites in canonical order."""
         return tuple(self.biases)
+
+    @property
+    def trained(self) -> Trained:
+        """The biases alone, for a comparison."""
+        return Trained(self.config, self.biases, self.start)
 
     @property
     def model(self) -> ResidentModel:

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from analysis.finding import Effect, Finding, Row
 from analysis.resampling import DRAWS, mean, null_range
+from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
@@ -24,25 +25,6 @@ from trainables.statistics import TAIL, Array
 
 NAME = "cross"
 _TINY = 1e-300  # a length below it is taken for zero
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The biases of one trial.
-
-    Attributes:
-        biases: output bias of each site, (out_features,).
-        start: where training began, by site; a site that is not in it began at zero.
-    """
-
-    config: TrialConfig
-    biases: Mapping[Site, Tensor]
-    start: Mapping[Site, Tensor]
-
-    @property
-    def moved(self) -> dict[Site, Tensor]:
-        """What training added to the start."""
-        return {site: bias - self.start.get(site, torch.zeros_like(bias)) for site, bias in self.biases.items()}
 
 
 @dataclass(frozen=True)

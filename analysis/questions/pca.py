@@ -3,7 +3,7 @@
 Chance has a say: the largest of ten cosines of a random vector of width 2048 is 0.042 on average.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +22,7 @@ from trainables.statistics import Array
 
 NAME = "pca"
 COMPONENTS = 10
+"""Fewer where the text has not enough tokens for them."""
 _TOKENS_PER_COMPONENT = 50
 _TOKENS = 2048
 _DRAWS = 2000
@@ -91,34 +92,43 @@ def align(bias: Tensor, components: Components) -> Alignment:
 
 def find(subject: Subject) -> Finding:
     """Ask it of every biased site, at its own output and in the residual stream after its layer, in the dense model."""
-    rows = list(_rows(subject))
+    tokens = min(_TOKENS, subject.blocks.tokens.numel())
+    components = max(1, min(COMPONENTS, tokens // _TOKENS_PER_COMPONENT))
+    outputs, residual = _activations(subject, tokens)
+    rows = list(_rows(subject.biases, outputs, residual, components))
     effects = [
         effect
         for where, centred in (("output", True), ("output", False), ("residual", True), ("residual", False))
         if (chosen := [r for r in rows if (r["where"], r["centred"]) == (where, centred)])
-        for effect in _effects(chosen, where, centred)
+        for effect in _effects(chosen, f"{where}, {'centred' if centred else 'not centred'}", components)
     ]
+    verdict = _verdict(effects)
+    if subject.start:  # what it began from, a mean of outputs, is in their span more than chance has it
+        added = [r for r in _rows(subject.trained.moved, outputs, {}, components) if r["centred"]]
+        effects += _effects(added, "output, centred, what training added to the start", components)
     return Finding(
         analysis=NAME,
         title="PCA alignment",
-        question=f"Do biases lie along the {COMPONENTS} leading principal components of their site's output, or of the "
+        question=f"Do biases lie along the {components} leading principal components of their site's output, or of the "
         "residual stream?",
         null="Random vectors of the same width, by itself for each site: the largest of so many cosines, and the share "
         "of their norm inside the components' span, which is components / width on average. Intervals are jackknives "
         "over sites. Each figure is by itself.",
         effects=tuple(effects),
-        verdict=_verdict(effects),
+        verdict=verdict,
         rows=tuple(rows),
     )
 
 
-def _rows(subject: Subject) -> Iterator[Row]:
-    outputs, residual = _activations(subject, min(_TOKENS, subject.blocks.tokens.numel()))
+def _rows(
+    biases: Mapping[Site, Tensor], outputs: Mapping[Site, Tensor], residual: Mapping[int, Tensor], components: int
+) -> Iterator[Row]:
     for centred in (True, False):
-        streams = {layer: principal(states, centred=centred) for layer, states in residual.items()}
-        for site, bias in subject.biases.items():
-            yield _row(site, "output", centred, align(bias, own := principal(outputs[site], centred=centred)), own)
-            if site.module in RESIDUAL_WRITERS:
+        streams = {layer: principal(states, components, centred) for layer, states in residual.items()}
+        for site, bias in biases.items():
+            own = principal(outputs[site], components, centred)
+            yield _row(site, "output", centred, align(bias, own), own)
+            if site.module in RESIDUAL_WRITERS and site.layer in streams:
                 stream = streams[site.layer]
                 yield _row(site, "residual", centred, align(bias, stream), stream)
 
@@ -139,13 +149,13 @@ def _activations(subject: Subject, tokens: int) -> tuple[dict[Site, Tensor], dic
 
 
 @cache
-def _chance(width: int) -> ChanceAlignment:
-    return chance_alignment(width, COMPONENTS, _DRAWS)
+def _chance(width: int, components: int) -> ChanceAlignment:
+    return chance_alignment(width, components, _DRAWS)
 
 
 def _row(site: Site, where: str, centred: bool, alignment: Alignment, components: Components) -> Row:
-    width = len(components.vectors)
-    chance = _chance(width)
+    width, n = components.vectors.shape
+    chance = _chance(width, n)
     largest = float(alignment.cosines.max())
     return {
         "site": str(site),
@@ -157,14 +167,13 @@ def _row(site: Site, where: str, centred: bool, alignment: Alignment, components
         "chance_95": chance.percentile95,
         "p": chance.p_value(largest),
         "share": alignment.share,
-        "share_over_chance": alignment.share / (COMPONENTS / width),
+        "share_over_chance": alignment.share / (n / width),
         "width": width,
         "first_variance": float(components.variance[0]),
     }
 
 
-def _effects(rows: list[Row], where: str, centred: bool) -> list[Effect]:
-    label = f"{where}, {'centred' if centred else 'not centred'}"
+def _effects(rows: list[Row], label: str, components: int) -> list[Effect]:
     beyond = sum(float(row["p"]) < _LEVEL for row in rows)  # type: ignore[arg-type]
     ratios = np.array([row["share_over_chance"] for row in rows], dtype=np.float64)
     widths = np.array([row["width"] for row in rows], dtype=np.int64)
@@ -175,15 +184,15 @@ def _effects(rows: list[Row], where: str, centred: bool) -> list[Effect]:
             null=chance_count(len(rows), _LEVEL),
             unit="sites",
         ),
-        Effect.of(f"{label}: share of the bias in the span, over chance", mean(ratios), "ratio", _chance_ratio(widths)),
+        Effect.of(f"{label}: share in the span, over chance", mean(ratios), "ratio", _chance_ratio(widths, components)),
     ]
 
 
-def _chance_ratio(widths: NDArray[np.int64]) -> tuple[float, float]:
+def _chance_ratio(widths: NDArray[np.int64], components: int) -> tuple[float, float]:
     """The mean ratio over sites for random vectors: each share is Beta(k / 2, (d - k) / 2)."""
     rng = np.random.default_rng(0)
-    shares = rng.beta(COMPONENTS / 2, (widths - COMPONENTS) / 2, size=(_DRAWS, len(widths)))
-    return null_range((shares / (COMPONENTS / widths)).mean(axis=1))
+    shares = rng.beta(components / 2, (widths - components) / 2, size=(_DRAWS, len(widths)))
+    return null_range((shares / (components / widths)).mean(axis=1))
 
 
 def _verdict(effects: list[Effect]) -> str:

@@ -89,8 +89,8 @@ def find(subject: Subject) -> Finding:
         question="What is lost without one site's bias, what does it give alone, and does its direction matter, its "
         "size, or the part of it that is the mean of what sparsification took?",
         null="Without the bias, and with one random vector of the same norm in its place. Intervals are jackknives "
-        f"over blocks; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each question "
-        "of them), so that no count should be above zero by chance.",
+        f"over blocks; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each "
+        "question of them), so that no count should be above zero by chance.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -161,7 +161,7 @@ def _effects(
     ]
     found += [
         _explained(label, vectors, scales)
-        for label, vectors in (("a bias", subject.biases), ("what training added to its start", _moved(subject)))
+        for label, vectors in (("a bias", subject.biases), ("what training added to its start", subject.trained.moved))
     ]
     best = min(
         [(factor, scores[f"times {factor}"].kl_nats) for factor in FACTORS] + [(1.0, scores["full"].kl_nats)],
@@ -169,10 +169,6 @@ def _effects(
     )
     found.append(Effect(label="factor of all biases with the lowest KL", value=best[0], unit="times"))
     return tuple(found)
-
-
-def _moved(subject: Subject) -> dict[Site, Tensor]:
-    return {s: b - subject.start[s] if s in subject.start else b for s, b in subject.biases.items()}
 
 
 def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Effect:

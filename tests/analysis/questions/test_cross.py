@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.questions.cross import Trained, compare, find, relation
+from analysis.questions.cross import compare, find, relation
+from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, WarmStart
 from search_spaces.sites import Site
