@@ -143,7 +143,10 @@ def test_it_is_said_if_no_equal_trainings_are_there(config):
     ],
 )
 def test_what_cannot_be_compared_is_refused(others, message, config):
-    rest = [Trained(config.model_copy(update=change), vectors(1, sites), {}) for change, sites in others]
+    rest = [
+        Trained(config.model_copy(update=change | {"sites": tuple(map(str, sites))}), vectors(1, sites), {})
+        for change, sites in others
+    ]
     with pytest.raises(SponError, match=message):
         find([Trained(config, vectors(0, SITES[:4]), {}), *rest])
 
