@@ -33,7 +33,22 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--top", type=int, default=1, help="trials of each sparsity plan (%(default)s)")
     interpret.add_argument("--by", default="val_kl_nats", help="metric to choose by, lowest first (%(default)s)")
     interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+    export = commands.add_parser("export", help="a trial's biases as files that transformers can use")
+    export.set_defaults(command=_export)
+    export.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a finished trial's checkpoint"
+    )
+    export.add_argument("directory", type=Path, metavar="DIR", help="to make; an adapter, unless --absorb")
+    export.add_argument("--absorb", action="store_true", help="write the whole model, biases folded into its weights")
     return parser
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from analysis.export.write import export  # other commands need none of it
+
+    export(arguments.checkpoint, arguments.directory, arguments.absorb)
+    print(f"exported to {arguments.directory}; its README.md says how to load it")
+    return 0
 
 
 def _interpret(arguments: argparse.Namespace) -> int:
