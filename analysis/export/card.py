@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from analysis.export.load import SponSpec
+from search_spaces.schema import EMBEDDED
 from trainables.checkpoint import Checkpoint
 from trainables.evaluation import Scores
 from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap
@@ -22,19 +23,22 @@ def model_card(checkpoint: Checkpoint, spec: SponSpec, on_hub: bool) -> str:
     """
     config = checkpoint.meta.config
     base = f"base_model: {config.model.source}\n" if on_hub else ""
+    name = spec.base_model["source"]
+    title = "SmolLM2-135M-Instruct, as SPON Sweep converts it" if name == EMBEDDED else name
+    location = config.model.source if on_hub else "PATH/TO/BASE/MODEL"
     return f"""---
 library_name: transformers
 {base}tags: [activation-sparsity, teal, spon]
 ---
-# SPON biases {config.allocation} for {spec.base_model["source"]}
+# SPON biases {config.allocation} for {title}
 
-{config.n_spon_params:,} learned numbers on {len(checkpoint.biases)} linear layers, y = W S(x) + b. They make up for \
-part of what TEAL's activation sparsity ({config.plan.label}) does to the model. Made by SPON Sweep, trial \
-`{config.name}`, for the base model `{config.model_fingerprint}`.
+{config.n_spon_params:,} learned numbers on {len(checkpoint.biases)} linear layers, y = W S(x) + b. They are \
+trained to make up for what TEAL's activation sparsity ({config.plan.label}) does to the model. Made by SPON Sweep, \
+trial `{config.name}`, for the base model `{config.model_fingerprint}`.
 
 ## Use
 
-{_absorbed_use() if spec.absorbed else _adapter_use()}
+{_absorbed_use() if spec.absorbed else _adapter_use(location)}
 `spon.py` needs torch, transformers and safetensors. {_tokens_in_words(spec)} Zeros are multiplied like any number: \
 it shows what sparsity does to the model, not how fast it can be.
 
@@ -44,11 +48,12 @@ it shows what sparsity does to the model, not how fast it can be.
 """
 
 
-def _adapter_use() -> str:
-    return """```python
+def _adapter_use(base: str) -> str:
+    return f"""```python
 from spon import load_spon  # spon.py in this directory
+from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained(BASE_MODEL)
+model = AutoModelForCausalLM.from_pretrained("{base}")
 handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # handle.remove() makes the model dense again
 ```
 """
@@ -61,6 +66,7 @@ made. Attach the sparsifier:
 
 ```python
 from spon import load_spon  # spon.py in this directory
+from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("PATH/TO/THIS/DIRECTORY")
 handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # adds the sparsity; handle.remove() takes it off
@@ -105,7 +111,7 @@ def measured_table(checkpoint: Checkpoint) -> str:
 
 def _conditions(checkpoint: Checkpoint, split: str, scores: Scores) -> str:
     config, realised = checkpoint.meta.config, checkpoint.meta.metrics["realised_sparsity"]
-    text = "SPON Sweep's Wikipedia sample" if config.corpus.source == "embedded" else config.corpus.source
+    text = "SPON Sweep's Wikipedia sample" if config.corpus.source == EMBEDDED else config.corpus.source
     return (
         f"The {split} split of the corpus ({text}, {len(scores.block_nll)} blocks of {config.corpus.block_size} "
         f"tokens), weights in {config.model.dtype}, realised sparsity {realised:.3f} on validation; "
@@ -114,8 +120,8 @@ def _conditions(checkpoint: Checkpoint, split: str, scores: Scores) -> str:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):  # no damage in a resample: the recovery is then not shown
-        return part / whole
+    """The quotient; nan where there is no whole, which is where no recovery is shown."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
 def _statistics_of(who: str) -> dict[str, Statistic]:
