@@ -59,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
     study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
     study.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="to write to (%(default)s)")
+    export = add("export", _export, "write a trial's biases as files that others can load")
+    export.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a finished trial's checkpoint"
+    )
+    export.add_argument("directory", type=Path, metavar="DIR", help="to write; must not exist or be empty")
+    export.add_argument("--absorb", action="store_true", help="the whole model, with the biases in its linear layers")
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
@@ -120,3 +126,10 @@ def _import_study(arguments: argparse.Namespace) -> None:
     from analysis.study.importer import import_study
 
     print(import_study(arguments.directory, arguments.out))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from analysis.export.write import export
+
+    export(arguments.checkpoint, arguments.directory, arguments.absorb)
+    print(f"exported to {arguments.directory}; its README.md says how to load it")

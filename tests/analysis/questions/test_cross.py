@@ -148,7 +148,8 @@ def test_what_cannot_be_compared_is_refused(others, message, config):
         for change, sites in others
     ]
     with pytest.raises(SponError, match=message):
-        find([Trained(config, vectors(0, SITES[:4]), {}), *rest])
+        mine = config.model_copy(update={"sites": tuple(map(str, SITES[:4]))})
+        find([Trained(mine, vectors(0, SITES[:4]), {}), *rest])
 
 
 def test_two_sets_without_a_shared_site_are_refused():

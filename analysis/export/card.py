@@ -1,0 +1,159 @@
+"""The model card of an export: what it is, how to load it, and what was measured, read from the checkpoint's scores."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from analysis.export.load import SponSpec
+from search_spaces.schema import EMBEDDED
+from trainables.checkpoint import Checkpoint
+from trainables.evaluation import Scores
+from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap
+
+_MODELS = {"dense": "dense", "teal": "TEAL alone", "spon": "TEAL and SPON"}
+
+
+def model_card(checkpoint: Checkpoint, spec: SponSpec, on_hub: bool) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        checkpoint: that is exported, with its scores.
+        spec: of the export.
+        on_hub: whether the base model's source is a hub id, to be linked.
+    """
+    config = checkpoint.meta.config
+    base = f"base_model: {config.model.source}\n" if on_hub else ""
+    name = spec.base_model["source"]
+    title = "SmolLM2-135M-Instruct, as SPON Sweep converts it" if name == EMBEDDED else name
+    location = config.model.source if on_hub else "PATH/TO/BASE/MODEL"
+    return f"""---
+library_name: transformers
+{base}tags: [activation-sparsity, teal, spon]
+---
+# SPON biases {config.allocation} for {title}
+
+{config.n_spon_params:,} learned numbers on {len(checkpoint.biases)} linear layers, y = W S(x) + b. They are \
+trained to make up for what TEAL's activation sparsity ({config.plan.label}) does to the model. Made by SPON Sweep, \
+trial `{config.name}`, for the base model `{config.model_fingerprint}`.
+
+## Use
+
+{_absorbed_use() if spec.absorbed else _adapter_use(location)}
+`spon.py` needs torch, transformers and safetensors. {_tokens_in_words(spec)} Zeros are multiplied like any number: \
+it shows what sparsity does to the model, not how fast it can be.
+
+## Measured
+
+{measured_table(checkpoint)}
+"""
+
+
+def _adapter_use(base: str) -> str:
+    return f"""```python
+from spon import load_spon  # spon.py in this directory
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # handle.remove() makes the model dense again
+```
+"""
+
+
+def _absorbed_use() -> str:
+    return """The biases are folded into the weights, so `from_pretrained` loads this directory like any model. **By \
+itself that is not the model measured below**: its inputs are dense, and the biases then correct an error that is not \
+made. Attach the sparsifier:
+
+```python
+from spon import load_spon  # spon.py in this directory
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("PATH/TO/THIS/DIRECTORY")
+handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # adds the sparsity; handle.remove() takes it off
+```
+
+A server that does not run `spon.py` has to sparsify by itself, by the rule, levels and thresholds in
+`spon_config.json`.
+"""
+
+
+def _tokens_in_words(spec: SponSpec) -> str:
+    return {
+        "all": "Every token is sparsified, with a KV cache and without.",
+        "skip_first_n": f"Tokens at positions below {spec.skip_first} stay dense, with a KV cache and without.",
+        "second_half": "The first half of a prefill stays dense; its second half and all decoded tokens are "
+        "sparsified. Decoding with a KV cache keeps that half, while a call without one takes half of its own length.",
+    }[spec.tokens]
+
+
+def measured_table(checkpoint: Checkpoint) -> str:
+    """The dense model, TEAL alone and SPON side by side, on the test split where it was scored, else on validation."""
+    split = "test" if "test.spon" in checkpoint.scores else "validation"
+    scores = {who: checkpoint.scores[f"{split}.{who}"] for who in _MODELS}
+    found = paired_bootstrap(scores, _STATISTICS)
+    rows = [
+        f"| {name} | {_figure(found[f'{who}_kl'], 4)} | {_figure(found[f'{who}_nll'], 4)} "
+        f"| {_figure(found[f'{who}_ppl'], 2)} |"
+        for who, name in _MODELS.items()
+    ]
+    lines = [
+        _conditions(checkpoint, split, scores["spon"]),
+        "",
+        "| model | KL(dense \\|\\| model), nats per token | NLL, nats per token | perplexity |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"Share of TEAL's damage that SPON repairs: of the KL {_recovery(found, 'kl')}; "
+        f"of the perplexity {_recovery(found, 'ppl')}.",
+    ]
+    return "\n".join(lines)
+
+
+def _conditions(checkpoint: Checkpoint, split: str, scores: Scores) -> str:
+    config, realised = checkpoint.meta.config, checkpoint.meta.metrics["realised_sparsity"]
+    text = "SPON Sweep's Wikipedia sample" if config.corpus.source == EMBEDDED else config.corpus.source
+    return (
+        f"The {split} split of the corpus ({text}, {len(scores.block_nll)} blocks of {config.corpus.block_size} "
+        f"tokens), weights in {config.model.dtype}, realised sparsity {realised:.3f} on validation; "
+        f"[95% paired bootstrap over {bootstrap_unit(scores)}]."
+    )
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """The quotient; nan where there is no whole, which is where no recovery is shown."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def _statistics_of(who: str) -> dict[str, Statistic]:
+    def kl(models: Mapping[str, Means]) -> Array:
+        return models[who].kl
+
+    def nll(models: Mapping[str, Means]) -> Array:
+        return models[who].nll
+
+    def ppl(models: Mapping[str, Means]) -> Array:
+        return models[who].ppl
+
+    return {f"{who}_kl": kl, f"{who}_nll": nll, f"{who}_ppl": ppl}
+
+
+_STATISTICS: dict[str, Statistic] = {
+    **_statistics_of("dense"),
+    **_statistics_of("teal"),
+    **_statistics_of("spon"),
+    "kl_damage": lambda m: m["teal"].kl - m["dense"].kl,
+    "ppl_damage": lambda m: m["teal"].ppl - m["dense"].ppl,
+    "kl_recovered": lambda m: _ratio(m["teal"].kl - m["spon"].kl, m["teal"].kl - m["dense"].kl),
+    "ppl_recovered": lambda m: _ratio(m["teal"].ppl - m["spon"].ppl, m["teal"].ppl - m["dense"].ppl),
+}
+
+
+def _figure(interval: Interval, digits: int) -> str:
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _recovery(found: Mapping[str, Interval], of: str) -> str:
+    if found[f"{of}_damage"].low <= 0:
+        return "not given, for TEAL's damage is not certain: its interval reaches zero"
+    share = found[f"{of}_recovered"]
+    return f"{share.value:+.1%} [{share.low:+.1%}, {share.high:+.1%}]"

@@ -1,0 +1,272 @@
+"""Put exported SPON biases and TEAL sparsity onto a Hugging Face causal LM: y = W S(x) + b.
+
+    from spon import load_spon
+
+    handle = load_spon(model, "DIR")  # or `with load_spon(model, "DIR"):`
+    model.generate(...)
+    handle.remove()  # dense again
+
+This file stands alone: it needs torch, transformers and safetensors, and travels as ``spon.py`` in every export.
+Zeros are multiplied like any number: it shows what sparsity does to the model, not how fast it can be.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+SCHEMA_VERSION = 1
+CONFIG, BIASES = "spon_config.json", "spon.safetensors"
+RULES, TOKENS = ("topk", "threshold"), ("all", "second_half", "skip_first_n")
+ABSORBED_BY = "spon_absorbed"
+"""Key in the config of a model with biases folded in; its value is the identity of their trial."""
+_ATTACHED = "_spon_attached"
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """What is done at one linear layer.
+
+    Attributes:
+        in_features, out_features: widths of the layer.
+        sparsity: fraction of the input's entries to zero; at 0 the input is left alone.
+        threshold: smaller |x| become zero; None where the input is left alone, and under the rule ``topk``.
+        bias: whether the layer has a SPON bias.
+    """
+
+    in_features: int
+    out_features: int
+    sparsity: float
+    threshold: float | None
+    bias: bool
+
+
+@dataclass(frozen=True)
+class SponSpec:
+    """What ``spon_config.json`` holds.
+
+    Attributes:
+        base_model: ``source``, ``revision``, ``fingerprint`` and ``num_layers`` of the model that this is for.
+        trial: ``identity``, ``name``, ``allocation``, ``plan`` and ``dtype`` of the trial that trained the biases.
+        form: of the vectors in the export, always ``output_bias``.
+        trained_form: what was trained; ``input_vector`` vectors a are exported as W a.
+        absorbed: the biases are in the weights of the model beside this file.
+        rule: ``topk`` keeps the largest |x| of a token, ``threshold`` those from a frozen value up.
+        tokens: which positions are sparsified, ``all``, ``second_half`` or ``skip_first_n``.
+        skip_first: positions that ``skip_first_n`` leaves dense.
+        sites: by module path.
+    """
+
+    schema_version: int
+    base_model: dict[str, Any]
+    trial: dict[str, str]
+    form: str
+    trained_form: str
+    absorbed: bool
+    rule: str
+    tokens: str
+    skip_first: int
+    sites: dict[str, SiteSpec]
+
+
+class SponHandle:
+    """Takes everything off the model again, by ``remove`` or at the end of a ``with`` block."""
+
+    def __init__(self, model: PreTrainedModel, hooks: list[RemovableHandle]) -> None:
+        self._model, self._hooks = model, hooks
+        setattr(model, _ATTACHED, True)
+
+    def remove(self) -> None:
+        """Make the model what it was; again does nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._hooks:
+            delattr(self._model, _ATTACHED)
+        self._hooks = []
+
+    def __enter__(self) -> "SponHandle":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
+    """Sparsify the inputs and add the biases of every site of an export, or change nothing.
+
+    With a KV cache the token policies mean: ``all``, every token. ``skip_first_n``, every token whose position id is n
+    or more. ``second_half``, the second half of the prefill and every token decoded after it; a prefill in several
+    calls has no half that is known in time, and is refused.
+
+    Args:
+        model: a causal LM, the base model of the export (or, for one with absorbed biases, the model beside it).
+        directory: the export.
+
+    Raises:
+        ValueError: if the export is broken or does not fit the model exactly.
+    """
+    directory = Path(directory)
+    spec = read_spec(directory)
+    biases = {} if spec.absorbed else _read(directory / BIASES, load_file)
+    layers = _fitting_layers(model, spec, biases)
+    policy = _TokenPolicy(spec)
+    hooks = []
+    if spec.tokens != "all":
+        decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+        hooks.append(decoder.register_forward_pre_hook(policy.observe, with_kwargs=True))
+    for path, layer in layers.items():
+        if spec.sites[path].sparsity:
+            hooks.append(layer.register_forward_pre_hook(_sparsifier(spec.sites[path], policy)))
+        if path in biases:
+            hooks.append(layer.register_forward_hook(_adder(biases[path].to(layer.weight.device))))
+    return SponHandle(model, hooks)
+
+
+def read_spec(directory: Path) -> SponSpec:
+    """Read ``spon_config.json``, strictly.
+
+    Raises:
+        ValueError: if it is missing, of another schema version, or has a key too many or too few.
+    """
+    raw = json.loads(_read(directory / CONFIG, Path.read_text))
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"an export must have schema version {SCHEMA_VERSION}, but got {version} (at {directory})")
+    try:
+        spec = SponSpec(**raw | {"sites": {path: SiteSpec(**site) for path, site in raw["sites"].items()}})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{CONFIG} must have exactly its own keys, but {error} (at {directory})") from error
+    if spec.rule not in RULES or spec.tokens not in TOKENS or spec.form != "output_bias":
+        got = f"{spec.rule}, {spec.tokens}, {spec.form}"
+        raise ValueError(f"rule, tokens and form must be of {RULES}, {TOKENS} and output_bias, but got {got}")
+    for path, site in spec.sites.items():
+        if (site.threshold is None) == (spec.rule == "threshold" and site.sparsity > 0):
+            got = f"{path} has sparsity {site.sparsity}, threshold {site.threshold}"
+            raise ValueError(f"sparse sites have a threshold under the rule threshold, and no others, but {got}")
+    return spec
+
+
+def _read(file: Path, reader: Callable[[Path], Any]) -> Any:
+    if not file.is_file():
+        raise ValueError(f"an export must hold {file.name}, but it is missing (at {file.parent})")
+    try:
+        return reader(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file.name} must be whole, but {error} (at {file.parent})") from error
+
+
+def _fitting_layers(model: PreTrainedModel, spec: SponSpec, biases: dict[str, Tensor]) -> dict[str, nn.Linear]:
+    """The linear layer of each site, once all is known to fit."""
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"a model must be a transformers PreTrainedModel, but got {type(model).__name__}")
+    if hasattr(model, _ATTACHED):
+        raise ValueError("a model must have one export at a time, but one is attached; remove it first")
+    absorbed, expected = getattr(model.config, ABSORBED_BY, None), spec.trial["identity"] if spec.absorbed else None
+    if absorbed != expected:
+        raise ValueError(f"this export is for a model with absorbed biases {expected}, but this one has {absorbed}")
+    depth, layers = model.config.get_text_config().num_hidden_layers, spec.base_model["num_layers"]
+    if depth != layers:
+        raise ValueError(f"this export is for a model of {layers} layers, but this one has {depth}")
+    want = {path: (site.out_features,) for path, site in spec.sites.items() if site.bias and not spec.absorbed}
+    have = {path: tuple(vector.shape) for path, vector in biases.items()}
+    if want != have:
+        odd = sorted(path for path in want.keys() | have.keys() if want.get(path) != have.get(path))
+        raise ValueError(f"{BIASES} must hold the biases of {CONFIG}, but they differ at {', '.join(odd)}")
+    return {path: _linear(model, path, site) for path, site in spec.sites.items()}
+
+
+def _linear(model: PreTrainedModel, path: str, site: SiteSpec) -> nn.Linear:
+    try:
+        layer = model.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"every site must be in the model, but {path} is not") from error
+    want = site.in_features, site.out_features
+    have = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else type(layer).__name__
+    if not isinstance(layer, nn.Linear) or have != want:
+        raise ValueError(f"{path} must be a linear layer of (in, out) = {want}, but it is {have}")
+    return layer
+
+
+def _sparsifier(site: SiteSpec, policy: "_TokenPolicy") -> Callable[..., tuple[Tensor, ...]]:
+    def sparsify(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]
+        sparse = keep_largest(x, site.sparsity) if site.threshold is None else keep_above(x, site.threshold)
+        return (sparse if policy.dense is None else torch.where(policy.dense[..., None], x, sparse), *inputs[1:])
+
+    return sparsify
+
+
+def _adder(bias: Tensor) -> Callable[..., Tensor]:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + bias.to(output.device, output.dtype)
+
+    return add
+
+
+def keep_largest(x: Tensor, sparsity: float) -> Tensor:
+    """S(x) of the rule ``topk``: entries below the k-th largest |x| of their token become zero; ties with it are kept.
+
+    Args:
+        x: (..., width).
+        sparsity: fraction to zero, in [0, 1).
+    """
+    magnitude = x.abs()
+    kept = max(1, int(x.shape[-1] * (1 - sparsity) + 1e-9))  # the small term undoes binary rounding
+    smallest_kept = magnitude.topk(kept, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+    return x * (magnitude >= smallest_kept)
+
+
+def keep_above(x: Tensor, threshold: float) -> Tensor:
+    """S(x) of the rule ``threshold``: entries with |x| below it become zero.
+
+    ``hardshrink`` zeroes |x| <= its argument: hence the number just below.
+    """
+    exact = torch.tensor(threshold, dtype=x.dtype)
+    return F.hardshrink(x, torch.nextafter(exact, torch.zeros_like(exact)).item())
+
+
+class _TokenPolicy:
+    """Sees every call of the decoder, and knows which of its positions stay dense.
+
+    Attributes:
+        dense: (batch or 1, seq) bool of the running call; None where every position is sparsified.
+    """
+
+    def __init__(self, spec: SponSpec) -> None:
+        self._spec = spec
+        self.dense: Tensor | None = None
+
+    def observe(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Work out ``dense`` from the arguments of the decoder's forward."""
+        given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+        tokens = given["inputs_embeds"] if given.get("input_ids") is None else given["input_ids"]
+        cache, positions = given.get("past_key_values"), given.get("position_ids")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if positions is None:  # as the models themselves do
+            positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]
+        self.dense = self._dense(positions, past)
+
+    def _dense(self, positions: Tensor, past: int) -> Tensor | None:
+        if self._spec.tokens == "skip_first_n":
+            return positions < self._spec.skip_first
+        if past == 0:
+            first, last = positions.aminmax(dim=-1, keepdim=True)
+            return positions - first < (last - first + 1) // 2
+        if positions.shape[-1] == 1:
+            return None
+        raise ValueError(
+            f"second_half must see the prefill in one call, but {positions.shape[-1]} tokens came after {past} cached"
+        )

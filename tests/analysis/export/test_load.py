@@ -1,0 +1,308 @@
+"""The runtime of an export: the numbers of the trial, strictly on its own model, with a KV cache and without."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from analysis.export import load
+from analysis.export.load import BIASES, CONFIG, load_spon
+from analysis.export.write import export
+from tests.analysis.export.conftest import FAMILIES, SIZES, TOKENS, Exportable
+from trainables import teal
+
+MakeExport = Callable[..., Exportable]
+
+
+@pytest.fixture
+def adapter(make_export: MakeExport, tmp_path: Path) -> tuple[Exportable, Path]:
+    trial = make_export()
+    export(trial.place, tmp_path / "adapter")
+    return trial, tmp_path / "adapter"
+
+
+def logits_of(model: PreTrainedModel, tokens: Tensor = TOKENS, **options: object) -> Tensor:
+    with torch.no_grad():
+        return model(tokens, **options).logits
+
+
+def step_by_step(model: PreTrainedModel, tokens: Tensor, prefill: int) -> Tensor:
+    """Logits of all positions: a prefill in one call, then one token at a time through the KV cache."""
+    with torch.no_grad():
+        out = model(tokens[:, :prefill], use_cache=True)
+        found = [out.logits]
+        for at in range(prefill, tokens.shape[1]):
+            out = model(tokens[:, at : at + 1], past_key_values=out.past_key_values, use_cache=True)
+            found.append(out.logits)
+    return torch.cat(found, dim=1)
+
+
+def edit(directory: Path, change: Callable[[dict], object]) -> None:
+    raw = json.loads((directory / CONFIG).read_text())
+    change(raw)
+    (directory / CONFIG).write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.99])
+def test_the_sparsifiers_are_those_of_a_trial(dtype, sparsity):
+    x = torch.randn(
+        3,
+        5,
+        40,  # 40 * (1 - 0.9) is a little under 4
+        generator=torch.Generator().manual_seed(0),
+    ).to(dtype)
+    x[0, 0, :30] = 0.5  # ties
+    assert torch.equal(load.keep_largest(x, sparsity), teal.keep_largest(x, sparsity))
+    for threshold in (0.5, 0.33, sparsity):
+        assert torch.equal(load.keep_above(x, threshold), teal.keep_above(x, threshold))
+
+
+def test_the_runtime_imports_what_its_users_have():
+    tree = ast.walk(ast.parse(Path(load.__file__).read_text()))
+    names = [
+        n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in tree if "Import" in type(n).__name__
+    ]
+    packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert packages == {"torch", "transformers", "safetensors"}
+
+
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_gives_the_logits_of_the_trial(family, rule, make_export, tmp_path):
+    trial = make_export(family, rule=rule)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    dense = logits_of(model)
+    with load_spon(model, tmp_path / "adapter"):
+        torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=1e-5)
+    assert (dense - trial.logits()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("tokens", [{"tokens": "second_half"}, {"tokens": "skip_first_n", "skip_first": 3}])
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+def test_a_token_policy_is_that_of_the_trial(tokens, rule, make_export, tmp_path):
+    trial = make_export(rule=rule, **tokens)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    with load_spon(model, tmp_path / "adapter"):
+        torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=1e-5)
+
+
+def test_a_site_may_be_only_sparse_or_only_biased(make_export, tmp_path):
+    allocation = {"name": "some", "sites": ["0.up_proj", "1.down_proj"]}
+    plan = {"modules": ["q_proj", "down_proj"], "allow_unsparsified_biases": True}
+    trial = make_export(allocation=allocation, **plan)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    with load_spon(model, tmp_path / "adapter"):
+        torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=1e-5)
+
+
+def test_the_model_is_its_old_self_after_the_block_and_after_remove(adapter):
+    trial, directory = adapter
+    model = trial.base()
+    dense = logits_of(model)
+    with pytest.raises(KeyError), load_spon(model, directory):
+        raise KeyError
+    assert torch.equal(logits_of(model), dense)
+    handle = load_spon(model, directory)
+    assert not torch.equal(logits_of(model), dense)
+    handle.remove()
+    handle.remove()
+    assert torch.equal(logits_of(model), dense)
+
+
+def test_biases_are_added_in_the_models_dtype(adapter):
+    trial, directory = adapter
+    model = trial.base().to(torch.bfloat16)
+    with load_spon(model, directory):
+        assert logits_of(model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+def test_generation_with_a_cache_is_full_recomputation(rule, make_export, tmp_path):
+    trial = make_export(rule=rule)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    prompt = TOKENS[:, :5]
+    with load_spon(model, tmp_path / "adapter"):
+        options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "attention_mask": prompt * 0 + 1}
+        cached = model.generate(prompt, use_cache=True, **options)
+        assert torch.equal(cached, model.generate(prompt, use_cache=False, **options))
+        for position in range(5, 13):
+            best = trial.logits(cached[:, :position])[:, -1].argmax(dim=-1)
+            assert torch.equal(cached[:, position], best)
+
+
+@pytest.mark.parametrize("tokens", [{}, {"tokens": "skip_first_n", "skip_first": 6}])
+@pytest.mark.parametrize("prefill", [1, 5, 9])
+def test_decoding_is_full_recomputation(tokens, prefill, make_export, tmp_path):
+    trial = make_export(rule="topk", **tokens)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    with load_spon(model, tmp_path / "adapter"):
+        torch.testing.assert_close(step_by_step(model, TOKENS, prefill), trial.logits(), rtol=0, atol=1e-5)
+
+
+def test_skip_first_n_counts_from_the_first_real_token_of_a_padded_prompt(make_export, tmp_path):
+    trial = make_export(tokens="skip_first_n", skip_first=6)
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    short = TOKENS[:1, :7]
+    padded = torch.cat((torch.cat((torch.zeros(1, 2, dtype=torch.long), short), dim=1), TOKENS[1:, :9]))
+    mask = torch.ones_like(padded)
+    mask[0, :2] = 0
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    with load_spon(model, tmp_path / "adapter"):
+        alone = model.generate(short, attention_mask=torch.ones_like(short), **options).logits
+        beside = model.generate(padded, attention_mask=mask, **options).logits
+    for mine, expected in zip(beside, alone, strict=True):
+        torch.testing.assert_close(mine[:1], expected, rtol=0, atol=1e-5)
+
+
+def test_second_half_is_fixed_at_the_prefill(make_export, tmp_path):
+    """The same as a call that leaves as many positions dense as half of the prefill, however many tokens follow."""
+    trial = make_export(tokens="second_half")
+    export(trial.place, tmp_path / "adapter")
+    edited = tmp_path / "fixed"
+    export(trial.place, edited)
+    edit(edited, lambda raw: raw.update(tokens="skip_first_n", skip_first=4))
+    model = trial.base()
+    with load_spon(model, tmp_path / "adapter"):
+        decoded = step_by_step(model, TOKENS, prefill=8)
+        whole = logits_of(model)
+    with load_spon(model, edited):
+        torch.testing.assert_close(decoded, logits_of(model), rtol=0, atol=1e-5)
+    assert not torch.allclose(decoded, whole, atol=1e-3)
+
+
+def test_second_half_of_a_prefill_in_pieces_is_refused(make_export, tmp_path):
+    trial = make_export(tokens="second_half")
+    export(trial.place, tmp_path / "adapter")
+    model = trial.base()
+    with load_spon(model, tmp_path / "adapter"):
+        cache = model(TOKENS[:, :4], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="prefill in one call, but 3 tokens came after 4 cached"):
+            model(TOKENS[:, 4:7], past_key_values=cache)
+
+
+FAULTS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "a site that is not there": (
+        lambda raw: raw["sites"].update({"model.layers.7.mlp.down_proj": raw["sites"]["model.layers.1.mlp.down_proj"]}),
+        "differ at model.layers.7.mlp.down_proj",
+    ),
+    "a sparse site that is not there": (
+        lambda raw: raw["sites"].update(
+            {"model.x": {"in_features": 1, "out_features": 1, "sparsity": 0.5, "threshold": 1.0, "bias": False}}
+        ),
+        "model.x is not",
+    ),
+    "a site that is no linear layer": (
+        lambda raw: raw["sites"].update(
+            {"model.norm": {"in_features": 32, "out_features": 32, "sparsity": 0, "threshold": None, "bias": False}}
+        ),
+        "RMSNorm",
+    ),
+    "another width": (
+        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(in_features=64),
+        r"\(64, 32\), but it is \(48, 32\)",
+    ),
+    "a bias left over": (
+        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(bias=False),
+        "differ at model.layers.0.mlp.down_proj",
+    ),
+    "another depth": (lambda raw: raw["base_model"].update(num_layers=3), "of 3 layers, but this one has 2"),
+    "another schema": (lambda raw: raw.update(schema_version=2), "schema version 1, but got 2"),
+    "an unknown key": (lambda raw: raw.update(extra=1), "extra"),
+    "a missing key": (lambda raw: raw.pop("rule"), "rule"),
+    "an unknown rule": (lambda raw: raw.update(rule="magic"), "magic"),
+    "no threshold": (
+        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(threshold=None),
+        "threshold None",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_fit_is_refused_and_changes_nothing(fault, adapter):
+    trial, directory = adapter
+    model = trial.base()
+    dense = logits_of(model)
+    change, message = FAULTS[fault]
+    edit(directory, change)
+    with pytest.raises(ValueError, match=message):
+        load_spon(model, directory)
+    assert torch.equal(logits_of(model), dense)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", [CONFIG, BIASES])
+def test_a_missing_file_is_named(name, adapter):
+    trial, directory = adapter
+    (directory / name).unlink()
+    with pytest.raises(ValueError, match=f"{name}, but it is missing"):
+        load_spon(trial.base(), directory)
+
+
+def test_a_truncated_file_is_refused(adapter):
+    trial, directory = adapter
+    (directory / BIASES).write_bytes((directory / BIASES).read_bytes()[:-8])
+    with pytest.raises(ValueError, match="must be whole"):
+        load_spon(trial.base(), directory)
+
+
+def test_a_vector_of_another_length_is_refused(adapter):
+    trial, directory = adapter
+    vectors = load_file(directory / BIASES)
+    save_file({path: vector[:-1].clone() for path, vector in vectors.items()}, directory / BIASES)
+    with pytest.raises(ValueError, match="differ at"):
+        load_spon(trial.base(), directory)
+
+
+def test_a_model_takes_one_export_at_a_time(adapter):
+    trial, directory = adapter
+    model = trial.base()
+    with load_spon(model, directory), pytest.raises(ValueError, match="one is attached"):
+        load_spon(model, directory)
+    load_spon(model, directory).remove()
+
+
+def test_only_a_transformers_model_is_taken(adapter):
+    with pytest.raises(ValueError, match="PreTrainedModel, but got Linear"):
+        load_spon(torch.nn.Linear(2, 2), adapter[1])
+
+
+def test_a_model_of_other_widths_is_refused(adapter):
+    other = LlamaForCausalLM(LlamaConfig(**SIZES | {"intermediate_size": 64}))
+    with pytest.raises(ValueError, match="must be a linear layer"):
+        load_spon(other, adapter[1])
+
+
+def test_a_process_without_this_code_loads_the_adapter(adapter, tmp_path):
+    trial, directory = adapter
+    script = f"""
+import sys
+sys.path.insert(0, {str(directory)!r})
+from spon import load_spon
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({trial.bench.materials.model.location!r})
+with load_spon(model, {str(directory)!r}), torch.no_grad():
+    save_file({{"logits": model(torch.tensor({TOKENS.tolist()})).logits}}, {str(tmp_path / "found")!r})
+rooms = {{"search_spaces", "trainables", "sweep", "analysis"}} & {{name.partition(".")[0] for name in sys.modules}}
+assert not rooms, rooms
+"""
+    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
+    found = load_file(tmp_path / "found")["logits"]
+    torch.testing.assert_close(found, trial.logits(), rtol=0, atol=1e-5)
