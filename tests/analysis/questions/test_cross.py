@@ -147,8 +147,8 @@ def test_what_cannot_be_compared_is_refused(others, message, config):
         Trained(config.model_copy(update=change | {"sites": tuple(map(str, sites))}), vectors(1, sites), {})
         for change, sites in others
     ]
+    mine = config.model_copy(update={"sites": tuple(map(str, SITES[:4]))})
     with pytest.raises(SponError, match=message):
-        mine = config.model_copy(update={"sites": tuple(map(str, SITES[:4]))})
         find([Trained(mine, vectors(0, SITES[:4]), {}), *rest])
 
 
