@@ -170,7 +170,7 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         with tempfile.TemporaryFile(dir=storage):
             pass
     file = storage / space.name / _SPACE
-    if file.exists() and json.loads(file.read_text()) != space.model_dump(mode="json"):
+    if file.exists() and SweepFolder(file.parent).space != space:  # parsed: a key that is new has its default there
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
             "choose a free one (--set name=...)"

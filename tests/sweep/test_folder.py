@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_sweep_gives_back_its_space(tmp_path: Path, tiny_raw: dict[str, object
 def test_the_same_space_may_come_again(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     space = parse_space(tiny_raw, "test")
     create_sweep(tmp_path, space)
+    check_sweep(tmp_path, space)
+
+
+def test_a_space_from_before_a_key_was_there_is_the_one_with_its_default(
+    tmp_path: Path, tiny_raw: dict[str, object]
+) -> None:
+    space = parse_space(tiny_raw, "test")
+    file = create_sweep(tmp_path, space).path / "space.json"
+    raw = json.loads(file.read_text())
+    del raw["resources"]["max_minutes"]
+    file.write_text(json.dumps(raw))
     check_sweep(tmp_path, space)
 
 
