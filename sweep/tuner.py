@@ -12,6 +12,7 @@ from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
 from trainables.ray_trainable import SponTrainable
+from trainables.training import total_steps
 
 _KEPT_CHECKPOINTS = 2
 """Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
@@ -48,6 +49,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     Raises:
         Interrupted: if it was stopped.
     """
+    folder.plan({trial.name: _steps(trial) for trial in trials})
     if outcome(folder, trials).unfinished:
         callback = SweepCallback(folder, tracking_uri)
         jobs = {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
@@ -56,6 +58,10 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
     return done
+
+
+def _steps(trial: TrialConfig) -> int:
+    return total_steps(trial.corpus.blocks.calibration, trial.training) if trial.sites else 0
 
 
 def fit(

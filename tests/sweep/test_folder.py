@@ -69,3 +69,28 @@ def test_another_space_may_not_take_the_name(tmp_path: Path, tiny_raw: dict[str,
 def test_a_check_leaves_no_trace_of_the_name(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     check_sweep(tmp_path, parse_space(tiny_raw, "test"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "..", ".", "", "tiny/../tiny", "/"])
+def test_a_name_cannot_lead_out_of_the_storage(tmp_path: Path, tiny_raw: dict[str, object], name: str) -> None:
+    space = parse_space(tiny_raw, "test")
+    create_sweep(tmp_path / "runs", space)
+    create_sweep(tmp_path, space.model_copy(update={"name": "elsewhere"}))
+    (tmp_path / "space.json").write_text("{}")
+    with pytest.raises(SponError, match=r"there are: tiny$"):
+        open_sweep(tmp_path / "runs", name)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".hidden", "a\n", "/tmp/x", "a\\b", "-x"])
+def test_a_space_cannot_have_a_name_that_is_a_path(tiny_raw: dict[str, object], name: str) -> None:
+    with pytest.raises(SponError, match="at name"):
+        parse_space(tiny_raw | {"name": name}, "test")
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc"])
+def test_a_trials_folder_is_under_its_sweep_whatever_its_allocation_is_called(
+    tmp_path: Path, tiny_trial: TrialConfig, name: str
+) -> None:
+    sweep = SweepFolder(tmp_path / "tiny")
+    path = sweep.trial(tiny_trial.model_copy(update={"allocation": name})).path
+    assert path.resolve().parent == sweep.path / "trials"
