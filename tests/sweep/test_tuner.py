@@ -42,7 +42,7 @@ def test_ray_is_given_the_resources_and_the_limits(
 
     class Tuner(tune.Tuner):
         def __init__(self, trainable: Any, **settings: Any) -> None:
-            given.update(settings, place=trainable._resources)
+            given.update(settings, place=trainable.default_resource_request({}))
 
         def fit(self) -> None: ...
 
