@@ -4,10 +4,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.cli import ui
+from mlflow.cli import cli
 
 from sweep.folder import SweepFolder
 from tests.conftest import trials_of
@@ -61,7 +62,7 @@ def test_no_secret_of_the_environment_is_written_or_printed(swept: Swept) -> Non
 def test_what_it_says_to_open_mlflow_with_listens_on_loopback(swept: Swept) -> None:
     (line,) = [line for line in swept.ran.out.splitlines() if line.startswith("compare in MLflow:")]
     assert "--host" not in line
-    (host,) = [option for option in ui.params if option.name == "host"]
+    (host,) = [option for option in cli.get_command(click.Context(cli), "ui").params if option.name == "host"]
     assert host.default == "127.0.0.1"
 
 
