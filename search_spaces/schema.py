@@ -84,17 +84,25 @@ class TrainingConfig(Config):
 
 
 class ResourcesConfig(Config):
-    """What one trial asks of the cluster.
+    """What one trial asks of the cluster, and how much of it at most. No result depends on it.
 
     Attributes:
         cpus_per_trial: Ray CPUs, and torch threads, of a trial.
         gpus_per_trial: Ray GPUs of a trial; a fraction lets trials share one, zero trains on the CPU.
+        accelerator_type: Ray's name of the accelerator that a trial must have, such as ``A100``; any by default.
         max_concurrent: trials at once; as many as fit by default.
+        max_failures: times that a trial is started again after its process or node was lost; a node may cost two.
+        max_minutes: of training and validation before a trial is failed, looked at between optimiser steps.
+        price_per_hour: of the place of one trial, in any currency, for ``sweep status``.
     """
 
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)
+    accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     max_concurrent: int | None = Field(default=None, ge=1)
+    max_failures: int = Field(default=2, ge=0)
+    max_minutes: float | None = Field(default=None, gt=0)
+    price_per_hour: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _several_gpus_are_whole(self) -> "ResourcesConfig":
@@ -106,6 +114,16 @@ class ResourcesConfig(Config):
     def device(self) -> Literal["cuda", "cpu"]:
         """Where a trial runs: CUDA exactly when it asks for a GPU."""
         return "cuda" if self.gpus_per_trial else "cpu"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What a trial takes of a node, by the names that Ray gives to resources."""
+        bundle: dict[str, float] = {"CPU": self.cpus_per_trial}
+        if self.gpus_per_trial:
+            bundle["GPU"] = self.gpus_per_trial
+        if self.accelerator_type:
+            bundle[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark of the node, which Ray counts to one
+        return bundle
 
 
 class SpaceConfig(Config):

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
     search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
+    status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     board = add("board", _board, "print the table of a sweep")
     sync = add("sync", _sync, "send to MLflow what it does not have yet")
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
@@ -53,14 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
     plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
     search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
-    for sub in (resume, board, sync):
+    for sub in (resume, status, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, search, resume):
         sub.add_argument("--address", help="of a Ray cluster: auto, or ray://HOST:PORT; Ray on this machine by default")
         sub.add_argument("--optuna-storage", metavar="URL", help="database of the study; a journal file by default")
     for sub in (run, search, resume, sync):
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
-    for sub in (run, search, resume, board, sync):
+    for sub in (run, search, resume, status, board, sync):
         sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
@@ -102,6 +103,14 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
 
     uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
     return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+    from sweep.status import as_lines, status_of
+
+    print("\n".join(as_lines(status_of(open_sweep(arguments.storage, arguments.name)))))
+    return 0
 
 
 def _board(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@
 | mlflow.db, mlartifacts/    | shared by all sweeps                    |
 | NAME/space.json            | the validated space                     |
 | NAME/parent.json           | the sweep's MLflow run                  |
+| NAME/planned.json          | optimiser steps of each trial to come   |
 | NAME/tune/STAGE/           | Ray Tune's own state                    |
 | NAME/trials/TRIAL/         | one trial:                              |
 |   trial.json               | the resolved config                     |
@@ -39,7 +40,7 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from trainables.cache import writable, written_aside
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
-_SPACE = "space.json"
+_SPACE, _PLANNED = "space.json", "planned.json"
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -76,14 +77,15 @@ class TrialFolder:
 
     @property
     def progress(self) -> list[dict[str, float]]:
-        """Metrics of every validation so far."""
+        """Metrics of every validation so far; a line that another process is writing is not there yet."""
         file = self.path / "progress.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def start(self, config: TrialConfig) -> None:
         """Record a trial; harmless if it is recorded already."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "trial.json").write_text(config.model_dump_json(indent=1))
+        _write_whole(self.path / "trial.json", config.model_dump_json(indent=1))
 
     def add_progress(self, metrics: dict[str, float]) -> None:
         """Record a validation; a step that was recorded before a restart is not recorded twice."""
@@ -141,9 +143,26 @@ class SweepFolder:
         """Trials recorded so far, by name."""
         return [TrialFolder(file.parent) for file in sorted(self.path.glob("trials/*/trial.json"))]
 
+    @property
+    def planned(self) -> dict[str, int]:
+        """Optimiser steps of the trials that are to be trained, by name, as far as that is known."""
+        file = self.path / _PLANNED
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def plan(self, steps: dict[str, int]) -> None:
+        """Record trials that are to be trained, beside those that are recorded already."""
+        _write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
+
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""
         return TrialFolder(self.path / "trials" / config.name)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file that another process may read at any time."""
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(text)
+    aside.replace(file)
 
 
 def open_sweep(storage: Path, name: str) -> SweepFolder:
@@ -152,11 +171,11 @@ def open_sweep(storage: Path, name: str) -> SweepFolder:
     Raises:
         SponError: if it does not; the message lists those that do.
     """
-    folder = SweepFolder(storage / name)
-    if not (folder.path / _SPACE).exists():
-        known = ", ".join(sorted(file.parent.name for file in storage.glob(f"*/{_SPACE}"))) or "none"
-        raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {known}")
-    return folder
+    known = sorted(file.parent.name for file in storage.glob(f"*/{_SPACE}"))
+    if name not in known:  # nor is a path that leads elsewhere
+        there = ", ".join(known) or "none"
+        raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {there}")
+    return SweepFolder(storage / name)
 
 
 def check_sweep(storage: Path, space: SpaceConfig) -> None:
@@ -170,7 +189,7 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         with tempfile.TemporaryFile(dir=storage):
             pass
     file = storage / space.name / _SPACE
-    if file.exists() and json.loads(file.read_text()) != space.model_dump(mode="json"):
+    if file.exists() and SweepFolder(file.parent).space != space:  # parsed: a key that is new has its default there
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
             "choose a free one (--set name=...)"

@@ -4,13 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 import torch
 from ray.util import ActorPool
 
 from search_spaces.schema import SpaceConfig
+from sweep.cluster import places, remotely
 from sweep.folder import SweepFolder, TrialFolder
-from sweep.tuner import places
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.trial import report_test
 from trainables.workbench import Workbench
@@ -45,8 +44,8 @@ def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
 def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
     """As many workers as there are places for trials."""
     want = space.resources
-    count = min(places(want), n_waiting)
-    reader = ray.remote(num_cpus=want.cpus_per_trial, num_gpus=want.gpus_per_trial)(_TestReader)
+    count = max(1, min(places(want), n_waiting))  # nodes may have gone since the trials ended
+    reader = remotely(want, _TestReader)
     return [reader.remote(space) for _ in range(count)]
 
 

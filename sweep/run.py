@@ -11,6 +11,7 @@ from search_spaces.resolve import resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from sweep.board import make_board
+from sweep.cluster import start_ray
 from sweep.folder import SweepFolder, check_sweep, create_sweep
 from sweep.render import as_text, write_board
 from sweep.report import report_on_test
@@ -18,7 +19,7 @@ from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, without_measured
 from sweep.search.stages import Search
 from sweep.tracking import Tracker
-from sweep.tuner import Interrupted, Outcome, run_trials, start_ray
+from sweep.tuner import Interrupted, Outcome, run_trials
 from trainables.workbench import find_materials
 
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable

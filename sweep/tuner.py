@@ -1,37 +1,25 @@
-"""Ray Tune, set up for SPON: start it, run what is left of a stage of a sweep, say how far it came."""
+"""Ray Tune, set up for SPON: run what is left of a stage of a sweep, say how far it came."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune
 
 from search_spaces.errors import SponError
-from search_spaces.schema import ResourcesConfig, TrialConfig
+from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
 from trainables.ray_trainable import SponTrainable
+from trainables.training import total_steps
 
-_OBJECT_STORE_BYTES = 256 * 2**20
-_MAX_RETRIES = 2
 _KEPT_CHECKPOINTS = 2
 """Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
 as to name one that exists; of two, the one that it named last is there still."""
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
-
-
-def places(resources: ResourcesConfig) -> int:
-    """Trials that can run at once on what Ray has, at least one."""
-    have = ray.cluster_resources()
-    fit_in = int(have.get("CPU", 1) // resources.cpus_per_trial)
-    if resources.gpus_per_trial:
-        fit_in = min(fit_in, int(have.get("GPU", 0) / resources.gpus_per_trial))
-    return max(1, min(fit_in, resources.max_concurrent or fit_in))
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
@@ -52,47 +40,6 @@ class Outcome:
         return 1 if self.failed else 0
 
 
-def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
-    """Start Ray on this machine, or connect to a cluster.
-
-    Args:
-        resources: of one trial, checked against what there is.
-        address: of a running cluster, ``auto`` or ``ray://...``; a local Ray of this process's own without it.
-
-    Raises:
-        SponError: if no node can ever hold a trial, or the cluster does not answer.
-    """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
-    if not ray.is_initialized():
-        _connect(address)
-    _check_fits(resources)
-
-
-def _connect(address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        return
-    try:
-        ray.init(address=address, **quiet)
-    except ConnectionError as error:
-        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
-
-
-def _check_fits(resources: ResourcesConfig) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    want = {"CPU": float(resources.cpus_per_trial), "GPU": resources.gpus_per_trial}
-    if not any(all(node.get(kind, 0.0) >= amount for kind, amount in want.items()) for node in nodes):
-        have = "; ".join(f"CPU {node.get('CPU', 0):g}, GPU {node.get('GPU', 0):g}" for node in nodes)
-        raise SponError(
-            f"a node must have what a trial asks for, CPU {want['CPU']:g} and GPU {want['GPU']:g}, "
-            f"but the nodes have: {have} (at resources)"
-        )
-
-
 def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str, stage: str = "grid") -> Outcome:
     """Run, or go on with, some trials of a sweep. Finished trials are not run again.
 
@@ -102,6 +49,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     Raises:
         Interrupted: if it was stopped.
     """
+    folder.plan({trial.name: _steps(trial) for trial in trials})
     if outcome(folder, trials).unfinished:
         callback = SweepCallback(folder, tracking_uri)
         jobs = {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
@@ -110,6 +58,10 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
     return done
+
+
+def _steps(trial: TrialConfig) -> int:
+    return total_steps(trial.corpus.blocks.calibration, trial.training) if trial.sites else 0
 
 
 def fit(
@@ -134,8 +86,12 @@ def fit(
     """
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_STATE_SECONDS * n_trials)
     resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
-    placed = tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})
-    space = space | {"threads": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
+    placed = tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle]))
+    space = space | {
+        "threads": resources.cpus_per_trial,
+        "gpus": resources.gpus_per_trial,
+        "max_minutes": resources.max_minutes,
+    }
     state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
     if tune.Tuner.can_restore(str(state)):
         tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space).fit()
@@ -153,7 +109,7 @@ def fit(
         storage_path=str(state.parent),
         callbacks=[callback],
         checkpoint_config=checkpoints,
-        failure_config=tune.FailureConfig(max_failures=_MAX_RETRIES),
+        failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         log_to_file=trains,
         sync_config=tune.SyncConfig(sync_artifacts=trains),  # takes the log files along
         verbose=0,

@@ -78,6 +78,14 @@ def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: 
     return weights + logits + activations + teacher_bytes(shape, n_teacher_tokens, training)
 
 
+def out_of_memory(what: str) -> str:
+    """One line for a user whose GPU is too small."""
+    return (
+        f"a trial must fit into the memory of its GPU, but {what} did not: lower training.batch_size or "
+        "corpus.block_size, or ask for more of a GPU (at resources.gpus_per_trial)"
+    )
+
+
 def claim_gpu(needed: int, share: float) -> None:
     """Hold this process to its share of the GPU, and refuse a trial that cannot fit into it.
 

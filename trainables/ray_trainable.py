@@ -1,17 +1,21 @@
 """The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another."""
 
 import math
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
+from safetensors import SafetensorError
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables.checkpoint import check_fits, read_checkpoint, write_checkpoint
-from trainables.cost import claim_gpu, gpu_bytes
+from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
 from trainables.model import find_model, read_shape
 from trainables.proxy import MaskScorer
 from trainables.spon import Form
@@ -28,11 +32,12 @@ class _Resident(tune.Trainable):
     """What both adapters share: a workbench that stays when the next trial comes (``reuse_actors``), so that the model
     is loaded once per worker.
 
-    Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial) and
-    ``gpus`` (its share of a GPU).
+    Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial),
+    ``gpus`` (its share of a GPU) and ``max_minutes`` (that it may take, or None).
 
-    A fault that the user must mend, or a loss that is not finite, ends the trial with a result that has ``failure``.
-    Everything else (a killed worker, a bug) is an exception, which Ray retries and reports.
+    A fault that the user must mend, a loss that is not finite, a trial that takes too long and a GPU that is too small
+    end the trial with a result that has ``failure``. Everything else (a killed worker, a bug) is an exception, which
+    Ray retries and reports.
     """
 
     _bench: Workbench | None = None
@@ -48,12 +53,23 @@ class _Resident(tune.Trainable):
         """Begin the next trial in the same actor."""
         self._failure: str | None = None
         self._forget()
+        self._guarded(lambda: self._load(new_config))
+        return True
+
+    def _load(self, config: dict[str, Any]) -> dict[str, Any]:
+        trial = TrialConfig.model_validate(config["trial"])
+        self._begin(self._workbench(trial), trial, config)
+        return {}
+
+    def _guarded(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A result, or none with a note of what no retry would mend."""
         try:
-            trial = TrialConfig.model_validate(new_config["trial"])
-            self._begin(self._workbench(trial), trial, new_config)
+            return work()
         except SponError as error:
             self._failure = str(error)
-        return True
+        except torch.OutOfMemoryError:
+            self._failure = out_of_memory("loading or scoring its model")
+        return {}
 
     def _workbench(self, trial: TrialConfig) -> Workbench:
         wanted = (trial.model, trial.corpus, trial.device)
@@ -70,11 +86,8 @@ class _Resident(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next result, with the number of parameters as the second objective of a search."""
-        if self._failure is None:
-            try:
-                return self._advance()
-            except SponError as error:
-                self._failure = str(error)
+        if self._failure is None and (result := self._guarded(self._advance)):
+            return result
         return {FAILURE: self._failure, COMPLETE: False, "done": True}
 
     def _forget(self) -> None:
@@ -96,15 +109,28 @@ class SponTrainable(_Resident):
 
     def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
         bench.check(trial)
-        self._trial = Trial(bench, trial)
-        self._n_params = trial.n_spon_params
+        self._begin_anew = partial(Trial, bench, trial)
+        self._trial = self._begin_anew()
+        self._n_params, self._max_minutes = trial.n_spon_params, config.get("max_minutes")
 
     def _advance(self) -> dict[str, Any]:
         """Train to the next validation; a trial that is taken up after its end just says so again."""
         assert self._trial is not None
-        metrics = self._trial.history[-1] if self._trial.done else self._trial.advance()
+        metrics = self._trial.history[-1] if self._trial.done else self._trial.advance(self._clock())
         done = self._trial.done
         return {**metrics, "n_spon_params": self._n_params, COMPLETE: done, "done": done}
+
+    def _clock(self) -> Callable[[], None]:
+        """Ends the trial when its time is up, counted with what it took before this process."""
+        assert self._trial is not None
+        limit, before, started = self._max_minutes, self._trial.seconds, time.monotonic()
+
+        def look() -> None:
+            minutes = (before + time.monotonic() - started) / 60
+            if limit is not None and minutes > limit:
+                raise SponError(f"a trial must end within {limit:g} min, but took more (at resources.max_minutes)")
+
+        return look
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state of the trial and, at its end, its checkpoint."""
@@ -122,7 +148,11 @@ class SponTrainable(_Resident):
         if failure.exists():
             self._failure = failure.read_text()
         elif self._trial is not None:
-            self._trial.load(Path(checkpoint_dir))
+            try:
+                self._trial.load(Path(checkpoint_dir))
+            except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: no JSON, another shape
+                print(f"the trial begins anew: its checkpoint cannot be read, {error} (at {checkpoint_dir})")
+                self._trial = self._begin_anew()  # what was loaded of it is let go
 
 
 class MaskTrainable(_Resident):

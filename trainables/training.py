@@ -5,7 +5,7 @@ rate are functions of the step, so a run that is taken up again goes on exactly 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces.errors import SponError
 from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
+from trainables.cost import out_of_memory
 from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
 from trainables.spon import SponBiases, biased
 from trainables.teacher import Teacher
@@ -65,6 +66,7 @@ class Trainer:
 
     Attributes:
         biases: the vectors in training.
+        blocks_a_pass: blocks in one forward pass, ``batch_size`` until a GPU has no memory for them.
         step: optimiser steps done.
         total_steps: optimiser steps of the whole run.
     """
@@ -89,23 +91,29 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             self.biases.parameters(), lr=training.lr, weight_decay=training.weight_decay
         )
+        self.blocks_a_pass = training.batch_size
         self.step = 0
         self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
         self.total_steps = total_steps(len(self._tokens), training)
 
-    def train_until(self, step: int) -> dict[str, float]:
+    def train_until(self, step: int, before_each: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train up to a step number, or to the end of the run.
+
+        Args:
+            step: to train to.
+            before_each: is called before each step, and may end training by an exception.
 
         Returns:
             Where the run is now, and the mean loss of the steps taken.
 
         Raises:
-            SponError: if the loss or a bias is no longer finite. It names the step, but comes after the last one: to
-                look at each loss would make the CPU wait for the GPU at every step.
+            SponError: if one block does not fit into memory, or the loss or a bias is no longer finite. That names the
+                step, but comes after the last one: to look at each loss would make the CPU wait for the GPU each time.
         """
         started, losses = self.step, []
         with sparsified(self._bench.model, self._plan, self._thresholds), biased(self._bench.model, self.biases):
             while self.step < min(step, self.total_steps):
+                before_each()
                 losses.append(self._step())
                 self.step += 1
         values = torch.stack(losses).tolist()
@@ -121,16 +129,38 @@ class Trainer:
         """One optimiser step; returns its loss, a detached scalar that is not waited for."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.total_steps, self._training)
-        self._optimizer.zero_grad()
         rows = self._rows(self.step)
-        total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
-        for start in range(0, len(rows), self._training.batch_size):
-            batch = rows[start : start + self._training.batch_size].to(total.device, non_blocking=True)
-            loss = self._loss(batch) * (len(batch) / len(rows))
-            loss.backward()
-            total += loss.detach()
+        while (total := self._gradient(rows)) is None:
+            torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
         torch.nn.utils.clip_grad_norm_(self.biases.parameters(), self._training.max_grad_norm)
         self._optimizer.step()
+        return total
+
+    def _gradient(self, rows: Tensor) -> Tensor | None:
+        """The loss of a step, with its gradient in the biases; None if memory was short and half a pass may do.
+
+        A pass counts by its share of the blocks, so that the gradient is the same in passes of any size.
+
+        Raises:
+            SponError: if a pass of one block does not fit.
+        """
+        self._optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
+        try:
+            for start in range(0, len(rows), self.blocks_a_pass):
+                batch = rows[start : start + self.blocks_a_pass].to(total.device, non_blocking=True)
+                loss = self._loss(batch) * (len(batch) / len(rows))
+                loss.backward()
+                total += loss.detach()
+        except torch.OutOfMemoryError as error:
+            if self.blocks_a_pass == 1:
+                raise SponError(out_of_memory(f"a training pass of one block, step {self.step + 1}")) from error
+            half = self.blocks_a_pass // 2
+            print(
+                f"no GPU memory for passes of {self.blocks_a_pass} blocks at step {self.step + 1}: going on with {half}"
+            )
+            self.blocks_a_pass = half
+            return None
         return total
 
     def _rows(self, step: int) -> Tensor:

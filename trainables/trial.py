@@ -7,7 +7,7 @@ checkpoint = run_trial(bench, config)
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -112,8 +112,16 @@ class Trial:
         stale = len(self._history) - 1 - self._best_validation()
         return self._trainer.step >= self._trainer.total_steps or (patience is not None and stale >= patience)
 
-    def advance(self) -> Metrics:
+    @property
+    def seconds(self) -> float:
+        """Of training and validation so far, in this process and those before it."""
+        return sum(metrics["seconds"] for metrics in self._history)
+
+    def advance(self, before_each_step: Callable[[], None] = lambda: None) -> Metrics:
         """Train to the next validation and return its metrics; without biased sites, those of TEAL alone.
+
+        Args:
+            before_each_step: may end the trial by an exception.
 
         Raises:
             SponError: if training diverges. The trial can then not go on.
@@ -122,7 +130,7 @@ class Trial:
         trained: Metrics = {"step": 0}
         if self._trainer:
             interval = self._config.training.eval_every_steps or self._trainer.steps_per_epoch
-            trained = self._trainer.train_until(self._trainer.step + interval)
+            trained = self._trainer.train_until(self._trainer.step + interval, before_each_step)
         scores = self._score(self._trainer.biases) if self._trainer else self._teal.scores
         metrics = trained | metrics_of("val", self._dense, self._teal.scores, scores)
         for name, value in metrics.items():

@@ -20,6 +20,7 @@ from search_spaces.resolve import Fingerprints, resolve_grid, resolve_plan, reso
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
 from search_spaces.sites import ModelShape, Module, Site
+from sweep.cluster import remotely
 from sweep.folder import SweepFolder
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog
@@ -99,8 +100,7 @@ class Measurement:
     def _remotely(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in a worker that has what a trial has."""
         resources = self.folder.space.resources
-        worker = ray.remote(num_cpus=resources.cpus_per_trial, num_gpus=resources.gpus_per_trial)(work)
-        return ray.get(worker.remote(*arguments, resources.cpus_per_trial))
+        return ray.get(remotely(resources, work).remote(*arguments, resources.cpus_per_trial))
 
     def _with_layers(self, space: SpaceConfig) -> SpaceConfig:
         """The space with the layers that the measured figures choose."""

@@ -16,13 +16,14 @@ from search_spaces.search import search_of
 from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
+from sweep.cluster import at_once
 from sweep.folder import SweepFolder
 from sweep.search.evolution_search import EvolutionSearch
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Counts, Task, Values
-from sweep.tuner import Interrupted, fit, grid_space, places
+from sweep.tuner import Interrupted, fit, grid_space
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable
 
@@ -180,7 +181,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, storage: str, tracking_
         search_alg=searcher,
         scheduler=_scheduler(search.stopping, len(task.rungs)),
         num_samples=1_000_000_000 if evolves else search.n_masks,  # evolution ends itself, at the end of a generation
-        max_concurrent_trials=places(task.space.resources),  # more would be asked for before others are told
+        max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
     if log is not None:
         masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)

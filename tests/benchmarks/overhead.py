@@ -18,8 +18,9 @@ import ray
 from mlflow import MlflowClient
 
 from search_spaces.load import parse_space
+from sweep.cluster import start_ray
 from sweep.folder import SweepFolder, create_sweep
-from sweep.tuner import run_trials, start_ray
+from sweep.tuner import run_trials
 from tests.benchmarks.table import print_table
 from tests.conftest import make_llama, make_text, trials_of
 from trainables import ray_trainable

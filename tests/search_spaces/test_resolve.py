@@ -224,6 +224,7 @@ def test_two_ways_to_say_the_same_mask_have_one_identity(identity, same):
         {"plan": {"levels": {"3.down_proj": 0.5}}},
         {"name": "other"},
         {"resources": {"cpus_per_trial": 4}},
+        {"resources": {"accelerator_type": "A100", "max_failures": 5, "max_minutes": 9, "price_per_hour": 2.5}},
     ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_identity(identity, same):

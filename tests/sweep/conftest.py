@@ -12,6 +12,12 @@ import yaml
 from sweep.folder import SweepFolder
 
 ROOT = Path(__file__).parents[2]
+SECRETS = {
+    "HF_TOKEN": "hf_planted0secret1of2a3user",
+    "MLFLOW_TRACKING_PASSWORD": "planted-password-of-a-user",
+    "AWS_SECRET_ACCESS_KEY": "planted/key+of+a+cloud",
+}
+"""In the environment of every command, and nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,8 @@ def command(*arguments: object, module: str = "sweep") -> list[str]:
 
 def run(*arguments: object, module: str = "sweep", timeout: float = 300) -> Ran:
     """Run ``python -m sweep ...`` as a user would."""
-    done = subprocess.run(
-        command(*arguments, module=module), cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=timeout
-    )
+    words, env = command(*arguments, module=module), os.environ | SECRETS
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 

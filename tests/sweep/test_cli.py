@@ -97,7 +97,7 @@ def test_a_missing_space_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "No such file" in refusal(capsys, "plan", tmp_path / "nosuch.yaml")
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "resume", "board", "sync", "doctor"])
+@pytest.mark.parametrize("command", ["plan", "run", "resume", "status", "board", "sync", "doctor"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_the_same_space_may_come_again(tmp_path: Path, tiny_raw: dict[str, objec
     check_sweep(tmp_path, space)
 
 
+def test_a_space_from_before_a_key_was_there_is_the_one_with_its_default(
+    tmp_path: Path, tiny_raw: dict[str, object]
+) -> None:
+    space = parse_space(tiny_raw, "test")
+    file = create_sweep(tmp_path, space).path / "space.json"
+    raw = json.loads(file.read_text())
+    del raw["resources"]["max_minutes"]
+    file.write_text(json.dumps(raw))
+    check_sweep(tmp_path, space)
+
+
 def test_another_space_may_not_take_the_name(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     create_sweep(tmp_path, parse_space(tiny_raw, "test"))
     with pytest.raises(SponError, match="must stand for one space"):
@@ -57,3 +69,28 @@ def test_another_space_may_not_take_the_name(tmp_path: Path, tiny_raw: dict[str,
 def test_a_check_leaves_no_trace_of_the_name(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     check_sweep(tmp_path, parse_space(tiny_raw, "test"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "..", ".", "", "tiny/../tiny", "/"])
+def test_a_name_cannot_lead_out_of_the_storage(tmp_path: Path, tiny_raw: dict[str, object], name: str) -> None:
+    space = parse_space(tiny_raw, "test")
+    create_sweep(tmp_path / "runs", space)
+    create_sweep(tmp_path, space.model_copy(update={"name": "elsewhere"}))
+    (tmp_path / "space.json").write_text("{}")
+    with pytest.raises(SponError, match=r"there are: tiny$"):
+        open_sweep(tmp_path / "runs", name)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".hidden", "a\n", "/tmp/x", "a\\b", "-x"])
+def test_a_space_cannot_have_a_name_that_is_a_path(tiny_raw: dict[str, object], name: str) -> None:
+    with pytest.raises(SponError, match="at name"):
+        parse_space(tiny_raw | {"name": name}, "test")
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/etc"])
+def test_a_trials_folder_is_under_its_sweep_whatever_its_allocation_is_called(
+    tmp_path: Path, tiny_trial: TrialConfig, name: str
+) -> None:
+    sweep = SweepFolder(tmp_path / "tiny")
+    path = sweep.trial(tiny_trial.model_copy(update={"allocation": name})).path
+    assert path.resolve().parent == sweep.path / "trials"

@@ -1,11 +1,18 @@
 """What Ray Tune is given, without starting Ray."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from ray import tune
 
 from search_spaces.errors import SponError
+from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
-from sweep.tuner import grid_space
+from sweep.folder import create_sweep
+from sweep.tuner import fit, grid_space
 from tests.conftest import trials_of
+from trainables.ray_trainable import SponTrainable
 
 
 def jobs(trials: list[TrialConfig]) -> dict[str, dict[str, object]]:
@@ -26,3 +33,29 @@ def test_a_name_of_the_grid_gives_its_config(tiny_raw: dict[str, object]) -> Non
 def test_a_name_that_the_space_no_longer_has_is_refused(tiny_raw: dict[str, object]) -> None:
     with pytest.raises(SponError, match=r"must go on with the model and the text that it began with.*: gone is no"):
         grid_space(jobs(trials_of(tiny_raw)))["trial"].sample({"name": "gone"})
+
+
+def test_ray_is_given_the_resources_and_the_limits(
+    tiny_raw: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Tuner(tune.Tuner):
+        def __init__(self, trainable: Any, **settings: Any) -> None:
+            given.update(settings, place=trainable.default_resource_request({}))
+
+        def fit(self) -> None: ...
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    asked = {
+        "cpus_per_trial": 2,
+        "gpus_per_trial": 0.5,
+        "accelerator_type": "A100",
+        "max_failures": 7,
+        "max_minutes": 9,
+    }
+    folder = create_sweep(tmp_path, parse_space(tiny_raw | {"resources": asked}, "test"))
+    fit(folder, "grid", SponTrainable, {}, tune.Callback(), 1, tune.TuneConfig())
+    assert given["place"] == tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5, "accelerator_type:A100": 0.001}])
+    assert given["run_config"].failure_config.max_failures == 7
+    assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9}

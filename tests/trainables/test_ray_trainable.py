@@ -229,6 +229,70 @@ def test_a_trial_of_another_text_is_a_failure_that_names_both(tiny_trial):
     assert "a trial must run on its own corpus, but it was made for other" in result[FAILURE]
 
 
+# Limits
+
+
+def test_a_trial_that_takes_too_long_fails_with_the_limit(tiny_trial, monkeypatch):
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(ray_trainable.time, "monotonic", lambda: next(clock))
+    actor = SponTrainable.__new__(SponTrainable)
+    actor.setup(config_of(tiny_trial) | {"max_minutes": 1})
+    result = actor.step()  # looked at before each step: 30 s, 60 s, 90 s
+    assert actor._trial._trainer.step == 2
+    reason = "a trial must end within 1 min, but took more (at resources.max_minutes)"
+    assert result == {FAILURE: reason, COMPLETE: False, "done": True}
+
+
+def test_time_before_a_restart_counts(tiny_trial, tmp_path):
+    first = worker(tiny_trial)
+    first.step()
+    first._trial._history[0]["seconds"] = 61.0
+    second = SponTrainable.__new__(SponTrainable)
+    second.setup(config_of(tiny_trial) | {"max_minutes": 1})
+    second.load_checkpoint(str(saved(first, tmp_path / "pause")))
+    assert "within 1 min" in second.step()[FAILURE]
+
+
+def test_a_trial_in_time_is_as_one_without_a_limit(tiny_trial):
+    limited = SponTrainable.__new__(SponTrainable)
+    limited.setup(config_of(tiny_trial) | {"max_minutes": 60})
+    assert run(limited)[-1]["val_kl_nats"] == run(worker(tiny_trial))[-1]["val_kl_nats"]
+
+
+@pytest.mark.parametrize("where", ["setup", "validation"])
+def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(tiny_trial, monkeypatch, where):
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free")
+
+    actor = worker(tiny_trial)
+    if where == "setup":
+        monkeypatch.setattr(ray_trainable, "Trial", full)
+        actor.reset_config(config_of(tiny_trial))
+    else:
+        monkeypatch.setattr(actor._trial, "_score", full)
+    result = actor.step()
+    assert "but loading or scoring its model did not: lower training.batch_size or corpus.block_size" in result[FAILURE]
+    assert result["done"]
+
+
+@pytest.mark.parametrize("file", ["training.safetensors", "kept.safetensors", "history.json"])
+@pytest.mark.parametrize("fault", ["cut", "garbage", "missing"])
+def test_a_checkpoint_that_cannot_be_read_makes_the_trial_begin_anew(tiny_trial, tmp_path, file, fault):
+    first = worker(tiny_trial)
+    first.step()
+    place = saved(first, tmp_path / "pause") / file
+    whole = place.read_bytes()
+    place.unlink()
+    if fault != "missing":
+        place.write_bytes(whole[: len(whole) // 2] if fault == "cut" else b"\xff" * 40)
+    second, direct = worker(tiny_trial), worker(tiny_trial)
+    second.load_checkpoint(str(place.parent))
+    assert [result["step"] for result in run(second)] == [4, 8]
+    run(direct)
+    one, other = (read_checkpoint(saved(actor, tmp_path / name)) for actor, name in ((second, "a"), (direct, "b")))
+    assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
+
+
 def test_a_bug_is_an_exception(tiny_trial, monkeypatch):
     actor = worker(tiny_trial)
 

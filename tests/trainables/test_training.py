@@ -155,6 +155,82 @@ def test_accumulated_gradients_are_those_of_the_large_batch(make, batches):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Gives the device memory for passes of so many blocks, and lists the passes that were tried."""
+    plain = Trainer._loss
+
+    def room_for(blocks: int) -> list[int]:
+        tried: list[int] = []
+
+        def loss(self: Trainer, rows: Tensor) -> Tensor:
+            tried.append(len(rows))
+            if len(rows) > blocks:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return plain(self, rows)
+
+        monkeypatch.setattr(Trainer, "_loss", loss)
+        return tried
+
+    return room_for
+
+
+@pytest.mark.parametrize("rule", ["mean", "clipped"])
+@pytest.mark.parametrize(("blocks", "passes"), [(4, [8, 4, 4]), (3, [8, 4, 2, 2, 2, 2]), (1, [8, 4, 2] + [1] * 8)])
+def test_short_of_memory_a_step_is_the_same_in_smaller_passes(make, short_of_memory, blocks, passes, rule):
+    changes = {"batch_size": 8, "max_grad_norm": 1e-3 if rule == "clipped" else 1e3}
+    whole, halved = make(**changes), make(**changes)
+    expected = [whole.train_until(1), vectors(whole)]
+    tried = short_of_memory(blocks)
+    metrics, biases = halved.train_until(1), vectors(halved)
+    assert tried == passes
+    assert metrics == pytest.approx(expected[0], rel=1e-6)
+    for one, other in zip(biases, expected[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_a_pass_that_did_not_fit_leaves_nothing_in_the_gradient(make, monkeypatch):
+    plain, calls = Trainer._loss, []
+
+    def second_fails(self, rows):
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, rows)
+
+    changes = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    expected = trained(make(**changes), 1)
+    monkeypatch.setattr(Trainer, "_loss", second_fails)
+    for one, other in zip(trained(make(**changes), 1), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    assert calls == [4, 4, 2, 2, 2, 2]
+
+
+def test_smaller_passes_stay(make, short_of_memory):
+    trainer = make(batch_size=8)
+    tried = short_of_memory(4)
+    trainer.train_until(2)
+    assert tried == [8, 4, 4, 4, 4]
+
+
+def test_a_block_that_does_not_fit_is_named_with_what_to_lower(make, short_of_memory):
+    short_of_memory(0)
+    with pytest.raises(SponError, match=r"a training pass of one block, step 1 did not: lower training\.batch_size"):
+        make().train_until(1)
+
+
+def test_training_can_be_ended_between_steps(make):
+    trainer = make()
+
+    def third() -> None:
+        if trainer.step == 2:
+            raise SponError("enough")
+
+    with pytest.raises(SponError, match="enough"):
+        trainer.train_until(8, third)
+    assert trainer.step == 2
+
+
 def test_max_steps_ends_training_inside_an_epoch(make):
     trainer = make(max_steps=3)
     assert trainer.train_until(100) == {"step": 3, "epoch": 0.75, "train_loss_nats": pytest.approx(0.05, abs=0.05)}

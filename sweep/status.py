@@ -1,0 +1,162 @@
+"""How far a sweep is, from its folder alone: it may run in another process, or no longer.
+
+Time is that of training and validation, as trials report it; what a worker takes to load a model is not counted.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.folder import State, SweepFolder, TrialFolder
+from trainables.training import total_steps
+
+_ORDER = ("finished", "failed", "stopped", "running", "waiting")
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial that has begun.
+
+    Attributes:
+        steps: optimiser steps at its last validation.
+        total_steps: of the whole trial, unless it stops early.
+        seconds: that it has taken.
+        kl_nats: at its last validation.
+    """
+
+    name: str
+    state: State
+    steps: float
+    total_steps: int
+    seconds: float
+    kl_nats: float | None
+    failure: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A sweep.
+
+    Attributes:
+        trials: that have begun.
+        waiting: steps of each trial that has not begun.
+        quiet_seconds: since the last sign of life on disk; None before the first.
+        max_concurrent: trials at once at most, if it is said.
+        price_per_hour: of the place of a trial, if it is said.
+    """
+
+    name: str
+    trials: tuple[TrialStatus, ...]
+    waiting: dict[str, int]
+    quiet_seconds: float | None
+    max_concurrent: int | None
+    price_per_hour: float | None
+
+    @property
+    def states(self) -> Counter[str]:
+        """Trials by state."""
+        return Counter(trial.state for trial in self.trials) + Counter(waiting=len(self.waiting))
+
+    @property
+    def seconds(self) -> float:
+        """Taken so far, over all places."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def at_once(self) -> int:
+        """Trials at once: those that have begun and not ended; where none has, what may begin."""
+        return self.states["running"] or min(self.states["waiting"], self.max_concurrent or 1)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of one place, mean over all trials; None before the first validation of a trial that trains."""
+        trained = [trial for trial in self.trials if trial.steps]
+        seconds = sum(trial.seconds for trial in trained)
+        return sum(trial.steps for trial in trained) / seconds if seconds else None
+
+    @property
+    def steps_left(self) -> float:
+        """Optimiser steps of trials that have not ended."""
+        running = [trial for trial in self.trials if trial.state == "running"]
+        return sum(trial.total_steps - trial.steps for trial in running) + sum(self.waiting.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Over all places; None while the speed is not known."""
+        return self.steps_left / self.steps_per_second if self.steps_per_second else None
+
+
+def status_of(folder: SweepFolder) -> Status:
+    """Read how far a sweep is."""
+    space, planned, begun = folder.space, folder.planned, folder.trials
+    whole = total_steps(space.corpus.blocks.calibration, space.training)
+    trials = tuple(_trial(trial, planned.get(trial.path.name, whole)) for trial in begun)
+    signs = [sign for trial in begun if (sign := _last_sign(trial.path)) is not None]
+    return Status(
+        name=folder.name,
+        trials=trials,
+        waiting={name: steps for name, steps in planned.items() if name not in {trial.name for trial in trials}},
+        quiet_seconds=max(0.0, time.time() - max(signs)) if signs else None,
+        max_concurrent=space.resources.max_concurrent,
+        price_per_hour=space.resources.price_per_hour,
+    )
+
+
+def _trial(folder: TrialFolder, steps: int) -> TrialStatus:
+    state, progress = folder.state, folder.progress
+    last = progress[-1] if progress else {}
+    return TrialStatus(
+        name=folder.path.name,
+        state=state,
+        steps=last.get("step", 0.0),
+        total_steps=steps,
+        seconds=sum(metrics.get("seconds", 0.0) for metrics in progress),
+        kl_nats=last.get("val_kl_nats"),
+        failure=folder.failure if state == "failed" else "",
+    )
+
+
+def _last_sign(trial: Path) -> float | None:
+    files = (trial / name for name in ("trial.json", "progress.jsonl", "failure.txt", "stopped.txt"))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=None)
+
+
+def as_lines(status: Status) -> list[str]:
+    """For people: a line on the whole, on each trial that runs or failed, on speed, and on time and cost."""
+    states, total = status.states, sum(status.states.values())
+    counts = ", ".join(f"{states[state]} {state}" for state in _ORDER if states[state]) or "none yet"
+    sign = "" if status.quiet_seconds is None else f"; last sign of life {_duration(status.quiet_seconds)} ago"
+    lines = [f"{status.name}: {total} trials: {counts}{sign}"]
+    for trial in status.trials:
+        if trial.state == "running":
+            kl = "" if trial.kl_nats is None else f"  KL {trial.kl_nats:.4f} nats"
+            lines.append(f"  running  {trial.name}  step {trial.steps:.0f}/{trial.total_steps}{kl}")
+        if trial.state == "failed":
+            lines.append(f"  FAILED   {trial.name}  {trial.failure}")
+    if status.steps_per_second is None:
+        lines.append("speed and time left: not known before the first validation of a trial that trains")
+        return lines
+    lines.append(f"speed: {status.steps_per_second:.3g} steps/s a trial, {_per_hour(status)}{status.at_once} at once")
+    left, at_once = status.seconds_left or 0.0, max(1, status.at_once)
+    lines.append(f"left: about {_duration(left / at_once)}; {_hours(left)} of trials, after {_hours(status.seconds)}")
+    if status.price_per_hour is not None:
+        left_cost, cost = (seconds / 3600 * status.price_per_hour for seconds in (left, status.seconds))
+        lines.append(
+            f"cost left: about {left_cost:.2f}, after {cost:.2f} (at {status.price_per_hour:g} an hour a trial)"
+        )
+    return lines
+
+
+def _per_hour(status: Status) -> str:
+    """Trials that end in an hour, from those that trained to their end."""
+    ended = [trial.seconds for trial in status.trials if trial.state == "finished" and trial.steps]
+    return f"{3600 * status.at_once * len(ended) / sum(ended):.3g} trials/h, " if ended and status.at_once else ""
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else _hours(seconds)

@@ -1,0 +1,164 @@
+"""Places for trials, on a real Ray whose autoscaler is Ray's own and whose nodes are processes on this machine."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from search_spaces.errors import SponError
+from search_spaces.schema import ResourcesConfig
+from sweep import cluster
+from sweep.cluster import Autoscaler, at_once, places, start_ray
+
+HEAD, HEAD_ID = "ray.head.default", "f" * 51 + "00000"  # as the provider of nodes that are processes has them
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+NOTHING = (
+    "initialization_commands setup_commands head_setup_commands worker_setup_commands head_start_ray_commands "
+    "worker_start_ray_commands cluster_synced_files rsync_exclude rsync_filter"
+)
+"""What the autoscaler wants to be there, which a cloud's defaults would fill in."""
+A100 = ResourcesConfig(accelerator_type="A100")
+ASKED = "a node must have what a trial asks for, CPU 1, GPU 8"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def config(address: str) -> dict[str, object]:
+    """A head without a place, and a type of node with an A100 that is started when it is asked for."""
+    types = {
+        HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "a100": {"resources": {"CPU": 1, "accelerator_type:A100": 1}, "node_config": {}, "max_workers": 2},
+    }
+    provider = {"type": "external", "module": PROVIDER, "launch_multiple": True, "gcs_address": address}
+    return {
+        "cluster_name": "growing",
+        "max_workers": 2,
+        "provider": provider | {"head_node_id": HEAD_ID},
+        "available_node_types": types,
+        "head_node_type": HEAD,
+        **{key: [] for key in NOTHING.split()},
+        "file_mounts_sync_continuously": False,
+        "file_mounts": {},
+        "auth": {},
+        "upscaling_speed": 1,
+        "idle_timeout_minutes": 5,
+    }
+
+
+def kill_all_of(session: str) -> None:
+    """End the processes that were started under a directory of their own."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if session in (process / "cmdline").read_text() and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue  # it ended meanwhile
+
+
+@pytest.fixture(scope="module")
+def growing() -> Iterator[str]:
+    """Address of a cluster that grows."""
+    session = tempfile.mkdtemp(prefix="grow")  # short: sockets are under it
+    address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    file = Path(session) / "cluster.json"
+    file.write_text(json.dumps(config(address)))
+    ids = dict.fromkeys(("RAY_OVERRIDE_NODE_ID_FOR_TESTING", "RAY_CLOUD_INSTANCE_ID"), HEAD_ID)
+    known = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": HEAD}
+    fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    options = ["--num-cpus=0", "--include-dashboard=false", f"--port={address.partition(':')[2]}"]
+    ray_command = Path(sys.executable).with_name("ray")
+    subprocess.run(
+        [ray_command, "start", "--head", *options, f"--temp-dir={session}", f"--autoscaling-config={file}"],
+        env={**os.environ, **ids, **known, **fast},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    yield address
+    ray.shutdown()
+    kill_all_of(session)
+    shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.mark.ray
+def test_what_no_node_type_has_is_refused_with_what_was_asked_and_what_there_is(growing: str) -> None:
+    with pytest.raises(SponError, match=rf"{ASKED}, but no node that the autoscaler can add has it.*CPU 0, GPU 0"):
+        start_ray(ResourcesConfig(gpus_per_trial=8), growing)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_cluster_without_an_autoscaler_has_what_it_has(growing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_autoscaler", lambda: Autoscaler(False, {}, (), ()))
+    monkeypatch.setattr(cluster, "_SILENT_SECONDS", 0)
+    with pytest.raises(SponError, match=f"{ASKED}, but there is no autoscaler, and the nodes have: CPU 0, GPU 0"):
+        start_ray(ResourcesConfig(gpus_per_trial=8), growing)
+
+
+@pytest.mark.ray
+def test_a_node_that_is_on_its_way_is_waited_for_with_news(growing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start_ray(A100, growing)
+    out = capsys.readouterr().out
+    assert "s for a node with CPU 1, GPU 0, A100; on their way: 1 x a100" in out
+    assert places(A100) == at_once(A100) == 1
+    assert at_once(A100.model_copy(update={"max_concurrent": 2})) == 2  # it grows to it
+
+
+def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda *where, **how: given.extend((where, how)))
+    cluster._connect(None)
+    where, how = given
+    assert where == ("local",)  # and not one that runs here already
+    assert how["include_dashboard"] is False
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of two A100s and one without a GPU, of which one node has gone."""
+    big, small = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:A100": 1.0}, {"CPU": 8.0}
+    listed = [(big, True), (big, True), (small, True), (big, False)]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": node, "Alive": alive} for node, alive in listed])
+
+
+@pytest.mark.usefixtures("nodes")
+@pytest.mark.parametrize(
+    ("asked", "fit"),
+    [
+        ({}, 16),
+        ({"cpus_per_trial": 3}, 4),  # one on each large node, two on the small one: a trial cannot be split
+        ({"gpus_per_trial": 0.5}, 8),
+        ({"gpus_per_trial": 1, "cpus_per_trial": 4}, 2),
+        ({"accelerator_type": "A100"}, 8),
+        ({"accelerator_type": "H100"}, 0),
+        ({"gpus_per_trial": 0.5, "max_concurrent": 3}, 3),
+    ],
+)
+def test_places_are_counted_node_by_node(asked: dict[str, object], fit: int) -> None:
+    assert places(ResourcesConfig.model_validate(asked)) == fit
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_refusal_lists_nodes_by_what_they_have() -> None:
+    bundle = ResourcesConfig(gpus_per_trial=1, accelerator_type="H100").bundle
+    said = str(cluster._impossible(bundle, "the nodes have"))
+    assert "asks for, CPU 1, GPU 1, H100, but the nodes have: 2 x (CPU 4, GPU 2, A100); CPU 8, GPU 0" in said
+
+
+def test_the_news_has_the_last_failure() -> None:
+    said = Autoscaler(True, {}, ("no quota", "no spot capacity"), ())
+    news = cluster._news({"CPU": 1, "GPU": 1}, said, 31.2)
+    assert news == "waiting 31 s for a node with CPU 1, GPU 1; on their way: none; last failure: no spot capacity"

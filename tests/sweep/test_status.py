@@ -1,0 +1,105 @@
+"""Figures of a fabricated folder, by hand: 5 trials planned of 8 steps each, one of none."""
+
+from pathlib import Path
+
+import pytest
+
+from search_spaces.load import parse_space
+from sweep.cli import main
+from sweep.folder import SweepFolder, TrialFolder, create_sweep
+from sweep.status import as_lines, status_of
+from tests.conftest import trials_of
+from tests.sweep.conftest import Swept
+
+NAMES = ["BASELINE-TEAL", "UNIF-ALL", "TOP-50", "BOTTOM-50", "ATTN-ONLY"]
+
+
+def validate(trial: TrialFolder, step: int, seconds: float) -> None:
+    trial.add_progress({"step": step, "val_kl_nats": 1 / (1 + step), "seconds": seconds})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
+    """TEAL alone and UNIF-ALL are done, TOP-50 has failed, BOTTOM-50 is half-way, ATTN-ONLY waits."""
+    raw = tiny_raw | {"allocations": NAMES, "resources": {"price_per_hour": 3.6, "max_concurrent": 2}}
+    sweep = create_sweep(tmp_path, parse_space(raw, "test"))
+    trials = trials_of(raw)
+    sweep.plan({trial.name: 8 if trial.sites else 0 for trial in trials})
+    teal, unif, top, bottom, _ = (sweep.trial(trial) for trial in trials)
+    for begun, config in zip((teal, unif, top, bottom), trials, strict=False):
+        begun.start(config)
+    validate(teal, 0, 2.0)
+    validate(unif, 4, 10.0)
+    validate(unif, 8, 10.0)
+    validate(bottom, 4, 20.0)
+    teal.checkpoint_path.mkdir()
+    unif.checkpoint_path.mkdir()
+    top.fail("the loss must stay finite")
+    return sweep
+
+
+def test_trials_are_counted_by_state(folder: SweepFolder) -> None:
+    assert status_of(folder).states == {"finished": 2, "failed": 1, "running": 1, "waiting": 1}
+
+
+def test_the_speed_is_that_of_trials_that_train(folder: SweepFolder) -> None:
+    assert status_of(folder).steps_per_second == 12 / 40
+
+
+def test_what_is_left_is_of_trials_that_have_not_ended(folder: SweepFolder) -> None:
+    status = status_of(folder)
+    assert status.steps_left == 4 + 8
+    assert status.seconds_left == pytest.approx(40)
+    assert status.seconds == 42
+
+
+def test_the_lines_say_it_all(folder: SweepFolder) -> None:
+    whole, failed, running, speed, left, cost = sorted(as_lines(status_of(folder)), key=_place)
+    assert whole.startswith("tiny: 5 trials: 2 finished, 1 failed, 1 running, 1 waiting; last sign of life ")
+    assert failed.startswith("  FAILED   TOP-50_")
+    assert failed.endswith("the loss must stay finite")
+    assert running.startswith("  running  BOTTOM-50_")
+    assert running.endswith("step 4/8  KL 0.2000 nats")
+    assert speed == "speed: 0.3 steps/s a trial, 180 trials/h, 1 at once"
+    assert left == "left: about 40 s; 0.01 h of trials, after 0.01 h"
+    assert cost == "cost left: about 0.04, after 0.04 (at 3.6 an hour a trial)"
+
+
+def _place(line: str) -> int:
+    return [line.startswith(start) for start in ("tiny", "  F", "  r", "speed", "left", "cost")].index(True)
+
+
+def test_a_sweep_that_has_only_begun_has_no_speed(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    sweep = create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+    sweep.plan({trial.name: 8 for trial in trials_of(tiny_raw)})
+    assert as_lines(status_of(sweep)) == [
+        "tiny: 1 trials: 1 waiting",
+        "speed and time left: not known before the first validation of a trial that trains",
+    ]
+
+
+def test_trials_that_may_begin_at_once_share_the_time(folder: SweepFolder) -> None:
+    status = status_of(folder)
+    assert status.at_once == 1
+    later = status.__class__(**{**vars(status), "trials": (), "waiting": {"a": 8, "b": 8, "c": 8}})
+    assert later.at_once == 2  # max_concurrent
+
+
+def test_without_a_price_there_is_no_cost(folder: SweepFolder) -> None:
+    status = status_of(folder)
+    assert not any("cost" in line for line in as_lines(status.__class__(**{**vars(status), "price_per_hour": None})))
+
+
+def test_a_line_that_is_being_written_is_not_read_yet(folder: SweepFolder) -> None:
+    (running,) = [trial for trial in folder.trials if trial.state == "running"]
+    with (running.path / "progress.jsonl").open("a") as file:
+        file.write('{"step": 8, "val_kl')
+    assert status_of(folder).steps_left == 12
+
+
+@pytest.mark.ray
+def test_a_finished_sweep_has_nothing_left(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "tiny", "--storage", str(swept.storage)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("tiny: 3 trials: 3 finished; last sign of life ")
+    assert "left: about 0 s" in out
