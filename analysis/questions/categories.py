@@ -134,10 +134,9 @@ def find(subject: Subject) -> Finding:
     names = [prompt.category for prompt in subject.prompts]
     categories = np.unique(names, return_inverse=True)[1].astype(np.int64)
     lengths = np.array([len(prompt.tokens) for prompt in subject.prompts], dtype=np.float64)
-    rows: list[Row] = []
     places = {name: np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)}
-    for category, at in places.items():
-        rows += [_row(category, at, states, moved, layer) for layer in range(subject.model.shape.num_layers)]
+    layers = range(subject.model.shape.num_layers)
+    rows = [_row(category, at, states, moved, layer) for category, at in places.items() for layer in layers]
     effects: list[Effect] = []
     verdicts = []
     figures = {_SAID[mode]: moved[mode].relative.mean(axis=1) for mode in _COMPARED}
@@ -146,11 +145,11 @@ def find(subject: Subject) -> Finding:
         tested = contrast(values, categories, lengths)
         effects += _contrast_effects(name, tested)
         verdicts.append(f"{name}: {_verdict(tested)}")
-    for category, at in places.items():
-        effects += [
-            Effect.of(f"{category}: relative shift, {name}", mean(figures[name][at]), "fraction")
-            for name in ("TEAL", "biases")
-        ]
+    effects += [
+        Effect.of(f"{category}: relative shift, {name}", mean(figures[name][at]), "fraction")
+        for category, at in places.items()
+        for name in ("TEAL", "biases")
+    ]
     return Finding(
         analysis=NAME,
         title="Shifts by category",

@@ -159,10 +159,9 @@ def _effects(
             ("sites where a random vector surely costs KL", "kl_random_costs"),
         )
     ]
-    found += [
-        _explained(label, vectors, scales)
-        for label, vectors in (("a bias", subject.biases), ("what training added to its start", subject.trained.moved))
-    ]
+    if scales:  # a bias at a site that stays dense has no error to be explained by
+        found.append(_explained("a bias", subject.biases, scales))
+        found.append(_explained("what training added to its start", subject.trained.moved, scales))
     best = min(
         [(factor, scores[f"times {factor}"].kl_nats) for factor in FACTORS] + [(1.0, scores["full"].kl_nats)],
         key=lambda pair: pair[1],

@@ -37,6 +37,15 @@ def sentence(draw: random.Random, words: int) -> str:
     return " ".join(f"w{draw.randrange(VOCABULARY)}" for _ in range(words))
 
 
+def with_levels(subject: Subject, levels: dict[str, float]) -> Subject:
+    """The subject with other sites sparsified than its trial's."""
+    checkpoint = subject.checkpoint
+    plan = subject.config.plan.model_copy(update={"levels": levels})
+    config = subject.config.model_copy(update={"plan": plan})
+    meta = checkpoint.meta.model_copy(update={"config": config})
+    return replace(subject, checkpoint=replace(checkpoint, meta=meta))
+
+
 @pytest.fixture(scope="session")
 def raw(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The tiny space on a model of five layers and on a longer text."""
@@ -77,15 +86,24 @@ def checkpoint_of(raw: dict[str, object]) -> Callable[[str], Checkpoint]:
 
 @pytest.fixture(scope="session")
 def subject_by(checkpoint_of: Callable[[str], Checkpoint], settings: Settings) -> Callable[[str], Subject]:
-    """The checkpoint of each kind under examination; ``zero`` is the first with biases that are all zero."""
+    """The checkpoint of each kind under examination, and the first one with changes.
+
+    ``zero``: all biases are zero. ``one``: one biased site. ``outside``: biases where nothing is sparsified.
+    """
 
     @cache
     def made(kind: str) -> Subject:
+        if kind in KINDS:
+            return subject_of(checkpoint_of(kind), settings, "cpu")
+        subject = made("topk")
         if kind == "zero":
-            subject = made("topk")
             zeros = {site: torch.zeros_like(bias) for site, bias in subject.biases.items()}
             return replace(subject, biases=zeros, random=zeros)
-        return subject_of(checkpoint_of(kind), settings, "cpu")
+        if kind == "one":
+            first, vector = next(iter(subject.biases.items()))
+            return replace(subject, biases={first: vector}, random={first: subject.random[first]})
+        assert kind == "outside"
+        return with_levels(subject, {"2.q_proj": 0.6})
 
     return made
 

@@ -131,6 +131,14 @@ def test_a_covariate_that_explains_it_all_leaves_the_nominal_rate():
     assert 0.06 < chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) < 0.14
 
 
+def test_the_null_does_not_hang_on_what_is_given():
+    rng = np.random.default_rng(0)
+    values, covariate = rng.normal(size=30), rng.normal(size=30)
+    given = np.column_stack([ONES, covariate])
+    drawn = permuted_groups(values, GROUPS, given, 99)
+    assert permuted_groups(values + 50 * covariate, GROUPS, given, 99) == pytest.approx(drawn)
+
+
 def test_an_effect_beside_a_covariate_is_found():
     def values(rng, covariate):
         return covariate + 2.5 * (GROUPS == 1) + rng.normal(size=30)

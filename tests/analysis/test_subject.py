@@ -10,6 +10,7 @@ from analysis.subject import MODES, Subject, make_subject, output_biases, random
 from search_spaces.errors import SponError
 from search_spaces.schema import WarmStart
 from search_spaces.sites import Site
+from tests.analysis.conftest import with_levels
 from trainables.checkpoint import write_checkpoint
 from trainables.evaluation import score
 from trainables.training import Trainer
@@ -133,9 +134,6 @@ def test_outputs_are_what_the_sites_add_to_the_stream(subject: Subject, tokens):
 
 
 def test_a_model_that_nothing_is_taken_from_is_refused(subject: Subject):
-    plan = subject.config.plan.model_copy(update={"levels": {}})
-    config = subject.config.model_copy(update={"plan": plan})
-    meta = subject.checkpoint.meta.model_copy(update={"config": config})
-    checkpoint = type(subject.checkpoint)(meta, subject.checkpoint.biases, subject.checkpoint.scores)
+    checkpoint = with_levels(subject, {}).checkpoint
     with pytest.raises(SponError, match="sparsifies nothing"):
         make_subject(subject.bench, checkpoint, subject.blocks, subject.teacher, subject.prompts)

@@ -121,6 +121,14 @@ def test_a_shared_start_is_not_taken_for_convergence(config):
     assert "in 0 of 1 pairs" in find(trained).verdict
 
 
+def test_what_all_layers_have_in_common_is_not_taken_for_convergence(config):
+    common = dict.fromkeys(SITES, torch.randn(64, generator=torch.Generator().manual_seed(9)))
+    trained = [Trained(seeded(config, seed), plus(common, vectors(seed), 0.5), {}) for seed in (3, 4)]
+    finding = find(trained)
+    assert finding.effects[1].value > 0.7
+    assert "in 0 of 1 pairs" in finding.verdict
+
+
 def test_one_shared_site_is_no_test(config):
     trained = [Trained(seeded(config, seed), vectors(0, SITES[:1]), {}) for seed in (1, 2)]
     finding = find(trained)

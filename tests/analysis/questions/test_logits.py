@@ -58,7 +58,8 @@ def test_a_zero_vector_has_neither_spread_nor_peak():
 def test_random_biases_are_found_at_the_nominal_rate(subject: Subject):
     counts = np.zeros(2)
     for seed in range(20):
-        finding = logits.find(replace(subject, biases=random_like(subject.biases, seed=100 + seed)))
+        large = {site: 9 * bias for site, bias in subject.biases.items()}
+        finding = logits.find(replace(subject, biases=random_like(large, seed=100 + seed)))
         counts += [effect.value for effect in finding.effects]
     assert (counts <= 12).all()  # of 100 each; 5 are expected
 

@@ -9,6 +9,7 @@ import torch
 from analysis.questions import norms
 from analysis.questions.norms import depth_correlation, scales_of
 from analysis.subject import Subject, states_of
+from tests.analysis.conftest import with_levels
 from trainables.teal import sparsified
 
 
@@ -36,12 +37,8 @@ def test_the_mean_error_is_the_one_that_a_bias_correction_starts_from(subject_by
 
 
 def test_a_bias_where_nothing_is_sparsified_has_no_scale(subject: Subject):
-    levels = {str(site): 0.6 for site in subject.sites[1:]}
-    plan = subject.config.plan.model_copy(update={"levels": levels})
-    meta = subject.checkpoint.meta
-    config = meta.config.model_copy(update={"plan": plan})
-    checkpoint = replace(subject.checkpoint, meta=meta.model_copy(update={"config": config}))
-    assert tuple(scales_of(replace(subject, checkpoint=checkpoint))) == subject.sites[1:]
+    rest = with_levels(subject, {str(site): 0.6 for site in subject.sites[1:]})
+    assert tuple(scales_of(rest)) == subject.sites[1:]
 
 
 def test_a_trend_with_depth_is_found_and_shuffled_norms_have_none():
