@@ -28,7 +28,7 @@ def decimals_of(low: float, high: float) -> int | None:
 
 def interval(low: float, high: float, decimals: int | None) -> str:
     """``[low, high]``."""
-    shown = (number(end) if decimals is None else f"{end:.{decimals}f}" for end in (low, high))
+    shown = (number(end) if decimals is None else f"{end:z.{decimals}f}" for end in (low, high))
     return f"[{', '.join(shown)}]"
 
 
@@ -43,7 +43,7 @@ def _effect(effect: Effect) -> tuple[str, str, str, str, str]:
     if effect.interval is not None:
         decimals = decimals_of(*effect.interval)
         spread = interval(*effect.interval, decimals)
-        value = value if decimals is None else f"{effect.value:.{decimals}f}"
+        value = value if decimals is None else f"{effect.value:z.{decimals}f}"
     return effect.label, value, spread, _null(effect.null), effect.unit
 
 
@@ -89,5 +89,5 @@ def _cell(value: Cell, low: Cell, high: Cell) -> str:
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return number(value)
     decimals = decimals_of(low, high)
-    shown = number(value) if decimals is None else f"{value:.{decimals}f}"
+    shown = number(value) if decimals is None else f"{value:z.{decimals}f}"
     return f"{shown} {interval(low, high, decimals)}"

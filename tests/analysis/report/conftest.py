@@ -117,7 +117,7 @@ def cross() -> tuple[list[Row], list[Effect]]:
     rows: list[Row] = []
     effects = []
     for one, other, how in (("a", "b", "other allocation"), ("a", "c", "other data order")):
-        rows += sites(one=one, other=other, relation=how, cosine=0.9, moved_cosine=0.5)
+        rows += sites(one=one, other=other, relation=how, cosine=0.9, moved_cosine=0.5 if other == "b" else 0.7)
         name = f"{one} and {other} ({how})"
         effects.append(effect(f"{name}: mean cosine", "cosine", 0.9, (0.1, 0.2)))
         effects.append(effect(f"{name}: mean cosine of what training added", "cosine", 0.5))

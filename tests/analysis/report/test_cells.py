@@ -19,6 +19,7 @@ def test_a_number_without_an_interval_has_four_digits_or_is_whole(value, shown):
         (0.5, (-0.21, 0.78), ("0.50", "[-0.21, 0.78]")),
         (1234.5, (1100.0, 1340.0), ("1234", "[1100, 1340]")),
         (0.25, (0.25, 0.25), ("0.25", "[0.25, 0.25]")),
+        (-0.2, (-0.5, -0.001), ("-0.20", "[-0.50, 0.00]")),
     ],
 )
 def test_digits_are_those_that_the_interval_warrants(findings, value, interval, shown):

@@ -14,9 +14,10 @@ NAMES = (*QUESTIONS, COMPARISON)
 
 
 def overlaps(figure: Figure) -> list[str]:
-    """Panels whose labels and titles reach into one another, or out of the figure."""
+    """Panels, with their labels, and head lines that reach into one another or out of the figure."""
     figure.draw_without_rendering()
     boxes = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
+    boxes += [text.get_window_extent() for text in figure.texts]
     pairs = [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].padded(-2).overlaps(boxes[j].padded(-2))]
     outside = [str(box) for box in boxes if box.x0 < -1 or box.y0 < -1 or box.x1 > figure.bbox.x1 + 1]
     return [f"{i} and {j}" for i, j in pairs] + outside

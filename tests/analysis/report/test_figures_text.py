@@ -42,5 +42,13 @@ def test_categories_are_drawn_with_the_range_of_shuffled_labels(findings):
     means, between, *_ = figure.axes
     assert drawn(means, TEAL)[:, 0].tolist() == [0.5] * 6
     assert [0.1, 0.2] in [list(line.get_xdata()) for line in between.lines]
-    titles = [axis.get_title(loc="left") for axis in figure.axes]
-    assert titles.count("math") == 1
+
+
+def test_every_category_has_its_shift_and_its_cka_along_the_layers(findings):
+    axes = draw(findings["categories"]).axes
+    first = next(place for place, axis in enumerate(axes) if axis.get_title(loc="left") == "math")
+    shift, cka = axes[first], axes[first + 5]
+    assert drawn(shift, TEAL).tolist() == [[layer, 0.3] for layer in range(3)]
+    assert drawn(shift, BIASES).tolist() == [[layer, 0.2] for layer in range(3)]
+    assert drawn(cka, TEAL)[:, 1].tolist() == [0.8] * 3
+    assert drawn(cka, BIASES)[:, 1].tolist() == [0.9] * 3

@@ -14,6 +14,8 @@ def test_pairs_are_ordered_by_how_they_differ_with_means_on_their_nulls(findings
     assert labels == ["1 and 2: other allocation", "1 and 3: other data order"]
     assert [list(line.get_xdata()) for line in whole.lines if line.get_color() == NULL] == [[0.1, 0.2]] * 2
     assert not [line for line in moved.lines if line.get_color() == NULL]
+    ticks = [line.get_xdata() for line in moved.lines if line.get_marker() == "|"]
+    assert [sites.tolist() for sites in ticks] == [[0.5] * 3, [0.7] * 3]
     means = [line.get_xdata()[0] for line in moved.lines if line.get_color() == BIASES and line.get_marker() == "o"]
     assert means == [0.5, 0.5]
     assert "2 is b" in names.texts[0].get_text()
