@@ -11,15 +11,14 @@ import torch
 
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
 from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis, write_analysis
-from analysis.questions import cross
+from analysis.questions import cross, worth
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
 
 _OBJECT_STORE_BYTES = 200 * 2**20
-_SITE_PASSES = {"worth": 3}
-_PASSES = 4
-"""Forward passes of a question, and of a site where it takes some apart: the unit of the estimate, no more."""
+_PASSES = {"perplexity": 3, "shift": 7, "where": 2, "categories": 3, "worth": 11}
+"""Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
 
 
 def start_ray(address: str | None) -> None:
@@ -62,13 +61,13 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
         if (missing := tuple(q for q in settings.questions if q not in {f.analysis for f in analysis.findings}))
     }
     compare = COMPARISON in settings.only
-    progress = _Progress(sum(_cost(checkpoints[i], q) for i, missing in waiting.items() for q in missing))
+    progress = _Progress([(checkpoints[i], q) for i, missing in waiting.items() for q in missing], settings.n_blocks)
     trained = {}
     for index, result in _results(checkpoints, settings, waiting, compare):
         if isinstance(result, Finding):
             known[index] = known[index].having([result])
             write_analysis(known[index], files[index])
-            progress.done(_cost(checkpoints[index], result.analysis), f"{files[index].parent.name}  {result.analysis}")
+            progress.done(checkpoints[index], result.analysis)
         else:
             trained[index] = result
     if compare:
@@ -128,19 +127,27 @@ def _examine(
         yield error
 
 
-def _cost(checkpoint: Checkpoint, question: str) -> int:
-    return _PASSES + _SITE_PASSES.get(question, 0) * len(checkpoint.meta.config.sites)
-
-
 class _Progress:
-    """One line a finding, with an estimate of what is left."""
+    """One line a finding, with an estimate of what is left.
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._begun = total, 0, time.monotonic()
+    Args:
+        waiting: questions that are to be asked, and of which checkpoint.
+        n_blocks: of the text.
+    """
 
-    def done(self, cost: int, what: str) -> None:
-        self._done += cost
+    def __init__(self, waiting: Sequence[tuple[Checkpoint, str]], n_blocks: int) -> None:
+        self._n_blocks, self._begun, self._done = n_blocks, time.monotonic(), 0.0
+        self._total = sum(self._cost(*one) for one in waiting)
+
+    def done(self, checkpoint: Checkpoint, question: str) -> None:
+        """A question was answered."""
+        self._done += self._cost(checkpoint, question)
         seconds = time.monotonic() - self._begun
         left = seconds * (self._total - self._done) / self._done
         minutes, rest = divmod(int(seconds), 60)
-        print(f"{minutes:3d}:{rest:02d}  {what}, about {left / 60:.0f} min left", flush=True)
+        name = checkpoint.meta.config.name
+        print(f"{minutes:3d}:{rest:02d}  {name}  {question}, about {left / 60:.0f} min left", flush=True)
+
+    def _cost(self, checkpoint: Checkpoint, question: str) -> float:
+        each_site = 3 * worth.BLOCKS / self._n_blocks if question == worth.NAME else 0.0
+        return _PASSES.get(question, 1) + each_site * len(checkpoint.meta.config.sites)
