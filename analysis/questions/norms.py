@@ -17,7 +17,11 @@ from trainables.teal import sparse_input
 
 NAME = "norms"
 _FEWEST = 5  # sites: of fewer, even a perfect order is within the middle 95% of all orders
-_SCALES = ("norm", "norm_over_output", "norm_over_error")
+_SCALES = {
+    "norm": "norm",
+    "norm_over_output": "norm over that of the output",
+    "norm_over_error": "norm over that of what sparsity takes",
+}
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,13 @@ def _effects(module: str, rows: list[Row]) -> list[Effect]:
     if len(chosen) < _FEWEST:
         return []
     effects = []
-    for scale in _SCALES:
+    for scale, words in _SCALES.items():
         values = np.array([row[scale] for row in chosen], dtype=np.float64)  # None becomes nan
         if np.isnan(values).any() or np.ptp(values) == 0:
             continue
         _, null = depth_correlation(values)
         interval = spearman([float(r["layer"] or 0) for r in chosen], list(values))
-        effects.append(Effect.of(f"{module}: {scale} with depth, Spearman", interval, "correlation", null))
+        effects.append(Effect.of(f"{module}: {words} with depth, Spearman", interval, "correlation", null))
     return effects
 
 

@@ -102,7 +102,7 @@ def find(subject: Subject) -> Finding:
         if (chosen := [r for r in rows if (r["where"], r["centred"]) == (where, centred)])
         for effect in _effects(chosen, f"{where}, {'centred' if centred else 'not centred'}", components)
     ]
-    verdict = _verdict(effects)
+    verdict = _verdict(effects) if any(bias.any() for bias in subject.biases.values()) else "all biases are zero"
     if subject.start:  # what it began from, a mean of outputs, is in their span more than chance has it
         added = [r for r in _rows(subject.trained.moved, outputs, {}, components) if r["centred"]]
         effects += _effects(added, "output, centred, what training added to the start", components)

@@ -19,7 +19,8 @@ from trainables.statistics import Interval
 from trainables.teacher import Teacher
 
 NAME = "worth"
-FACTORS = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+_AS_THEY_ARE = "times 1.0"
 BLOCKS = 8
 """Of the text, at even distances, for single sites, each of which costs three passes over them."""
 
@@ -64,9 +65,8 @@ def site_variants(biases: Vectors, random: Vectors) -> dict[str, dict[Site, Tens
 def whole_variants(
     biases: Vectors, random: Vectors, explained: Mapping[Site, Explained]
 ) -> dict[str, dict[Site, Tensor]]:
-    """The biases as they are, and changed all together: scaled, split along the mean error, drawn at random."""
-    found: dict[str, dict[Site, Tensor]] = {"full": dict(biases)}
-    found |= {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS}
+    """The biases changed all together: scaled (once by one), split along the mean error, drawn at random."""
+    found = {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS}
     found["on the mean error"] = {s: explained[s].on for s in biases if s in explained}
     found["off the mean error"] = {s: explained[s].off if s in explained else biases[s] for s in biases}
     found["all random"] = dict(random)
@@ -81,7 +81,7 @@ def find(subject: Subject) -> Finding:
     single = _scores(subject, n, site_variants(subject.biases, subject.random))
     rows = [_site_row(site, single, explained.get(site), len(subject.sites)) for site in subject.sites]
     scores = _scores(subject, len(subject.blocks.tokens), whole_variants(subject.biases, subject.random, explained))
-    rows += [_whole_row(name, scores) for name in scores if name not in ("none", "full")]
+    rows += [_whole_row(name, scores) for name in scores if name != "none"]
     effects = _effects(subject, scores, rows, scales)
     return Finding(
         analysis=NAME,
@@ -146,7 +146,7 @@ def _effects(
         return Effect.of(label, difference(scores[one], scores[other]), "nats")
 
     found = [
-        effect("KL, all biases minus TEAL", "full", "none"),
+        effect("KL, all biases minus TEAL", _AS_THEY_ARE, "none"),
         effect("KL, all random minus TEAL", "all random", "none"),
         effect("KL, only the part along the mean error, minus TEAL", "on the mean error", "none"),
         effect("KL, only the part across it, minus TEAL", "off the mean error", "none"),
@@ -162,11 +162,8 @@ def _effects(
     if scales:  # a bias at a site that stays dense has no error to be explained by
         found.append(_explained("a bias", subject.biases, scales))
         found.append(_explained("what training added to its start", subject.trained.moved, scales))
-    best = min(
-        [(factor, scores[f"times {factor}"].kl_nats) for factor in FACTORS] + [(1.0, scores["full"].kl_nats)],
-        key=lambda pair: pair[1],
-    )
-    found.append(Effect(label="factor of all biases with the lowest KL", value=best[0], unit="times"))
+    best = min(FACTORS, key=lambda factor: scores[f"times {factor}"].kl_nats)
+    found.append(Effect(label="factor of all biases with the lowest KL", value=best, unit="times"))
     return tuple(found)
 
 

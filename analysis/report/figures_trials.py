@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from analysis.finding import Effect, Finding
 from analysis.report.style import (
@@ -35,7 +34,6 @@ from analysis.report.style import (
 _PANEL = 2.7  # inches
 _ROW = 0.26  # inches of a pair of trials
 _NAMES = 170  # characters of a line
-_FULL = "KL, all biases minus TEAL"
 
 
 def worth(finding: Finding) -> Figure:
@@ -57,23 +55,19 @@ def worth(finding: Finding) -> Figure:
         site_points(axes[name], sites, name, colour=RANDOM if name == "kl_random_costs" else None)
         at(axes[name], 0)
         axes[name].set(title=title, ylabel=label)
-    whole = next((effect for effect in finding.effects if effect.label == _FULL), None)
-    _scaled(axes["scaled"], rows, variant, whole)
+    _scaled(axes["scaled"], rows[np.char.startswith(variant, "times ")])
     _parts(axes["parts"], finding)
     key(figure, [*module_key(sites), dot(BIASES, "all biases"), dot(RANDOM, "random vectors (null)"), dashed("zero")])
     return figure
 
 
-def _scaled(axis: Axes, rows: pd.DataFrame, variant: NDArray[np.str_], whole: Effect | None) -> None:
+def _scaled(axis: Axes, scaled: pd.DataFrame) -> None:
     """KL against the factor of all biases: nothing at zero, which is TEAL, and the biases as they are at one."""
-    scaled = rows[np.char.startswith(variant, "times ")]
     factors = [float(name.removeprefix("times ")) for name in words(scaled, "variant")]
     found = {0.0: (0.0, 0.0, 0.0)}
     if factors:
         columns = [numbers(scaled, f"kl_minus_teal{end}") for end in ("", "_low", "_high")]
         found |= dict(zip(factors, zip(*columns, strict=True), strict=True))
-    if whole is not None:
-        found[1.0] = (whole.value, *(whole.interval or (whole.value, whole.value)))
     x = sorted(found)
     value, low, high = np.array([found[factor] for factor in x]).T
     axis.plot(x, value, "o-", color=BIASES, markersize=4)
