@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
@@ -84,6 +85,7 @@ def fit(
         n_trials: about how many will come.
         config: the search, if it is one; how trials are named, placed and reused is added here.
     """
+    _keep_secrets()
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_STATE_SECONDS * n_trials)
     resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
     placed = tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle]))
@@ -115,6 +117,14 @@ def fit(
         verbose=0,
     )
     tune.Tuner(placed, param_space=space, tune_config=config, run_config=run).fit()
+
+
+def _keep_secrets() -> None:
+    """Tune would pass the cloud keys of the driver on to trials, and Ray's agent writes what it passes on into its log.
+
+    Workers have the environment of their node, which is the driver's where Ray runs on this machine alone.
+    """
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name[:4] == "AWS_"}
 
 
 def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

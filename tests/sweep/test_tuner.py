@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.execution.class_cache import _ActorClassCache
 
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
+from sweep import tuner
 from sweep.folder import create_sweep
 from sweep.tuner import fit, grid_space
 from tests.conftest import trials_of
@@ -59,3 +61,11 @@ def test_ray_is_given_the_resources_and_the_limits(
     assert given["place"] == tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5, "accelerator_type:A100": 0.001}])
     assert given["run_config"].failure_config.max_failures == 7
     assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9}
+
+
+def test_cloud_keys_are_not_passed_to_trials_through_rays_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.setenv(name, "planted")
+    tuner._keep_secrets()
+    passed = _ActorClassCache().get(SponTrainable)._default_options["runtime_env"]
+    assert "planted" not in str(passed)
