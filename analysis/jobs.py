@@ -17,6 +17,7 @@ from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
 
 _OBJECT_STORE_BYTES = 200 * 2**20
+_BEAT_SECONDS = 30.0
 _PASSES = {"perplexity": 3, "shift": 7, "where": 2, "categories": 3, "worth": 11}
 """Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
 
@@ -64,7 +65,9 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
     progress = _Progress([(checkpoints[i], q) for i, missing in waiting.items() for q in missing], settings.n_blocks)
     trained = {}
     for index, result in _results(checkpoints, settings, waiting, compare):
-        if isinstance(result, Finding):
+        if result is None:
+            progress.beat()
+        elif isinstance(result, Finding):
             known[index] = known[index].having([result])
             write_analysis(known[index], files[index])
             progress.done(checkpoints[index], result.analysis)
@@ -88,8 +91,8 @@ def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
 
 def _results(
     checkpoints: Sequence[Checkpoint], settings: Settings, waiting: Mapping[int, tuple[str, ...]], compare: bool
-) -> Iterator[tuple[int, Finding | Trained]]:
-    """What the tasks give, as it comes: findings, and the biases to compare."""
+) -> Iterator[tuple[int, Finding | Trained | None]]:
+    """What the tasks give, as it comes: findings, and the biases to compare; None where nothing came for a while."""
     wanted = range(len(checkpoints)) if compare else sorted(waiting)
     if not wanted:
         return
@@ -102,7 +105,10 @@ def _results(
         task.remote(checkpoints[i], settings, waiting.get(i, ()), threads, device): i for i in wanted
     }
     while streams:
-        ready: list[Any] = ray.wait(list(streams), num_returns=1)[0]
+        ready: list[Any] = ray.wait(list(streams), num_returns=1, timeout=_BEAT_SECONDS)[0]
+        if not ready:
+            yield -1, None
+            continue
         stream = ready[0]
         result = next(stream, None)  # a reference, or nothing more
         if result is None:
@@ -144,9 +150,15 @@ class _Progress:
         self._done += self._cost(checkpoint, question)
         seconds = time.monotonic() - self._begun
         left = seconds * (self._total - self._done) / self._done
-        minutes, rest = divmod(int(seconds), 60)
-        name = checkpoint.meta.config.name
-        print(f"{minutes:3d}:{rest:02d}  {name}  {question}, about {left / 60:.0f} min left", flush=True)
+        self._print(f"{checkpoint.meta.config.name}  {question}, about {left / 60:.0f} min left")
+
+    def beat(self) -> None:
+        """Nothing was answered for a while."""
+        self._print(f"{self._done / self._total:.0%} done" if self._total else "reading biases")
+
+    def _print(self, line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
+        print(f"{minutes:3d}:{seconds:02d}  {line}", flush=True)
 
     def _cost(self, checkpoint: Checkpoint, question: str) -> float:
         each_site = 3 * worth.BLOCKS / self._n_blocks if question == worth.NAME else 0.0
