@@ -49,7 +49,7 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
         out: directory of the results; each checkpoint gets a folder of its trial's name in it.
 
     Returns:
-        The files written: one a checkpoint, and the comparison's.
+        The files that hold the answers: one a checkpoint that was asked something, and the comparison's.
 
     Raises:
         SponError: if a checkpoint cannot be examined; what others found is kept.
@@ -73,12 +73,13 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
             progress.done(checkpoints[index], result.analysis)
         else:
             trained[index] = result
+    written = [file for file, analysis in zip(files, known, strict=True) if analysis.findings]
     if compare:
         finding = cross.find([trained[index] for index in range(len(checkpoints))])
         subjects = tuple(examined(checkpoint, settings) for checkpoint in checkpoints)
-        files.append(out / COMPARED)
-        write_analysis(Analysis(subjects=subjects, findings=(finding,)), files[-1])
-    return files
+        written.append(out / COMPARED)
+        write_analysis(Analysis(subjects=subjects, findings=(finding,)), written[-1])
+    return written
 
 
 def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,3 +106,17 @@ def test_a_run_of_mlflow_can_be_examined(interpreted: Interpreted, tmp_path: Pat
     ran = interpreted.again("--run", run, "--only", "moments", "--out", tmp_path)
     assert ran.code == 0, ran.err
     assert (tmp_path / trial.config.name / "analysis.json").exists()
+
+
+def test_checkpoints_can_be_compared_alone(interpreted: Interpreted, tmp_path: Path) -> None:
+    here = {trial.config.allocation: trial.checkpoint_path for trial in interpreted.swept.folder.trials}
+    other = tmp_path / "other" / "checkpoint"
+    shutil.copytree(here["TOP-75"], other)
+    meta = json.loads((other / "meta.json").read_text())
+    meta["config"]["training"]["seed"] = 7
+    (other / "meta.json").write_text(json.dumps(meta))
+    ran = interpreted.again("--checkpoint", here["TOP-75"], other, "--only", "cross", "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    (finding,) = read_analysis(tmp_path / "out" / "comparison.json").findings
+    assert "other data order" in finding.effects[0].label
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["comparison.json"]
