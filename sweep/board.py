@@ -6,33 +6,23 @@ Figures come from the scores in the checkpoints, with 95% paired bootstrap inter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from search_spaces.errors import SponError
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.evaluation import Scores
-from trainables.statistics import TAIL, Array, Statistic, bootstrap_unit, paired_bootstrap
+from trainables.statistics import Statistic, bootstrap_unit, paired_bootstrap, recovered
 
 EvaluationSplit = Literal["validation", "test"]
-
-
-def _recovered(dense: Array, teal: Array, spon: Array) -> Array:
-    """Share of TEAL's damage that SPON repairs; nan unless that damage is certain (its interval is above 0)."""
-    damage = teal - dense
-    if np.quantile(damage[1:], TAIL) <= 0:
-        return np.full_like(damage, np.nan)
-    return (teal - spon) / damage
-
 
 STATISTICS: dict[str, Statistic] = {
     "kl_nats": lambda m: m["spon"].kl,
     "kl_minus_teal_nats": lambda m: m["spon"].kl - m["teal"].kl,
     "nll_nats": lambda m: m["spon"].nll,
     "ppl": lambda m: m["spon"].ppl,
-    "kl_recovered": lambda m: _recovered(m["dense"].kl, m["teal"].kl, m["spon"].kl),
-    "ppl_recovered": lambda m: _recovered(m["dense"].ppl, m["teal"].ppl, m["spon"].ppl),
+    "kl_recovered": lambda m: recovered(m["dense"].kl, m["teal"].kl, m["spon"].kl),
+    "ppl_recovered": lambda m: recovered(m["dense"].ppl, m["teal"].ppl, m["spon"].ppl),
     "vs_teal_pct": lambda m: 100 * (m["spon"].ppl / m["teal"].ppl - 1),
     "vs_dense_pct": lambda m: 100 * (m["spon"].ppl / m["dense"].ppl - 1),
     "teal_kl_nats": lambda m: m["teal"].kl,

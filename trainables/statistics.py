@@ -42,6 +42,18 @@ class Means(NamedTuple):
 Statistic = Callable[[Mapping[str, Means]], Array]
 
 
+def recovered(dense: Array, teal: Array, spon: Array) -> Array:
+    """Share of TEAL's damage that SPON repairs, (1 + resamples,); nan unless that damage is certain.
+
+    It is certain if its interval is above zero. Arguments are one figure of each model, such as its KL, under every
+    resample, the data itself first.
+    """
+    damage = teal - dense
+    if np.quantile(damage[1:], TAIL) <= 0:
+        return np.full_like(damage, np.nan)
+    return (teal - spon) / damage
+
+
 def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
     """What is resampled: documents if the split touches enough of them."""
     return "documents" if int((scores.document_positions > 0).sum()) >= MIN_DOCUMENTS else "blocks"

@@ -1,14 +1,13 @@
 """The model card of an export: what it is, how to load it, and what was measured, read from the checkpoint's scores."""
 
+import math
 from collections.abc import Mapping
-
-import numpy as np
 
 from analysis.export.load import SponSpec
 from search_spaces.schema import EMBEDDED
 from trainables.checkpoint import Checkpoint
 from trainables.evaluation import Scores
-from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap
+from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap, recovered
 
 _MODELS = {"dense": "dense", "teal": "TEAL alone", "spon": "TEAL and SPON"}
 
@@ -119,11 +118,6 @@ def _conditions(checkpoint: Checkpoint, split: str, scores: Scores) -> str:
     )
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """The quotient; nan where there is no whole, which is where no recovery is shown."""
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
-
-
 def _statistics_of(who: str) -> dict[str, Statistic]:
     def kl(models: Mapping[str, Means]) -> Array:
         return models[who].kl
@@ -141,10 +135,8 @@ _STATISTICS: dict[str, Statistic] = {
     **_statistics_of("dense"),
     **_statistics_of("teal"),
     **_statistics_of("spon"),
-    "kl_damage": lambda m: m["teal"].kl - m["dense"].kl,
-    "ppl_damage": lambda m: m["teal"].ppl - m["dense"].ppl,
-    "kl_recovered": lambda m: _ratio(m["teal"].kl - m["spon"].kl, m["teal"].kl - m["dense"].kl),
-    "ppl_recovered": lambda m: _ratio(m["teal"].ppl - m["spon"].ppl, m["teal"].ppl - m["dense"].ppl),
+    "kl_recovered": lambda m: recovered(m["dense"].kl, m["teal"].kl, m["spon"].kl),
+    "ppl_recovered": lambda m: recovered(m["dense"].ppl, m["teal"].ppl, m["spon"].ppl),
 }
 
 
@@ -153,7 +145,7 @@ def _figure(interval: Interval, digits: int) -> str:
 
 
 def _recovery(found: Mapping[str, Interval], of: str) -> str:
-    if found[f"{of}_damage"].low <= 0:
-        return "not given, for TEAL's damage is not certain: its interval reaches zero"
     share = found[f"{of}_recovered"]
+    if math.isnan(share.value):
+        return "not given, for TEAL's damage is not certain: its interval reaches zero"
     return f"{share.value:+.1%} [{share.low:+.1%}, {share.high:+.1%}]"
