@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
-
 from analysis.examine import COMPARISON, Settings
 from analysis.finding import read_analysis
-from analysis.jobs import run_jobs, start_ray
+from analysis.jobs import run_jobs
 from analysis.questions import cross
 from analysis.report.publish import REPORT, publish
 from analysis.tracking import log_results
@@ -35,11 +33,7 @@ def interpret(
         print(f"no comparison: {reason}")
         settings = settings.model_copy(update={"only": settings.questions})
     print(f"{len(trials)} checkpoints, {len(settings.only)} questions; results in {out}", flush=True)
-    start_ray(address)
-    try:
-        files = run_jobs(trials, settings, out)
-    finally:
-        ray.shutdown()
+    files = run_jobs(trials, settings, out, address)
     report = next(file for file in publish(out) if file.name == REPORT)
     log_results(tracking_uri, out)
     for file in files:

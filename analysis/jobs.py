@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,9 @@ _PASSES = {"perplexity": 3, "shift": 7, "where": 2, "categories": 3, "worth": 11
 """Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
 
 
-def start_ray(address: str | None) -> None:
-    """Start Ray on this machine, or connect to a cluster.
-
-    Raises:
-        SponError: if the cluster does not answer.
-    """
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """Ray on this machine, or a cluster, while the block runs."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -36,9 +34,15 @@ def start_ray(address: str | None) -> None:
             ray.init(address=address, **quiet)
     except ConnectionError as error:
         raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -> list[Path]:
+def run_jobs(
+    checkpoints: Sequence[Checkpoint], settings: Settings, out: Path, address: str | None = None
+) -> list[Path]:
     """Examine checkpoints, each one's questions in a task of its own, and then compare them.
 
     A question that was answered on the same text before is not asked again, so that a stopped run goes on.
@@ -47,24 +51,21 @@ def run_jobs(checkpoints: Sequence[Checkpoint], settings: Settings, out: Path) -
         checkpoints: of one model or several.
         settings: what to ask.
         out: directory of the results; each checkpoint gets a folder of its trial's name in it.
+        address: of a Ray cluster; Ray on this machine, started if there is anything to ask, by default.
 
     Returns:
         The files that hold the answers: one a checkpoint that was asked something, and the comparison's.
 
     Raises:
-        SponError: if a checkpoint cannot be examined; what others found is kept.
+        SponError: if the cluster does not answer, or a checkpoint cannot be examined; what others found is kept.
     """
     files = [out / checkpoint.meta.config.name / ANALYSIS for checkpoint in checkpoints]
     known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
-    waiting = {
-        index: missing
-        for index, analysis in enumerate(known)
-        if (missing := tuple(q for q in settings.questions if q not in {f.analysis for f in analysis.findings}))
-    }
     compare = COMPARISON in settings.only
-    progress = _Progress([(checkpoints[i], q) for i, missing in waiting.items() for q in missing], settings.n_blocks)
-    trained = {}
-    for index, result in _results(checkpoints, settings, waiting, compare):
+    asked = {i: missing for i, one in enumerate(known) if (missing := _missing(one, settings)) or compare}
+    progress = _Progress([(checkpoints[i], q) for i, questions in asked.items() for q in questions], settings.n_blocks)
+    trained: dict[int, Trained] = {}
+    for index, result in _results(checkpoints, settings, asked, address):
         if result is None:
             progress.beat()
         elif isinstance(result, Finding):
@@ -90,35 +91,44 @@ def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
     return Analysis(subjects=subjects, findings=())
 
 
+def _missing(known: Analysis, settings: Settings) -> tuple[str, ...]:
+    """Questions that are not answered yet."""
+    answered = {finding.analysis for finding in known.findings}
+    return tuple(question for question in settings.questions if question not in answered)
+
+
 def _results(
-    checkpoints: Sequence[Checkpoint], settings: Settings, waiting: Mapping[int, tuple[str, ...]], compare: bool
+    checkpoints: Sequence[Checkpoint], settings: Settings, asked: Mapping[int, tuple[str, ...]], address: str | None
 ) -> Iterator[tuple[int, Finding | Trained | None]]:
     """What the tasks give, as it comes: findings, and the biases to compare; None where nothing came for a while."""
-    wanted = range(len(checkpoints)) if compare else sorted(waiting)
-    if not wanted:
+    if not asked:
         return
-    total = ray.cluster_resources()
-    gpu = float(total.get("GPU", 0) > 0)
-    threads = max(1, int(total["CPU"]) // len(wanted)) if not gpu else 1
-    task = ray.remote(num_cpus=threads, num_gpus=gpu, max_retries=1)(_examine)
-    device = "cuda" if gpu else "cpu"
-    streams: dict[Any, int] = {
-        task.remote(checkpoints[i], settings, waiting.get(i, ()), threads, device): i for i in wanted
-    }
-    while streams:
-        ready: list[Any] = ray.wait(list(streams), num_returns=1, timeout=_BEAT_SECONDS)[0]
+    with _ray(address):
+        total = ray.cluster_resources()
+        gpu = float(total.get("GPU", 0) > 0)
+        threads = 1 if gpu else max(1, int(total["CPU"]) // len(asked))
+        task = ray.remote(num_cpus=threads, num_gpus=gpu, max_retries=1)(_examine)
+        given = threads, "cuda" if gpu else "cpu"
+        streams: dict[Any, int] = {task.remote(checkpoints[i], settings, asked[i], *given): i for i in asked}
+        for stream, result in _as_they_come(streams):
+            if isinstance(result, SponError):
+                raise SponError(f"{checkpoints[streams[stream]].meta.config.name}: {result}")
+            yield streams.get(stream, -1), result
+
+
+def _as_they_come(streams: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """What streaming tasks give, each with its stream; nothing at all where nothing came for a while."""
+    open_streams = list(streams)
+    while open_streams:
+        ready: list[Any] = ray.wait(open_streams, num_returns=1, timeout=_BEAT_SECONDS)[0]
         if not ready:
-            yield -1, None
+            yield None, None
             continue
-        stream = ready[0]
-        result = next(stream, None)  # a reference, or nothing more
-        if result is None:
-            del streams[stream]
-            continue
-        result = ray.get(result)
-        if isinstance(result, SponError):
-            raise SponError(f"{checkpoints[streams[stream]].meta.config.name}: {result}")
-        yield streams[stream], result
+        reference = next(ready[0], None)
+        if reference is None:
+            open_streams.remove(ready[0])
+        else:
+            yield ready[0], ray.get(reference)
 
 
 def _examine(
