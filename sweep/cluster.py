@@ -54,7 +54,7 @@ def _connect(address: str | None) -> None:
         return
     try:
         ray.init(address=address, **quiet)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form, or no client for it
         raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 

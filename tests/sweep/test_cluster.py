@@ -126,6 +126,12 @@ def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest
     assert how["include_dashboard"] is False
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "nosuch://x", "127.0.0.1"])
+def test_an_address_that_cannot_be_is_one_line(address: str) -> None:
+    with pytest.raises(SponError, match=r"a Ray cluster must answer, but .*\(at --address\)"):
+        cluster._connect(address)
+
+
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of two A100s and one without a GPU, of which one node has gone."""
