@@ -16,7 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig, TrialConfig
+from tests.swept import swept
 from trainables.workbench import Workbench, find_materials
+
+__all__ = ["swept"]
 
 torch.set_num_threads(1)
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from mlflow import MlflowClient
 
-from analysis.examine import QUESTIONS
+from analysis.examine import QUESTIONS, Settings
 from analysis.finding import read_analysis
-from tests.sweep.conftest import Ran, Swept, run, swept
+from analysis.jobs import run_jobs
+from analysis.prompts import read_prompts
+from analysis.select import best_of_sweep, from_runs
+from tests.swept import Ran, Swept, run
 from trainables.tracking import EXPERIMENT
-
-__all__ = ["swept"]
 
 pytestmark = pytest.mark.ray
 
@@ -51,9 +53,9 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interpreted(swept: Swept, prompts_file: Path) -> Interpreted:
-    """The best two trials of each plan."""
-    arguments = ("interpret", "--sweep", "tiny", "--top", 2, "--storage", swept.storage, "--prompts", prompts_file)
-    return Interpreted(swept, prompts_file, run(*arguments, module="analysis"))
+    """The best two trials of each plan, by the command that the sweep names at its end."""
+    named = swept.ran.out.splitlines()[-1].split("-m analysis ")[1].split()
+    return Interpreted(swept, prompts_file, run(*named, "--prompts", prompts_file, module="analysis"))
 
 
 def files(interpreted: Interpreted) -> list[Path]:
@@ -78,11 +80,12 @@ def test_checkpoints_without_a_shared_site_are_examined_but_not_compared(interpr
     assert not (interpreted.out / "comparison.json").exists()
 
 
-def test_what_was_answered_is_not_asked_again(interpreted: Interpreted) -> None:
+def test_what_was_answered_is_not_asked_again(interpreted: Interpreted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("nothing was left to ask"))
     before = {file: file.stat().st_mtime_ns for file in files(interpreted)}
-    ran = interpreted.again("--sweep", "tiny", "--top", 2)
-    assert ran.code == 0, ran.err
-    assert "min left" not in ran.out
+    checkpoints = best_of_sweep(interpreted.swept.storage, "tiny", 2, "val_kl_nats")
+    settings = Settings(only=tuple(QUESTIONS), prompts=read_prompts(interpreted.prompts))
+    assert sorted(run_jobs(checkpoints, settings, interpreted.out)) == files(interpreted)
     assert {file: file.stat().st_mtime_ns for file in files(interpreted)} == before
 
 
@@ -98,14 +101,11 @@ def test_results_are_with_the_trials_runs_and_the_report_with_the_parent(interpr
     assert "analysis/report.html" in {f.path for f in client.list_artifacts(parent, "analysis")}
 
 
-def test_a_run_of_mlflow_can_be_examined(interpreted: Interpreted, tmp_path: Path) -> None:
-    client = MlflowClient(interpreted.swept.tracking_uri)
+def test_a_run_of_mlflow_can_be_chosen(interpreted: Interpreted) -> None:
     trial = next(t for t in interpreted.swept.folder.trials if t.config.allocation == "TOP-75")
     run = json.loads((trial.path / "mlflow.json").read_text())["run"]
-    assert client.get_run(run)
-    ran = interpreted.again("--run", run, "--only", "moments", "--out", tmp_path)
-    assert ran.code == 0, ran.err
-    assert (tmp_path / trial.config.name / "analysis.json").exists()
+    (checkpoint,) = from_runs([run], interpreted.swept.tracking_uri)
+    assert checkpoint.meta.config == trial.config
 
 
 def test_checkpoints_can_be_compared_alone(interpreted: Interpreted, tmp_path: Path) -> None:

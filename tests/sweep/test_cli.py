@@ -7,7 +7,7 @@ import torch
 
 from sweep.cli import main
 from tests.conftest import make_llama
-from tests.sweep.conftest import write_space
+from tests.swept import write_space
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

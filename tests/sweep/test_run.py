@@ -12,7 +12,7 @@ from mlflow.cli import cli
 
 from sweep.folder import SweepFolder
 from tests.conftest import trials_of
-from tests.sweep.conftest import ROOT, SECRETS, Swept, command, run, write_space
+from tests.swept import ROOT, SECRETS, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
@@ -25,14 +25,6 @@ def test_a_sweep_ends_well_and_says_what_to_do_next(swept: Swept) -> None:
     *_, mlflow, analysis = swept.ran.out.splitlines()
     assert f"-m mlflow ui --backend-store-uri {swept.tracking_uri}" in mlflow
     assert "-m analysis interpret --sweep tiny" in analysis
-
-
-def test_the_named_analysis_command_works(swept: Swept) -> None:
-    words = swept.ran.out.splitlines()[-1].split("-m analysis ")[1].split()
-    ran = run(*words, module="analysis")
-    assert ran.code == 0, ran.err
-    assert "TOP-75" in ran.out
-    assert "excess_kurtosis" in ran.out
 
 
 def test_every_distinct_trial_is_finished_once_and_tested(swept: Swept) -> None:

@@ -9,7 +9,7 @@ from sweep.cli import main
 from sweep.folder import SweepFolder, TrialFolder, create_sweep
 from sweep.status import as_lines, status_of
 from tests.conftest import trials_of
-from tests.sweep.conftest import Swept
+from tests.swept import Swept
 
 NAMES = ["BASELINE-TEAL", "UNIF-ALL", "TOP-50", "BOTTOM-50", "ATTN-ONLY"]
 

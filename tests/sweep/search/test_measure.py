@@ -11,7 +11,7 @@ from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
 from sweep.folder import SweepFolder
 from sweep.search.measure import without_measured
-from tests.sweep.conftest import run, write_space
+from tests.swept import run, write_space
 from trainables.workbench import find_materials
 
 MEASURED = ["GRADIENT-50", "CORNERSTONE-50", "CRITICAL-ONLY-50", {"name": "SHAPLEY-GUIDED", "above": -9.0}]

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sweep.folder import SweepFolder
 from sweep.search.mask_log import MaskLog
 from sweep.search.mask_search import open_storage
-from tests.sweep.conftest import ROOT, Swept, command, run, write_space
+from tests.swept import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection
 

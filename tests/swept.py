@@ -11,7 +11,7 @@ import yaml
 
 from sweep.folder import SweepFolder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SECRETS = {
     "HF_TOKEN": "hf_planted0secret1of2a3user",
     "MLFLOW_TRACKING_PASSWORD": "planted-password-of-a-user",
