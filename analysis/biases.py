@@ -1,7 +1,7 @@
 """Statistics of bias vectors, and sites ranked by norm."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -28,10 +28,6 @@ class BiasStatistics:
     max_abs: float
     excess_kurtosis: float
     positive_fraction: float
-
-    def as_row(self) -> dict[str, object]:
-        """The fields, for a table."""
-        return asdict(self) | {"site": str(self.site)}
 
 
 def describe_biases(biases: Mapping[Site, Tensor]) -> list[BiasStatistics]:

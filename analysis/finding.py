@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from search_spaces.errors import SponError
+from search_spaces.files import read_config
 from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # it comes with torch, which reading findings does without
@@ -117,11 +117,4 @@ def read_analysis(file: Path) -> Analysis:
     Raises:
         SponError: if it is missing or of another schema.
     """
-    try:
-        return Analysis.model_validate_json(file.read_text())
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    raise SponError(f"an analysis must be the {file.name} of `analysis interpret`, but {reason} (at {file})")
+    return read_config(Analysis, file, f"an analysis must be the {file.name} of `analysis interpret`")

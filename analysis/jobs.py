@@ -1,6 +1,5 @@
 """Checkpoints examined as Ray tasks, each with a model of its own; what is found is on disk as soon as it is known."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from analysis.questions import cross, worth
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
+from trainables.ray_trainable import connect_ray
 
-_OBJECT_STORE_BYTES = 200 * 2**20
 _BEAT_SECONDS = 30.0
 _PASSES = {"perplexity": 3, "shift": 7, "where": 2, "categories": 3, "worth": 11}
 """Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
@@ -26,14 +25,7 @@ _PASSES = {"perplexity": 3, "shift": 7, "where": 2, "categories": 3, "worth": 11
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """Ray on this machine, or a cluster, while the block runs."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is None:
-            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except ConnectionError as error:
-        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
+    connect_ray(address)
     try:
         yield
     finally:

@@ -14,8 +14,8 @@ from ray.util import placement_group, remove_placement_group
 
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
+from trainables.ray_trainable import connect_ray
 
-_OBJECT_STORE_BYTES = 256 * 2**20
 _POLL_SECONDS = 2.0
 _NEWS_SECONDS = 15.0
 _SILENT_SECONDS = 10.0
@@ -38,24 +38,13 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
     if not ray.is_initialized():
-        _connect(address)
+        connect_ray(address)
     try:
         if not places(resources):
             _wait_for_place(resources, grows=address is not None)
     except SponError:
         ray.shutdown()
         raise
-
-
-def _connect(address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        return
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form, or no client for it
-        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 
 def places(resources: ResourcesConfig) -> int:

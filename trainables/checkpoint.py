@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from search_spaces.errors import SponError
+from search_spaces.files import first_fault
 from search_spaces.schema import Config, TrialConfig
 from search_spaces.sites import ModelShape, Site
 from trainables.evaluation import Scores
@@ -123,10 +124,8 @@ def _read_meta(directory: Path) -> CheckpointMeta:
             raise SponError(f"a checkpoint must have schema version {SCHEMA_VERSION}, but got {got} (at {directory})")
         return CheckpointMeta.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
         raise SponError(
-            f"a checkpoint must have this version's {META}, but {where}: {fault['msg']} (at {directory})"
+            f"a checkpoint must have this version's {META}, but {first_fault(error)} (at {directory})"
         ) from error
     except ValueError as error:
         raise SponError(f"a checkpoint's {META} must be JSON, but {error} (at {directory})") from error

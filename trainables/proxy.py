@@ -33,6 +33,11 @@ def some_blocks(bench: Workbench, split: Split, rows: slice) -> tuple[Blocks, Te
     have = len(blocks.tokens)
     if not (rows.start or 0) < (have if rows.stop is None else rows.stop) <= have:
         raise SponError(f"n_blocks must be in 1..{have}, but got {rows.stop} (at the {split} split)")
+    return taken(blocks, teacher, rows)
+
+
+def taken(blocks: Blocks, teacher: Teacher, rows: slice | Tensor) -> tuple[Blocks, Teacher]:
+    """Those blocks, and the statistics of them, without hidden states."""
     part = Blocks(blocks.tokens[rows], blocks.documents[rows])
     return part, Teacher(teacher.mean_row[rows], teacher.entropy[rows], teacher.nll[rows], None)
 

@@ -1,5 +1,6 @@
-"""The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another."""
+"""The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another; and the Ray."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from safetensors import SafetensorError
@@ -22,10 +24,31 @@ from trainables.spon import Form
 from trainables.trial import Trial
 from trainables.workbench import Workbench
 
+_OBJECT_STORE_BYTES = 256 * 2**20
+
 FAILURE = "failure"
 """Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
 COMPLETE = "complete"
 """Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
+
+
+def connect_ray(address: str | None) -> None:
+    """Start Ray on this machine, or connect to a cluster.
+
+    Args:
+        address: of a running cluster, ``auto`` or ``ray://...``; a local Ray of this process's own without it.
+
+    Raises:
+        SponError: if the cluster does not answer.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form, or no client for it
+        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 
 class _Resident(tune.Trainable):

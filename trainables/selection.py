@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from search_spaces.errors import SponError
+from search_spaces.files import read_config
 from search_spaces.sources import Config
 from trainables.statistics import Interval
 
@@ -95,13 +95,4 @@ def read_selection(file: Path) -> Selection:
     Raises:
         SponError: if it is missing or of another schema.
     """
-    try:
-        return Selection.model_validate_json(file.read_text())
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        reason = f"{where}: {fault['msg']}"
-        raise SponError(f"a selection must be the {SELECTION} of a search, but {reason} (at {file})") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SponError(f"a selection must be the {SELECTION} of a search, but {reason} (at {file})") from error
+    return read_config(Selection, file, f"a selection must be the {SELECTION} of a search")

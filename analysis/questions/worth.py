@@ -11,16 +11,17 @@ from torch import Tensor
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.questions.norms import Scale, scales_of
 from analysis.resampling import DRAWS, mean, null_range, ratio
-from analysis.subject import Subject
+from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
-from trainables.corpus import Blocks
-from trainables.evaluation import Scores, score
+from trainables.evaluation import Scores, score, scores_from_tokens
+from trainables.proxy import taken
 from trainables.statistics import Interval
-from trainables.teacher import Teacher
 
 NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _AS_THEY_ARE = "times 1.0"
+_KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "random"}
+"""Modes of a subject, whose scores on all of the text it has already."""
 BLOCKS = 8
 """Of the text, at even distances, for single sites, each of which costs three passes over them."""
 
@@ -78,9 +79,12 @@ def find(subject: Subject) -> Finding:
     n = min(BLOCKS, len(subject.blocks.tokens))
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
-    single = _scores(subject, n, site_variants(subject.biases, subject.random))
+    single = _scores(subject, n, {"none": {}, **site_variants(subject.biases, subject.random)})
     rows = [_site_row(site, single, explained.get(site), len(subject.sites)) for site in subject.sites]
-    scores = _scores(subject, len(subject.blocks.tokens), whole_variants(subject.biases, subject.random, explained))
+    known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
+    changed = whole_variants(subject.biases, subject.random, explained)
+    rest = {name: vectors for name, vectors in changed.items() if name not in known}
+    scores = known | _scores(subject, len(subject.blocks.tokens), rest)
     rows += [_whole_row(name, scores) for name in scores if name != "none"]
     effects = _effects(subject, scores, rows, scales)
     return Finding(
@@ -99,12 +103,9 @@ def find(subject: Subject) -> Finding:
 
 def _scores(subject: Subject, n: int, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
     chosen = torch.arange(n) * len(subject.blocks.tokens) // n
-    blocks = Blocks(subject.blocks.tokens[chosen], subject.blocks.documents[chosen])
-    t = subject.teacher
-    at = chosen.to(t.nll.device)
-    teacher = Teacher(t.mean_row[at], t.entropy[at], t.nll[at], None)
+    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
     scores = {}
-    for name, vectors in {"none": {}, **changed}.items():
+    for name, vectors in changed.items():
         with subject.as_biases(vectors):
             scores[name] = score(subject.model, blocks, teacher)
     return scores

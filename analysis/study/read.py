@@ -19,6 +19,7 @@ from analysis.study.layout import (
     SummaryRow,
 )
 from search_spaces.errors import SponError
+from search_spaces.files import first_fault
 from search_spaces.sites import Site, site_order
 
 _RESULTS, _SUMMARY, _PARETO, _ANALYSIS = "results.json", "summary.csv", "pareto.json", "interpretability.json"
@@ -100,9 +101,7 @@ def _read(file: Path, parse: Callable[[bytes], T]) -> T:
 
 
 def _not_of_this_form(error: ValidationError, file: Path) -> str:
-    fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    return f"a study's file must be of the study's form, but {where or 'it'}: {fault['msg']} (at {file})"
+    return f"a study's file must be of the study's form, but {first_fault(error)} (at {file})"
 
 
 def _check_results(results: Results, file: Path) -> None:

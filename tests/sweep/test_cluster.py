@@ -117,21 +117,6 @@ def test_a_node_that_is_on_its_way_is_waited_for_with_news(growing: str, capsys:
     assert at_once(A100.model_copy(update={"max_concurrent": 2})) == 2  # it grows to it
 
 
-def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[object] = []
-    monkeypatch.setattr(ray, "init", lambda *where, **how: given.extend((where, how)))
-    cluster._connect(None)
-    where, how = given
-    assert where == ("local",)  # and not one that runs here already
-    assert how["include_dashboard"] is False
-
-
-@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "nosuch://x", "127.0.0.1"])
-def test_an_address_that_cannot_be_is_one_line(address: str) -> None:
-    with pytest.raises(SponError, match=r"a Ray cluster must answer, but .*\(at --address\)"):
-        cluster._connect(address)
-
-
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of two A100s and one without a GPU, of which one node has gone."""

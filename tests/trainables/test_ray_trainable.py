@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from search_spaces.errors import SponError
@@ -13,7 +14,7 @@ from tests.conftest import trials_of
 from trainables import ray_trainable
 from trainables.checkpoint import read_checkpoint, write_checkpoint
 from trainables.proxy import MaskScorer
-from trainables.ray_trainable import COMPLETE, FAILURE, MaskTrainable, SponTrainable
+from trainables.ray_trainable import COMPLETE, FAILURE, MaskTrainable, SponTrainable, connect_ray
 from trainables.training import Trainer
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
@@ -396,3 +397,18 @@ def test_after_a_failure_the_worker_scores_the_next_mask(masks, shared, tmp_path
     actor.step()
     actor.reset_config(mask_config(masks[2], shared))
     assert run(actor)[-1][COMPLETE]
+
+
+def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda *where, **how: given.extend((where, how)))
+    connect_ray(None)
+    where, how = given
+    assert where == ("local",)  # and not one that runs here already
+    assert how["include_dashboard"] is False
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "nosuch://x", "127.0.0.1"])
+def test_an_address_that_cannot_be_is_one_line(address: str) -> None:
+    with pytest.raises(SponError, match=r"a Ray cluster must answer, but .*\(at --address\)"):
+        connect_ray(address)

@@ -1,0 +1,36 @@
+"""Configs that programs write and read back as JSON files."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from search_spaces.errors import SponError
+from search_spaces.sources import Config
+
+C = TypeVar("C", bound=Config)
+
+
+def read_config(kind: type[C], file: Path, rule: str) -> C:
+    """Read a config.
+
+    Args:
+        kind: its class.
+        file: JSON.
+        rule: what the file must be, the start of the message if it is not.
+
+    Raises:
+        SponError: if it is missing or of another schema.
+    """
+    try:
+        return kind.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise SponError(f"{rule}, but {first_fault(error)} (at {file})") from error
+    except OSError as error:
+        raise SponError(f"{rule}, but {error.strerror or error} (at {file})") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault is, and what it is."""
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
