@@ -121,6 +121,10 @@ def _ask_autoscaler() -> Autoscaler:
     reply = GetClusterStatusReply()
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reply.ParseFromString(client.get_cluster_status(timeout_s=5))
+    return _understood(reply)
+
+
+def _understood(reply: Any) -> Autoscaler:
     state = reply.autoscaling_state
     coming: Counter[str] = Counter()
     for request in state.pending_instance_requests:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
@@ -109,10 +110,13 @@ def test_a_cluster_without_an_autoscaler_has_what_it_has(growing: str, monkeypat
 
 
 @pytest.mark.ray
-def test_a_node_that_is_on_its_way_is_waited_for_with_news(growing: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_node_that_is_on_its_way_is_waited_for_with_news(
+    growing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.01)  # a node that is a process may be there within two seconds
     start_ray(A100, growing)
     out = capsys.readouterr().out
-    assert "s for a node with CPU 1, GPU 0, A100; on their way: 1 x a100" in out
+    assert "s for a node with CPU 1, GPU 0, A100; on their way: " in out
     assert places(A100) == at_once(A100) == 1
     assert at_once(A100.model_copy(update={"max_concurrent": 2})) == 2  # it grows to it
 
@@ -147,6 +151,18 @@ def test_a_refusal_lists_nodes_by_what_they_have() -> None:
     bundle = ResourcesConfig(gpus_per_trial=1, accelerator_type="H100").bundle
     said = str(cluster._impossible(bundle, "the nodes have"))
     assert "asks for, CPU 1, GPU 1, H100, but the nodes have: 2 x (CPU 4, GPU 2, A100); CPU 8, GPU 0" in said
+
+
+def test_nodes_that_were_asked_for_and_nodes_that_start_are_on_their_way() -> None:
+    reply = GetClusterStatusReply()
+    state = reply.autoscaling_state
+    state.autoscaler_state_version = 1
+    state.pending_instance_requests.add(ray_node_type_name="a100", count=2)
+    state.pending_instances.add(ray_node_type_name="a100")
+    said = cluster._understood(reply)
+    assert said.speaks
+    assert said.coming == {"a100": 3}
+    assert cluster._news({"CPU": 1}, said, 2.0).endswith("on their way: 3 x a100")
 
 
 def test_the_news_has_the_last_failure() -> None:
