@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import yaml
+from nbclient import NotebookClient
 
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from trainables.lab import Lab
 from trainables.trial import run_trial
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "walkthrough.ipynb"
 
 
 @pytest.fixture
@@ -55,3 +59,12 @@ def test_a_wrong_allocation_is_one_line_before_anything_is_loaded(space):
     with pytest.raises(SponError, match=r"but got 'NOSUCH' \(at allocations\.0"):
         lab.train("NOSUCH", 0.5)
     assert "bench" not in vars(lab)
+
+
+def test_the_notebook_runs(space):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    setting = next(cell for cell in notebook.cells if "SPACE =" in cell.source)
+    setting.source += f"\nSPACE = {str(space)!r}"
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
+    printed = "".join(output.get("text", "") for output in notebook.cells[-3].outputs)
+    assert "test_kl_nats" in printed
