@@ -53,8 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
     interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
-    interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
-    interpret.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
     study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
     study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
@@ -65,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("directory", type=Path, metavar="DIR", help="to write; must not exist or be empty")
     export.add_argument("--absorb", action="store_true", help="the whole model, with the biases in its linear layers")
+    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON side by side, on tasks")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trial's checkpoint")
+    evaluate.add_argument(
+        "--tasks",
+        metavar="A,B",
+        help="of the lm-evaluation-harness, by name or as YAML files, such as analysis/evaluation/own.yaml; such a "
+        "file may run Python",
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="items of each task; all by default")
+    evaluate.add_argument("--out", type=Path, help="results; in the storage by default")
+    for sub in (interpret, evaluate):
+        sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+        sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
@@ -106,6 +117,19 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
     if arguments.run:
         return from_runs(arguments.run, uri), storage / "analysis"
     return from_directories(arguments.checkpoint), storage / "analysis"
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    tasks = [name for name in (arguments.tasks or "").split(",") if name]
+    if not tasks:
+        raise SponError(f"an evaluation must have a task, but got {arguments.tasks!r} (at --tasks)")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise SponError(f"a limit must be at least 1, but got {arguments.limit} (at --limit)")
+
+    from analysis.evaluation.evaluate import evaluate
+
+    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    evaluate(arguments.checkpoint, tasks, arguments.limit, arguments.out or arguments.storage / "analysis", uri)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
