@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("directory", type=Path, metavar="DIR", help="to write; must not exist or be empty")
     export.add_argument("--absorb", action="store_true", help="the whole model, with the biases in its linear layers")
-    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON side by side, on tasks")
+    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON on tasks and on other text")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trial's checkpoint")
     evaluate.add_argument(
         "--tasks",
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         "file may run Python",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="items of each task; all by default")
+    evaluate.add_argument("--text", type=Path, nargs="+", metavar="FILE", default=[], help="or directories of files")
+    evaluate.add_argument("--blocks", type=int, default=64, help="or windows of each text at most (%(default)s)")
+    evaluate.add_argument("--window", type=int, metavar="W", help="also score text in windows of W tokens")
+    evaluate.add_argument("--stride", type=int, metavar="S", help="of which only the last S count; all by default")
+    evaluate.add_argument("--add-bos", action="store_true", help="begin each block and window with the BOS token")
     evaluate.add_argument("--out", type=Path, help="results; in the storage by default")
     for sub in (interpret, evaluate):
         sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
@@ -120,16 +125,29 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    tasks = [name for name in (arguments.tasks or "").split(",") if name]
-    if not tasks:
-        raise SponError(f"an evaluation must have a task, but got {arguments.tasks!r} (at --tasks)")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise SponError(f"a limit must be at least 1, but got {arguments.limit} (at --limit)")
+    tasks = tuple(name for name in (arguments.tasks or "").split(",") if name)
+    if not tasks and (arguments.tasks is not None or not arguments.text):
+        raise SponError("an evaluation must have a task or a text, but got none (at --tasks, --text)")
+    if (arguments.window or arguments.stride or arguments.add_bos) and not arguments.text:
+        raise SponError("windows must be of a text, but got none (at --text)")
+    for name, least in (("limit", 1), ("blocks", 2), ("window", 2), ("stride", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise SponError(f"{name} must be at least {least}, but got {value} (at --{name})")
 
-    from analysis.evaluation.evaluate import evaluate
+    from analysis.evaluation.evaluate import Asked, evaluate
 
+    asked = Asked(
+        tasks=tasks,
+        limit=arguments.limit,
+        texts=tuple(arguments.text),
+        n_windows=arguments.blocks,
+        window=arguments.window,
+        stride=arguments.stride,
+        add_bos=arguments.add_bos,
+    )
     uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
-    evaluate(arguments.checkpoint, tasks, arguments.limit, arguments.out or arguments.storage / "analysis", uri)
+    evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
 
 
 def _figures(arguments: argparse.Namespace) -> None:

@@ -44,11 +44,33 @@ def test_tasks_are_scored_printed_stored_and_logged(checkpoint, write_task, tmp_
     assert "longtable" in (folder / "evaluation.tex").read_text()
 
 
+def test_text_comes_beside_the_trials_own_and_is_kept_beside_tasks(checkpoint, tmp_path, capsys):
+    text = tmp_path / "other.txt"
+    text.write_text(" ".join(f"w{i * 7 % 60}" for i in range(200)))
+    name = read_checkpoint(checkpoint).meta.config.name
+    window = ("--window", 32, "--stride", 16)
+    assert run(checkpoint, "--text", text, "--blocks", 5, *window, "--storage", tmp_path) == 0
+    stored = read_evaluation(tmp_path / "analysis" / name / "evaluation.json")
+    assert [(s.text, s.cut) for s in stored.texts] == [
+        ("its own validation split", "16"),
+        ("other.txt", "16"),
+        ("other.txt", "32/16"),
+    ]
+    assert [len(s.spon_kl) for s in stored.texts[1:]] == [5, 5]
+    out, err = capsys.readouterr()
+    assert "the biases surely take KL back" in out
+    assert err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "must have a task"),
-        (["--tasks", ","], "must have a task"),
+        ([], "must have a task or a text"),
+        (["--tasks", ","], "must have a task or a text"),
+        (["--tasks", "own", "--window", "32"], "windows must be of a text"),
+        (["--text", "gone.txt"], "No such file"),
+        (["--text", "gone.txt", "--blocks", "1"], "blocks must be at least 2, but got 1"),
+        (["--text", __file__, "--window", "32", "--stride", "20"], "whole blocks of 16"),
         (["--tasks", "own", "--limit", "0"], "limit must be at least 1, but got 0"),
         (["--tasks", "gone.yaml"], "task file must be there"),
     ],

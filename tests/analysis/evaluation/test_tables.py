@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from analysis.evaluation.stored import TaskScores
-from analysis.evaluation.tables import difference, tasks_finding
+from analysis.evaluation.stored import TaskScores, TextScores
+from analysis.evaluation.tables import difference, ppl_recovered, tasks_finding, texts_finding
 
 
 def task(**scores: tuple[float, ...]) -> TaskScores:
@@ -39,3 +39,38 @@ def test_no_difference_has_no_interval():
     assert difference(same, same) == (0, -np.inf, np.inf)
     (row,) = tasks_finding([task(**SCORES | {"spon": SCORES["teal"]})]).rows
     assert (row["SPON - TEAL"], row["SPON - TEAL_low"]) == (0, None)
+
+
+def text(spon_kl: tuple[float, ...]) -> TextScores:
+    return TextScores(
+        text="t",
+        fingerprint="f",
+        cut="16",
+        tokens=16,
+        dense_nll=(1.0, 2.0, 3.0),
+        teal_nll=(1.3, 2.2, 3.3),
+        spon_nll=(1.2, 2.1, 3.1),
+        teal_kl=(0.4, 0.5, 0.6),
+        spon_kl=spon_kl,
+    )
+
+
+def test_a_text_has_perplexities_and_both_recoveries():
+    found = texts_finding([text((0.3, 0.4, 0.5))])
+    (row,) = found.rows
+    ppl = np.exp([2.0, 6.8 / 3, 6.4 / 3])
+    assert [row["dense PPL"], row["TEAL PPL"], row["SPON PPL"]] == pytest.approx(ppl)
+    assert (row["TEAL KL"], row["SPON KL"], row["tokens"]) == (pytest.approx(0.5), pytest.approx(0.4), 48)
+    assert row["KL recovered"] == pytest.approx(0.2)
+    assert row["PPL recovered"] == pytest.approx((ppl[1] - ppl[2]) / (ppl[1] - ppl[0]))
+    assert row["SPON - TEAL NLL"] == pytest.approx(-0.4 / 3)
+    assert found.verdict == "the biases surely take KL back on t (16)"
+
+
+def test_a_recovery_that_is_not_certain_is_not_said_to_be():
+    assert texts_finding([text((0.3, 0.6, 0.5))]).verdict.endswith("nowhere")
+
+
+def test_no_share_is_given_of_a_damage_that_is_not_certain():
+    teal = np.array([1.0, 2.5, 2.6])
+    assert np.isnan(ppl_recovered(np.array([1.0, 2.0, 3.0]), teal, teal).value)
