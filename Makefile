@@ -10,7 +10,7 @@ ROOMS := search_spaces trainables sweep analysis
 sweep: .venv/ready
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
 
-test: .venv/ready
+test: .venv/evaluate
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
@@ -22,4 +22,9 @@ bench: .venv/ready
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+# Both files at once, so that what is optional cannot move a pin
+.venv/evaluate: requirements-evaluate.txt .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --requirement ,requirements.txt $<)
 	touch $@

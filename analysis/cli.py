@@ -53,8 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
     interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
-    interpret.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
-    interpret.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
     study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
     study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
@@ -65,6 +63,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("directory", type=Path, metavar="DIR", help="to write; must not exist or be empty")
     export.add_argument("--absorb", action="store_true", help="the whole model, with the biases in its linear layers")
+    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON on tasks and on other text")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trial's checkpoint")
+    evaluate.add_argument(
+        "--tasks",
+        metavar="A,B",
+        help="of the lm-evaluation-harness, by name or as YAML files, such as analysis/evaluation/own.yaml; such a "
+        "file may run Python",
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="items of each task; all by default")
+    evaluate.add_argument("--text", type=Path, nargs="+", metavar="FILE", default=[], help="or directories of files")
+    evaluate.add_argument("--blocks", type=int, default=64, help="or windows of each text at most (%(default)s)")
+    evaluate.add_argument("--window", type=int, metavar="W", help="also score text in windows of W tokens")
+    evaluate.add_argument("--stride", type=int, metavar="S", help="of which only the last S count; all by default")
+    evaluate.add_argument("--add-bos", action="store_true", help="begin each block and window with the BOS token")
+    evaluate.add_argument("--out", type=Path, help="results; in the storage by default")
+    for sub in (interpret, evaluate):
+        sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+        sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
@@ -106,6 +122,32 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
     if arguments.run:
         return from_runs(arguments.run, uri), storage / "analysis"
     return from_directories(arguments.checkpoint), storage / "analysis"
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    tasks = tuple(name for name in (arguments.tasks or "").split(",") if name)
+    if not tasks and (arguments.tasks is not None or not arguments.text):
+        raise SponError("an evaluation must have a task or a text, but got none (at --tasks, --text)")
+    if (arguments.window or arguments.stride or arguments.add_bos) and not arguments.text:
+        raise SponError("windows must be of a text, but got none (at --text)")
+    for name, least in (("limit", 1), ("blocks", 2), ("window", 2), ("stride", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise SponError(f"{name} must be at least {least}, but got {value} (at --{name})")
+
+    from analysis.evaluation.evaluate import Asked, evaluate
+
+    asked = Asked(
+        tasks=tasks,
+        limit=arguments.limit,
+        texts=tuple(arguments.text),
+        n_windows=arguments.blocks,
+        window=arguments.window,
+        stride=arguments.stride,
+        add_bos=arguments.add_bos,
+    )
+    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
 
 
 def _figures(arguments: argparse.Namespace) -> None:

@@ -1,12 +1,17 @@
 """What was found, logged beside the trials in MLflow. Disk comes first: an MLflow that is away costs a line."""
 
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.finding import read_analysis
 from trainables.tracking import EXPERIMENT, TRIAL_TAG, bound_waiting
 
 _FOLDER = "analysis"
 _SQLITE = "sqlite:///"
+_UNNAMEABLE = re.compile(r"[^\w\-./ ]")
+"""What MLflow takes in no metric's name."""
 
 
 def log_results(tracking_uri: str, out: Path) -> None:
@@ -16,30 +21,59 @@ def log_results(tracking_uri: str, out: Path) -> None:
         tracking_uri: of MLflow.
         out: directory of the results (``analysis.jobs``).
     """
+    _logged(tracking_uri, out, lambda client, experiment: _log_results(client, experiment, out))
+
+
+def log_evaluation(tracking_uri: str, files: Sequence[Path], identity: str, metrics: Mapping[str, float]) -> None:
+    """Log an evaluation to the runs of its trial.
+
+    Args:
+        tracking_uri: of MLflow.
+        files: what was written.
+        identity: of the trial.
+        metrics: figures by name.
+    """
+
+    def log(client: Any, experiment: str) -> None:
+        for run in _runs(client, experiment, identity):
+            for name, value in metrics.items():
+                client.log_metric(run.info.run_id, _UNNAMEABLE.sub("_", name), value)
+            for file in files:
+                client.log_artifact(run.info.run_id, str(file), _FOLDER)
+
+    _logged(tracking_uri, files[0].parent, log)
+
+
+def _logged(tracking_uri: str, out: Path, log: Callable[[Any, str], None]) -> None:
+    """Call with a client and the experiment's id, if there is anything to log to."""
     if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).exists():
         return  # nothing was ever tracked here, and asking would make a database
     bound_waiting()
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
     try:
-        _log(tracking_uri, out)
+        client = MlflowClient(tracking_uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            log(client, experiment.experiment_id)
     except (MlflowException, RequestException) as error:
         print(f"MLflow does not answer; results are in {out}: {str(error).splitlines()[0]}")
 
 
-def _log(tracking_uri: str, out: Path) -> None:
-    from mlflow import MlflowClient
+def _runs(client: Any, experiment: str, identity: str) -> Sequence[Any]:
+    """The runs of a trial."""
+    found: Sequence[Any] = client.search_runs([experiment], f"tags.`{TRIAL_TAG}` = '{identity}'")
+    return found
+
+
+def _log_results(client: Any, experiment: str, out: Path) -> None:
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-    client = MlflowClient(tracking_uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return
     parents: set[str] = set()
     for file in sorted(out.glob("*/analysis.json")):
-        identity = read_analysis(file).subjects[0].identity
-        for run in client.search_runs([experiment.experiment_id], f"tags.`{TRIAL_TAG}` = '{identity}'"):
+        for run in _runs(client, experiment, read_analysis(file).subjects[0].identity):
             client.log_artifacts(run.info.run_id, str(file.parent), _FOLDER)
             parents |= {run.data.tags[MLFLOW_PARENT_RUN_ID]} if MLFLOW_PARENT_RUN_ID in run.data.tags else set()
     for parent in parents:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from search_spaces.schema import Split
 from trainables.cache import cached, content_key
 from trainables.loss import token_chunks
 from trainables.model import ResidentModel
@@ -40,14 +39,14 @@ class Teacher:
 
 
 def teacher_of(
-    model: ResidentModel, tokens: Tensor, split: Split, temperature: float = 1.0, with_hidden: bool = False
+    model: ResidentModel, tokens: Tensor, name: str, temperature: float = 1.0, with_hidden: bool = False
 ) -> Teacher:
     """Load the statistics of some text, computing them first if nobody has.
 
     Args:
         model: in its dense state.
         tokens: (blocks, seq) token ids.
-        split: their name, for the progress bar.
+        name: of the text, for the progress bar.
         temperature: of the dense distribution.
         with_hidden: also keep the hidden states, which doubles the size.
 
@@ -59,7 +58,7 @@ def teacher_of(
     key = content_key(_SCHEMA, *identity, float(temperature), with_hidden)
 
     def build(directory: Path) -> None:
-        save_file(_statistics(model, tokens, split, temperature, with_hidden), directory / "stats.safetensors")
+        save_file(_statistics(model, tokens, name, temperature, with_hidden), directory / "stats.safetensors")
 
     stats = load_file(cached("teacher", key, build) / "stats.safetensors", device=str(model.device))
     return Teacher(stats["mean_row"], stats["entropy"], stats["nll"], stats.get("hidden"))
@@ -67,7 +66,7 @@ def teacher_of(
 
 @torch.inference_mode()
 def _statistics(
-    model: ResidentModel, tokens: Tensor, split: Split, temperature: float, with_hidden: bool
+    model: ResidentModel, tokens: Tensor, name: str, temperature: float, with_hidden: bool
 ) -> dict[str, Tensor]:
     model.check_dense()
     n_blocks, length = tokens.shape
@@ -82,7 +81,7 @@ def _statistics(
     head = model.head.float()
     size = sum(tensor.nbytes for tensor in stats.values()) / 2**20
     batches = list(model.batches(tokens))
-    for rows in tqdm(batches, f"teacher, {split} ({size:.0f} MB)", unit="batch", mininterval=5):
+    for rows in tqdm(batches, f"teacher, {name} ({size:.0f} MB)", unit="batch", mininterval=5):
         batch = tokens[rows].to(model.device)
         hidden = model.hidden(batch).float()
         if with_hidden:

@@ -16,8 +16,8 @@ _SPECIAL = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
-_HEAD = (
-    "% Made by `python -m analysis tables --latex` from stored results.\n"
+HEAD = (
+    "% Made by `python -m analysis` from stored results.\n"
     "% \\usepackage{booktabs,longtable}; with tokens beyond ASCII, lualatex or xelatex.\n"
 )
 
@@ -35,17 +35,18 @@ def _text(stored: Stored, finding: Finding) -> str:
 
 def as_latex(results: Sequence[Stored]) -> str:
     """A longtable of effects and one of rows for every finding."""
-    parts = [_HEAD]
+    parts = [HEAD]
     for stored in results:
         for finding in stored.findings:
             caption = f"{finding.title}, {stored.name}"
             parts.append(f"\\paragraph{{{escape_latex(caption)}}} {escape_latex(finding.verdict)}.\n")
-            parts.append(_longtable(effects_table(finding), f"{caption}: effects.", "p{0.42\\linewidth}rrrl"))
-            parts.append(_longtable(rows_table(finding), f"{caption}: rows."))
+            parts.append(longtable(effects_table(finding), f"{caption}: effects.", "p{0.42\\linewidth}rrrl"))
+            parts.append(longtable(rows_table(finding), f"{caption}: rows."))
     return "\n".join(part for part in parts if part)
 
 
-def _longtable(cells: pd.DataFrame, caption: str, columns: str | None = None) -> str:
+def longtable(cells: pd.DataFrame, caption: str, columns: str | None = None) -> str:
+    """A table of text for LaTeX, which may run over pages; nothing of an empty one."""
     if cells.empty:
         return ""
     escaped = cells.map(escape_latex).rename(columns=escape_latex)

@@ -1,0 +1,227 @@
+"""Tasks of the lm-evaluation-harness on the three models. It is an optional dependency, imported here alone."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, chdir
+from difflib import get_close_matches
+from importlib.util import find_spec
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
+from torch import Tensor
+from yaml import YAMLError
+
+from analysis.evaluation.resident import MODES, Mode, Resident, quiet
+from analysis.evaluation.stored import TaskScores
+from search_spaces.errors import SponError
+
+ANSWER_NLL = "answer_nll"
+"""Nats that the right answer costs among the choices of a multiple-choice item; it moves where accuracy does not."""
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here, such as a model given loaded
+
+_SEED = 1234  # of few-shot examples and of sampling: the three models see the same
+_BATCH = 8
+_FAULTS = (AssertionError, AttributeError, DatasetsError, ImportError, LookupError, OSError, TemplateError, TypeError)
+_FAULTS_OF_A_FILE = (*_FAULTS, ValueError, YAMLError)
+"""What the harness raises at a task file that is broken, or at a data set that is out of reach."""
+
+Task = Any
+"""A task of the harness, which has no types to import."""
+
+
+def check_installed() -> None:
+    """Refuse to go on without the harness.
+
+    Raises:
+        SponError: saying how to install it.
+    """
+    if find_spec("lm_eval") is None:
+        raise SponError(
+            "tasks must have the lm-evaluation-harness, but it is not installed: "
+            "pip install -r requirements.txt -r requirements-evaluate.txt (at --tasks)"
+        )
+
+
+def load_tasks(names: Sequence[str], limit: int | None) -> dict[str, Task]:
+    """Load tasks, by the harness's names (of tasks, groups or tags) or as YAML files.
+
+    A task's data files lie relative to its YAML file. Such a file may name Python functions, which are then run.
+
+    Args:
+        names: what to load.
+        limit: items of each task at most.
+
+    Returns:
+        Tasks by name; of a group its tasks.
+
+    Raises:
+        SponError: if the harness is not installed, a name is not known, or a task is broken, out of reach, or nothing
+            that a language model with plain text can answer.
+    """
+    check_installed()
+    with quiet():
+        from lm_eval.tasks import TaskManager
+
+        # Reading the thousands of files that come with the harness takes ten seconds
+        manager = TaskManager(include_defaults=not all(map(_is_file, names)))
+        tasks: dict[str, Task] = {}
+        for name in names:
+            for task in _load(manager, name, limit):
+                if task.task_name in tasks:
+                    raise SponError(f"a task must be named once, but {task.task_name!r} is twice (at --tasks)")
+                tasks[task.task_name] = task
+    return tasks
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _load(manager: Any, name: str, limit: int | None) -> list[Task]:
+    file = Path(name).expanduser().absolute()
+    if _is_file(name) and not file.is_file():
+        raise SponError(f"a task file must be there, but got {name!r} (at --tasks)")
+    if not _is_file(name) and name not in manager.task_index:
+        near = get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise SponError(f"a task must be one of the harness's or a YAML file, but got {name!r}{hint} (at --tasks)")
+    with ExitStack() as stack:
+        if _is_file(name):
+            stack.enter_context(chdir(file.parent))
+        try:
+            tasks = list(manager.load([str(file) if _is_file(name) else name])["tasks"].values())
+            for task in tasks:
+                _prepare(task, limit)
+        except _FAULTS_OF_A_FILE as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise SponError(f"a task must load, but {name} does not: {reason} (at --tasks)") from error
+    if not tasks:
+        raise SponError(f"a group must have tasks, but {name!r} has none (at --tasks)")
+    return tasks
+
+
+def _prepare(task: Task, limit: int | None) -> None:
+    """Settle what a task leaves open, and build its requests once, so that a broken template is found before a run."""
+    if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+        raise TypeError("it runs code that a model writes, or shows pictures or sound, which is not done here")
+    if task.config.num_fewshot is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=_SEED)
+    task.build_all_requests(limit=limit, rank=0, world_size=1)
+
+
+def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None) -> list[TaskScores]:
+    """Put tasks to the three models.
+
+    Args:
+        resident: the checkpoint on its model.
+        tasks: of ``load_tasks``.
+        limit: items of each task at most.
+
+    Returns:
+        Every metric of every task that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.
+
+    Raises:
+        SponError: if a task has no metric that is a mean over items, or wants generation where the token policy cannot
+            follow it.
+    """
+    _check_policy(resident, tasks)
+    model = _harness_model(resident)
+    scores: dict[Mode, dict[tuple[str, str], list[float]]] = {}
+    for mode in MODES:
+        begun = time.monotonic()
+        scores[mode] = _score(resident, mode, model, tasks, limit)
+        print(f"{mode}: {len(tasks)} tasks in {time.monotonic() - begun:.0f} s", flush=True)
+    return [
+        TaskScores(
+            task=task,
+            metric=metric,
+            limit=limit,
+            fewshot=tasks[task].config.num_fewshot,
+            **{mode: tuple(scores[mode][task, metric]) for mode in MODES},
+        )
+        for task, metric in scores["dense"]
+    ]
+
+
+def _check_policy(resident: Resident, tasks: Mapping[str, Task]) -> None:
+    """With a KV cache a decoded token comes alone, as if it were the first: ``skip_first_n`` would leave it dense."""
+    generating = [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]
+    if generating and resident.config.plan.tokens == "skip_first_n":
+        raise SponError(
+            f"a task of a plan with skip_first_n must not generate text, but {generating[0]} does (at --tasks)"
+        )
+
+
+def _harness_model(resident: Resident) -> Any:
+    """The resident model as the harness calls it, with logits in fp32 like all scores here.
+
+    A batch is padded to its longest item, which a token policy that counts positions would see: it takes one at a time.
+    """
+    with quiet():
+        from lm_eval.models.huggingface import HFLM
+
+        head = resident.model.head.float()
+
+        class Fp32Logits(HFLM):  # type: ignore[misc]  # it has no types
+            @torch.inference_mode()
+            def _model_call(self, inps: Tensor, *unused: object) -> Tensor:
+                return resident.model.hidden(inps).float() @ head.T
+
+        if resident.tokenizer.bos_token_id is None and resident.tokenizer.eos_token_id is None:
+            raise SponError("a tokenizer must have a token to begin or to end a text with, but this has neither")
+        batch = _BATCH if resident.config.plan.tokens == "all" else 1
+        return Fp32Logits(pretrained=resident.model.network, tokenizer=resident.tokenizer, batch_size=batch)
+
+
+def _score(
+    resident: Resident, mode: Mode, model: Any, tasks: Mapping[str, Task], limit: int | None
+) -> dict[tuple[str, str], list[float]]:
+    """The score of each item in one mode, by task and metric."""
+    from lm_eval.evaluator import evaluate
+
+    for task in tasks.values():
+        task.set_fewshot_seed(seed=_SEED)
+    torch.manual_seed(_SEED)
+    with quiet(), resident.mode(mode):
+        samples = evaluate(lm=model, task_dict={"tasks": dict(tasks)}, limit=limit, bootstrap_iters=0)["samples"]
+    return {
+        (name, metric): scores for name in tasks for metric, scores in _items(tasks[name], samples[name], name).items()
+    }
+
+
+def _items(task: Task, samples: Iterable[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
+    """Scores of a task's items by metric."""
+    means = {metric for metric, how in task.aggregation().items() if getattr(how, "__name__", "") == "mean"}
+    found: dict[str, list[float]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+        which = "" if sample["filter"] == "none" else f",{sample['filter']}"
+        for metric in means.intersection(sample["metrics"]):
+            if isinstance(sample[metric], Real):  # some are pairs, which the harness makes a figure of at the end
+                found[f"{metric}{which}"].append(float(sample[metric]))
+        nll = _answer_nll(task, sample)
+        if nll is not None:
+            found[f"{ANSWER_NLL}{which}"].append(nll)
+    if not found:
+        known = ", ".join(task.aggregation())
+        raise SponError(f"a task must have a metric that is a mean over items, but {name} has {known} (at --tasks)")
+    return dict(sorted(found.items()))
+
+
+def _answer_nll(task: Task, sample: Mapping[str, Any]) -> float | None:
+    """``ANSWER_NLL`` of an item with one right answer; None of any other."""
+    if task.OUTPUT_TYPE != "multiple_choice" or getattr(task, "multiple_input", 0):
+        return None
+    choices, right = task.doc_to_choice(sample["doc"]), sample["target"]
+    place = choices.index(right) if isinstance(right, str) and right in choices else right
+    if not isinstance(place, int):
+        return None
+    lls = torch.tensor([ll for ll, _ in sample["filtered_resps"]][: len(choices)], dtype=torch.float64)
+    return (lls.logsumexp(0) - lls[place]).item()

@@ -1,0 +1,85 @@
+"""One resident model as three: dense, TEAL alone, and TEAL with the biases of a checkpoint."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from typing import Literal, get_args
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from search_spaces.errors import SponError
+from search_spaces.schema import TrialConfig
+from search_spaces.sites import Site
+from trainables.checkpoint import Checkpoint, check_fits
+from trainables.model import ResidentModel, find_model, load_model, load_tokenizer
+from trainables.spon import SponBiases, biased
+from trainables.teal import sparsified
+
+Mode = Literal["dense", "teal", "spon"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A checkpoint on its model. Thresholds are those that it was trained with, so that its corpus is not needed."""
+
+    checkpoint: Checkpoint
+    model: ResidentModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def config(self) -> TrialConfig:
+        """The trial."""
+        return self.checkpoint.meta.config
+
+    @contextmanager
+    def mode(self, mode: Mode) -> Iterator[None]:
+        """The model in one of the three modes while the block runs."""
+        with ExitStack() as stack:
+            if mode != "dense":
+                thresholds = {Site.parse(site): value for site, value in self.checkpoint.meta.thresholds.items()}
+                stack.enter_context(sparsified(self.model, self.config.plan, thresholds))
+            if mode == "spon":
+                biases = SponBiases(self.model, tuple(self.checkpoint.biases), self.config.training.form)
+                biases.load(self.checkpoint.biases)
+                stack.enter_context(biased(self.model, biases))
+            yield
+
+
+def check_evaluable(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that does not make three models.
+
+    Raises:
+        SponError: if it has no biases or sparsifies nothing.
+    """
+    config = checkpoint.meta.config
+    if not checkpoint.biases or not config.plan.levels:
+        what = "has no biases" if not checkpoint.biases else "sparsifies nothing"
+        raise SponError(f"an evaluation must have a sparse model with biases, but {config.name} {what}")
+
+
+def make_resident(checkpoint: Checkpoint) -> Resident:
+    """Load the model of a checkpoint, on a GPU if there is one.
+
+    Raises:
+        SponError: if the model cannot be had or is another one now.
+    """
+    config = checkpoint.meta.config
+    source = find_model(config.model)
+    with quiet():
+        model = load_model(source, config.model.dtype, "cuda" if torch.cuda.is_available() else "cpu")
+    check_fits(checkpoint, model.shape, model.fingerprint)
+    return Resident(checkpoint, model, load_tokenizer(source))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of libraries where nobody watches them."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(StringIO()):
+        yield

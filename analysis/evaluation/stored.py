@@ -1,0 +1,117 @@
+"""What an evaluation measured, on disk: a score an item or a piece of text, from which every table is made."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from search_spaces.files import read_config
+from search_spaces.schema import TrialConfig
+from search_spaces.sources import Config
+
+EVALUATION = "evaluation.json"
+"""File of a trial's folder of results, beside ``analysis.json``."""
+
+Scores = tuple[float, ...]
+
+
+class TaskScores(Config):
+    """One metric of one task under the three models, an entry an item, in the order of the task.
+
+    Attributes:
+        limit: items of the task at most; None for all.
+        fewshot: examples that each item shows first.
+    """
+
+    task: str
+    metric: str
+    limit: int | None
+    fewshot: int
+    dense: Scores
+    teal: Scores
+    spon: Scores
+
+    @model_validator(mode="after")
+    def _items_are_paired(self) -> "TaskScores":
+        counts = [len(self.dense), len(self.teal), len(self.spon)]
+        if len(set(counts)) > 1 or not counts[0]:
+            raise ValueError(f"three models must score the same items, but got {counts} (at {self.task})")
+        return self
+
+
+class TextScores(Config):
+    """A text under the three models: means a unit of it, a block or what is new in a window, in nats a token.
+
+    Attributes:
+        text: its name.
+        fingerprint: hash of the tokens that were read.
+        cut: length of the windows and, where they overlap, their stride.
+        tokens: scored a unit.
+        dense_nll, teal_nll, spon_nll: negative log-likelihood.
+        teal_kl, spon_kl: KL(dense || model).
+    """
+
+    text: str
+    fingerprint: str
+    cut: str
+    tokens: int
+    dense_nll: Scores
+    teal_nll: Scores
+    spon_nll: Scores
+    teal_kl: Scores
+    spon_kl: Scores
+
+    @model_validator(mode="after")
+    def _units_are_paired(self) -> "TextScores":
+        counts = [len(s) for s in (self.dense_nll, self.teal_nll, self.spon_nll, self.teal_kl, self.spon_kl)]
+        if len(set(counts)) > 1 or not counts[0]:
+            raise ValueError(f"three models must score the same text, but got {counts} units (at {self.text})")
+        return self
+
+
+class Evaluation(Config):
+    """The whole of ``evaluation.json``.
+
+    Attributes:
+        name, identity: of the trial.
+        plan: the sparsity plan's label.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    identity: str
+    allocation: str
+    plan: str
+    tasks: tuple[TaskScores, ...] = ()
+    texts: tuple[TextScores, ...] = ()
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> "Evaluation":
+        """Of a trial, with nothing measured yet."""
+        return cls(name=config.name, identity=config.identity, allocation=config.allocation, plan=config.plan.label)
+
+    def having(self, tasks: Iterable[TaskScores] = (), texts: Iterable[TextScores] = ()) -> "Evaluation":
+        """The same with these scores in the place of older ones of the same tasks, and of the same texts and cuts."""
+        new_tasks, new_texts = tuple(tasks), tuple(texts)
+        names, cuts = {s.task for s in new_tasks}, {(s.text, s.cut) for s in new_texts}
+        kept_tasks = (s for s in self.tasks if s.task not in names)
+        kept_texts = (s for s in self.texts if (s.text, s.cut) not in cuts)
+        return self.model_copy(update={"tasks": (*kept_tasks, *new_tasks), "texts": (*kept_texts, *new_texts)})
+
+
+def write_evaluation(evaluation: Evaluation, file: Path) -> None:
+    """Write the file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".part")
+    aside.write_text(evaluation.model_dump_json(indent=1))
+    aside.replace(file)
+
+
+def read_evaluation(file: Path) -> Evaluation:
+    """Read the file.
+
+    Raises:
+        SponError: if it is missing or of another schema.
+    """
+    return read_config(Evaluation, file, f"an evaluation must be the {file.name} of `analysis evaluate`")

@@ -1,0 +1,187 @@
+"""Perplexity and KL of the three models on local text, in blocks and in strided windows."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from analysis.evaluation.resident import MODES, Mode, Resident, quiet
+from analysis.evaluation.stored import Scores, TextScores
+from search_spaces.errors import SponError
+from search_spaces.schema import TrialConfig
+from trainables.checkpoint import Checkpoint
+from trainables.corpus import Blocks
+from trainables.evaluation import token_scores
+from trainables.teacher import teacher_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How text is cut into windows, of which only what is new is scored: with their stride, all but overlaps.
+
+    Attributes:
+        window: tokens that the model sees at once.
+        stride: tokens from one window to the next, and those of each that are scored, its last.
+        add_bos: put the tokenizer's first token in front of every window; it is not scored, and comes on top.
+    """
+
+    window: int
+    stride: int
+    add_bos: bool
+
+    @property
+    def label(self) -> str:
+        """Such as ``512/256 bos``; the stride is left out where windows do not overlap."""
+        stride = "" if self.stride == self.window else f"/{self.stride}"
+        return f"{self.window}{stride}{' bos' if self.add_bos else ''}"
+
+
+def cuts_of(config: TrialConfig, window: int | None, stride: int | None, add_bos: bool) -> tuple[Cut, ...]:
+    """The blocks of the trial, and the windows that were asked for beside them.
+
+    Raises:
+        SponError: if a stride is longer than its window, or no whole number of blocks, so that blocks and windows could
+            not score the same tokens.
+    """
+    size = config.corpus.block_size
+    blocks = Cut(size, size, add_bos)
+    window = size if window is None else window
+    stride = window if stride is None else stride
+    if stride > window or stride < size or stride % size:
+        raise SponError(
+            f"a stride must be whole blocks of {size} tokens and no longer than the window, "
+            f"but got window {window}, stride {stride} (at --stride)"
+        )
+    return tuple(dict.fromkeys((blocks, Cut(window, stride, add_bos))))
+
+
+def read_texts(places: Sequence[Path]) -> dict[str, str]:
+    """Texts by name: of a file, or of the files in a directory, in the order of their names.
+
+    Raises:
+        SponError: if one is missing, empty or not UTF-8, or two have one name.
+    """
+    texts: dict[str, str] = {}
+    for place in places:
+        name = place.resolve().name
+        if name in texts:
+            raise SponError(f"texts must differ in their names, but got {name!r} twice (at --text)")
+        try:
+            texts[name] = "\n".join(file.read_text(encoding="utf-8") for file in _files(place))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SponError(f"a text must be readable as UTF-8, but {error} (at --text {place})") from error
+        if not texts[name].strip():
+            raise SponError(f"a text must not be empty, but there is none (at --text {place})")
+    return texts
+
+
+def _files(place: Path) -> Iterator[Path]:
+    if not place.is_dir():
+        yield place
+        return
+    yield from sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def cut_text(resident: Resident, name: str, text: str, cut: Cut, most: int) -> Tensor:
+    """Windows of a text at even distances, (windows, window): neighbours are mostly of one document.
+
+    Args:
+        resident: gives the tokenizer; no special token is added here.
+        name: of the text.
+        text: as it is.
+        cut: how to cut it; a rest that fills no window is left out.
+        most: windows at most.
+
+    Raises:
+        SponError: if a window is longer than the model's, the text has fewer than two, or there is no token to begin
+            with.
+    """
+    longest = getattr(resident.model.network.config, "max_position_embeddings", None)
+    if longest is not None and cut.window + cut.add_bos > longest:
+        raise SponError(f"a window must fit into the model's {longest} tokens, but got {cut.label} (at --window)")
+    if cut.add_bos and resident.tokenizer.bos_token_id is None:
+        raise SponError("a tokenizer must have a token to begin a text with, but this has none (at --add-bos)")
+    stream = torch.tensor(resident.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    starts = range(0, len(stream) - cut.window + 1, cut.stride)
+    if len(starts) < 2:
+        got = f"{name} has {len(stream)}"
+        raise SponError(f"a text must have two windows, {cut.window + cut.stride} tokens, but {got} (at --text)")
+    n = min(most, len(starts))
+    step = len(starts) // n
+    return stream[torch.tensor(starts[: n * step : step])[:, None] + torch.arange(cut.window)]
+
+
+def score_text(resident: Resident, name: str, windows: Tensor, cuts: Sequence[Cut]) -> Iterator[TextScores]:
+    """Score the three models on a text, cut in each of several ways, on the same tokens.
+
+    Args:
+        resident: the checkpoint on its model.
+        name: of the text.
+        windows: of the longest cut, (windows, window); each is a unit.
+        cuts: of ``cuts_of``; the last is the longest, and the others' windows divide what is new in its windows.
+    """
+    for cut in cuts:
+        begun = time.monotonic()
+        rows = windows if cut == cuts[-1] else windows[:, -cuts[-1].stride :].reshape(-1, cut.window)
+        with quiet():
+            scores = _score(resident, name, rows, cut, len(windows))
+        seconds = time.monotonic() - begun
+        print(f"{name}, window {cut.label}: {scores.tokens * len(windows):,} tokens in {seconds:.0f} s", flush=True)
+        yield scores
+
+
+def own_split(checkpoint: Checkpoint) -> TextScores:
+    """What the trial itself measured, on the test split where that was opened, else on validation."""
+    split = "test" if "test.spon" in checkpoint.scores else "validation"
+    by_mode = {mode: checkpoint.scores[f"{split}.{mode}"] for mode in MODES}
+    nll = {mode: _list(s.block_nll / s.block_predictions) for mode, s in by_mode.items()}
+    kl = {mode: _list(s.block_kl / s.block_positions) for mode, s in by_mode.items()}
+    size = checkpoint.meta.config.corpus.block_size
+    return TextScores(
+        text=f"its own {split} split",
+        fingerprint=checkpoint.meta.config.corpus_fingerprint,
+        cut=Cut(size, size, add_bos=False).label,
+        tokens=size,
+        dense_nll=nll["dense"],
+        teal_nll=nll["teal"],
+        spon_nll=nll["spon"],
+        teal_kl=kl["teal"],
+        spon_kl=kl["spon"],
+    )
+
+
+def _score(resident: Resident, name: str, rows: Tensor, cut: Cut, units: int) -> TextScores:
+    """Scores of windows (rows, window), means a unit of as many rows each."""
+    if cut.add_bos:
+        rows = torch.cat((torch.full((len(rows), 1), resident.tokenizer.bos_token_id), rows), dim=1)
+    teacher = teacher_of(resident.model, rows, name)
+    blocks = Blocks(rows, torch.zeros_like(rows))
+
+    def mean(values: Tensor) -> Scores:  # of (rows, seq): of each row what is new, where there is a prediction
+        return _list(values[:, -cut.stride :].double().reshape(units, -1).mean(dim=1))
+
+    nll: dict[Mode, Scores] = {"dense": mean(teacher.nll.cpu())}
+    kl: dict[Mode, Scores] = {}
+    for mode in MODES[1:]:
+        with resident.mode(mode):
+            nlls, kls = token_scores(resident.model, blocks, teacher)
+        nll[mode], kl[mode] = mean(nlls), mean(kls)
+    return TextScores(
+        text=name,
+        fingerprint=hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16],
+        cut=cut.label,
+        tokens=cut.stride * len(rows) // units,
+        dense_nll=nll["dense"],
+        teal_nll=nll["teal"],
+        spon_nll=nll["spon"],
+        teal_kl=kl["teal"],
+        spon_kl=kl["spon"],
+    )
+
+
+def _list(values: Tensor) -> Scores:
+    return tuple(values.tolist())
