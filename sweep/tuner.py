@@ -17,7 +17,8 @@ from trainables.training import total_steps
 
 _KEPT_CHECKPOINTS = 2
 """Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
-as to name one that exists; of two, the one that it named last is there still."""
+as to name one that exists; of two, at every other. Between a deletion and the writing it still names one that is gone:
+`SponTrainable.restore` then finds the newest."""
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
