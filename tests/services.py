@@ -9,13 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 PASSWORD = "planted-password-of-a-database"
-_STARTED_SECONDS = 60
+_STARTED_SECONDS = 180
 
 
 def free_port() -> int:
@@ -48,7 +47,7 @@ def kill_group(process: subprocess.Popen) -> None:
 def _until_it_answers(server: subprocess.Popen, url: str, log: Path) -> None:
     until = time.monotonic() + _STARTED_SECONDS
     while time.monotonic() < until and server.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(url, timeout=1):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
             return
         time.sleep(0.2)
     raise AssertionError(f"no server at {url}: {log.read_text()[-2000:]}")
@@ -56,10 +55,10 @@ def _until_it_answers(server: subprocess.Popen, url: str, log: Path) -> None:
 
 def postgres_programs() -> Path | None:
     """Where PostgreSQL's programs are; None without them or a driver."""
-    if importlib.util.find_spec("psycopg2") is None:
+    if importlib.util.find_spec("psycopg") is None:
         return None
     found = shutil.which("initdb") or max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
-    return Path(found).parent if found else None
+    return Path(found).resolve().parent if found else None
 
 
 @contextlib.contextmanager

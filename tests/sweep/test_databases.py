@@ -21,8 +21,9 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Start of the URLs of two databases, whose password is in the environment."""
     programs = postgres_programs()
     if programs is None:
-        pytest.skip("no PostgreSQL server, or no psycopg2")
+        pytest.skip("no PostgreSQL server, or no psycopg")
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # for a busy machine
     with postgres(programs, "optuna", "mlflow") as start:
         yield start
 
@@ -39,7 +40,7 @@ def runs_by_name(uri: str) -> dict[str, str]:
 def test_a_search_by_two_workers_through_postgresql(
     tiny_space: dict[str, object], tmp_path: Path, databases: str
 ) -> None:
-    search = {"masks": {"family": "layer_module_bits", "modules": ["o_proj", "down_proj"]}, "n_masks": 6}
+    search = {"masks": {"family": "layer_module_bits", "modules": ["o_proj", "down_proj"]}, "n_masks": 3}
     changes = {"plan": {"rule": "topk", "modules": ["o_proj", "down_proj"]}, "resources": {"max_concurrent": 2}}
     raw = tiny_space | changes | {"search": search | {"confirm": {"seeds": [1], "n_random": 1}}}
     port, storage, artifacts = free_port(), tmp_path / "runs", tmp_path / "artifacts"
@@ -52,7 +53,7 @@ def test_a_search_by_two_workers_through_postgresql(
         trials = {trial.path.name for trial in SweepFolder(storage / "tiny").trials}
         assert runs_by_name(uri) == dict.fromkeys({"tiny", *trials}, "FINISHED")
     study = optuna.load_study(study_name="tiny", storage=databases + "optuna")
-    assert len(study.get_trials(states=(TrialState.COMPLETE,))) >= 6
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) >= 3
     assert not study.get_trials(states=(TrialState.RUNNING,))
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(PASSWORD.encode() in text for text in (ran.out.encode(), ran.err.encode(), *files))

@@ -148,8 +148,9 @@ def test_trials_of_a_node_that_is_lost_go_on_on_the_other(longer: dict[str, obje
 
 
 def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_missed(
-    longer: dict[str, object], tmp_path: Path
+    longer: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # for a busy machine
     backend, port, artifacts = f"sqlite:///{tmp_path / 'server.db'}", free_port(), tmp_path / "artifacts"
     artifacts.mkdir()
     uri = f"http://127.0.0.1:{port}"
