@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.errors import SponError
-from trainables.tracking import default_tracking_uri
+from trainables.tracking import tracking_uri
 
 if TYPE_CHECKING:
     from trainables.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def _interpret(arguments: argparse.Namespace) -> None:
     only = check_only(tuple(arguments.only.split(","))) if arguments.only else (*QUESTIONS, COMPARISON)
     prompts = read_prompts(arguments.prompts or PROMPTS)
     settings = Settings(only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts)
-    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     checkpoints, out = _chosen(arguments, uri)
     if arguments.only and COMPARISON in only:
         check_comparable(checkpoints)

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.progress import Progress
+from sweep.sender import Sender
 from sweep.tracking import Tracker
 from trainables.ray_trainable import COMPLETE, FAILURE
 
@@ -30,7 +31,7 @@ class SweepCallback(tune.Callback):
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open MLflow and the progress line, in the driver that runs the sweep."""
-        self._tracker = Tracker(self._tracking_uri, self._folder)
+        self._sender = Sender(Tracker(self._tracking_uri, self._folder))
         self._progress = Progress(self._folder.space)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class SweepCallback(tune.Callback):
         config = _config(trial)
         self._of(trial).start(config)
         self._progress.started(config)
-        self._tracker.sync(self._of(trial))
+        self._sender.send(self._of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -57,7 +58,7 @@ class SweepCallback(tune.Callback):
         metrics = {key: float(value) for key, value in result.items() if key.startswith(_METRIC_PREFIXES)}
         self._of(trial).add_progress(metrics)
         self._progress.validated(_config(trial), metrics)
-        self._tracker.sync(self._of(trial))
+        self._sender.send(self._of(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Take over the checkpoint of a trial that came to its end."""
@@ -67,24 +68,28 @@ class SweepCallback(tune.Callback):
         if not trial.last_result.get(COMPLETE):
             folder.stop()
             self._progress.stopped(_config(trial))
-            self._tracker.sync(folder)
+            self._sender.send(folder)
             return
         with trial.checkpoint.as_directory() as files:
             folder.finish(Path(files))
         self._progress.finished(_config(trial))
-        self._tracker.sync(folder)
+        self._sender.send(folder)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record the last line of the exception, when Ray's retries are spent."""
         error = Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
         self._failed(trial, error.splitlines()[-1])
 
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Let MLflow have what waits; after this it is for others to use."""
+        self._sender.close()
+
     def _failed(self, trial: Trial, reason: str) -> None:
         folder = self._of(trial)
         folder.start(_config(trial))  # a worker that could not be set up fails before its trial has started
         folder.fail(reason)
         self._progress.failed(_config(trial), reason)
-        self._tracker.sync(folder)
+        self._sender.send(folder)
 
     def _of(self, trial: Trial) -> TrialFolder:
         return self._folder.trial(_config(trial))

@@ -99,9 +99,11 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
     from sweep.run import run_sweep
-    from trainables.tracking import default_tracking_uri
+    from trainables.tracking import refuse_password, tracking_uri
 
-    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
+    if arguments.optuna_storage:
+        refuse_password(arguments.optuna_storage, "--optuna-storage")
     return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
 
 
@@ -132,10 +134,10 @@ def _board(arguments: argparse.Namespace) -> int:
 def _sync(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
     from sweep.tracking import Tracker
-    from trainables.tracking import default_tracking_uri
+    from trainables.tracking import tracking_uri
 
     folder = open_sweep(arguments.storage, arguments.name)
-    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     return 0 if Tracker(uri, folder).sync_all() else 1
 
 

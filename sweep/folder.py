@@ -118,7 +118,7 @@ class TrialFolder:
 
     def fail(self, reason: str) -> None:
         """Record why the trial failed."""
-        (self.path / "failure.txt").write_text(reason)
+        _write_whole(self.path / "failure.txt", reason)
 
 
 @dataclass(frozen=True)

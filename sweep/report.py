@@ -45,7 +45,8 @@ def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
     """As many workers as there are places for trials."""
     want = space.resources
     count = max(1, min(places(want), n_waiting))  # nodes may have gone since the trials ended
-    reader = remotely(want, _TestReader)
+    lost = want.max_failures  # a node that is gone may still get work until Ray has noticed
+    reader = remotely(want, _TestReader).options(max_restarts=lost, max_task_retries=lost)
     return [reader.remote(space) for _ in range(count)]
 
 

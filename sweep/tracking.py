@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from requests import HTTPError
 
 from search_spaces.schema import SpaceConfig, TrialConfig
@@ -85,13 +86,12 @@ class Tracker:
         if "run" not in sent:
             sent["run"] = self._child(trial.config)
         run = sent["run"]
-        for metrics in progress[sent["lines"] :]:
-            self._log(run, metrics, int(metrics["step"]))
+        self._log(run, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
         sent["lines"] = len(progress)
         if state == "finished":
             final = json.loads((trial.checkpoint_path / META).read_text())["metrics"]
             if sorted(final) != sent["final"]:
-                self._log(run, final, int(progress[-1]["step"]))
+                self._log(run, [(int(progress[-1]["step"]), final)])
                 self._client.log_artifacts(run, str(trial.checkpoint_path), CHECKPOINT_ARTIFACT)
                 sent["final"] = sorted(final)
         if state == "failed":
@@ -101,9 +101,12 @@ class Tracker:
         sent["state"] = state
         file.write_text(json.dumps(sent))
 
-    def _log(self, run: str, metrics: dict[str, float], step: int) -> None:
+    def _log(self, run: str, steps: list[tuple[int, dict[str, float]]]) -> None:
+        """Log the metrics of some steps, as many in one call as MLflow takes: a call costs more than what is in it."""
         now = int(time.time() * 1000)
-        self._client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+        metrics = [Metric(key, value, now, step) for step, values in steps for key, value in values.items()]
+        for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
 
     @cached_property
     def _experiment(self) -> str:

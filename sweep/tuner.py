@@ -12,12 +12,15 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
+from sweep.scheduling import InOrder
+from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
 from trainables.training import total_steps
 
 _KEPT_CHECKPOINTS = 2
 """Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
-as to name one that exists; of two, the one that it named last is there still."""
+as to name one that exists; of two, at every other. Between a deletion and the writing it still names one that is gone:
+`SponTrainable.restore` then finds the newest."""
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
@@ -49,6 +52,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
 
     Raises:
         Interrupted: if it was stopped.
+        SponError: if the storage is full, or cannot be written any more.
     """
     folder.plan({trial.name: _steps(trial) for trial in trials})
     if outcome(folder, trials).unfinished:
@@ -96,9 +100,10 @@ def fit(
     }
     state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
     if tune.Tuner.can_restore(str(state)):
-        tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space).fit()
+        _run(tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space), folder)
         return
     config.reuse_actors = True
+    config.scheduler = config.scheduler or InOrder()
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
     checkpoints = tune.CheckpointConfig(
@@ -116,7 +121,16 @@ def fit(
         sync_config=tune.SyncConfig(sync_artifacts=trains),  # takes the log files along
         verbose=0,
     )
-    tune.Tuner(placed, param_space=space, tune_config=config, run_config=run).fit()
+    _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)
+
+
+def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
+    """Run until the end, or until a callback cannot write, which Ray wraps with its traceback."""
+    with writable(folder.path):
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def _keep_secrets() -> None:

@@ -28,6 +28,8 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 FAILURE = "failure"
 """Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
+_ITERATION = "training_iteration"
+"""Ray's key of how many results a trial has had."""
 COMPLETE = "complete"
 """Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
 
@@ -165,6 +167,24 @@ class SponTrainable(_Resident):
         if self._trial.done:
             write_checkpoint(self._trial.finish(), directory)
 
+    def restore(self, checkpoint_path: Any) -> None:
+        """Go on from the checkpoint that Ray names, from the trial's newest one if that is gone, or anew.
+
+        Ray deletes old checkpoints before its state on disk names new ones: a driver that is killed in between leaves
+        the name of one that is not there.
+        """
+        named = Path(checkpoint_path.checkpoint.path)
+        if named.exists():
+            super().restore(checkpoint_path)
+            return
+        there = sorted(named.parent.glob("checkpoint_*"))
+        if not there:
+            print(f"the trial begins anew: its checkpoint is gone (at {named})")
+            return
+        later = _index(there[-1]) - _index(named)
+        metrics = {**checkpoint_path.metrics, _ITERATION: checkpoint_path.metrics[_ITERATION] + later}
+        super().restore(type(checkpoint_path)(tune.Checkpoint.from_directory(there[-1]), metrics))
+
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # Ray's older form is a dict
         """Go on where the trial was; one that failed is taken up as failed."""
         failure = Path(checkpoint_dir) / FAILURE
@@ -176,6 +196,11 @@ class SponTrainable(_Resident):
             except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: no JSON, another shape
                 print(f"the trial begins anew: its checkpoint cannot be read, {error} (at {checkpoint_dir})")
                 self._trial = self._begin_anew()  # what was loaded of it is let go
+
+
+def _index(checkpoint: Path) -> int:
+    """Which of a trial's checkpoints it is, as Ray names them: one a validation."""
+    return int(checkpoint.name.rpartition("_")[2])
 
 
 class MaskTrainable(_Resident):

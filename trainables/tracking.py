@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from search_spaces.errors import SponError
 
 EXPERIMENT = "spon-sweep"
 TRIAL_TAG, SWEEP_TAG = "spon.trial", "spon.sweep"
@@ -10,9 +13,33 @@ CHECKPOINT_ARTIFACT = "checkpoint"
 """Folder of a trial's run that holds its checkpoint."""
 
 
-def default_tracking_uri(storage: Path) -> str:
-    """``MLFLOW_TRACKING_URI`` if it is set, else a SQLite database in the storage directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+def tracking_uri(given: str | None, storage: Path) -> str:
+    """The one given, else ``MLFLOW_TRACKING_URI`` if it is set, else a SQLite database in the storage directory.
+
+    Raises:
+        SponError: if it has a password in it.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+    refuse_password(uri, "--mlflow-uri" if given else "MLFLOW_TRACKING_URI")
+    return uri
+
+
+def refuse_password(uri: str, where: str) -> None:
+    """Addresses are printed and kept with the state of a sweep; what is secret comes from the environment.
+
+    Args:
+        uri: of a server or a database.
+        where: it was given.
+
+    Raises:
+        SponError: if it has a password in it; the message has not.
+    """
+    parts = urlsplit(uri)
+    if parts.password or "password" in parse_qs(parts.query):
+        raise SponError(
+            f"an address must hold no password, but that of {parts.hostname} does; set PGPASSWORD for PostgreSQL, "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server of MLflow (at {where})"
+        )
 
 
 def bound_waiting() -> None:

@@ -103,3 +103,13 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([command, "--help"])
     assert ended.value.code == 0
     assert command in capsys.readouterr().out
+
+
+def test_a_password_on_the_command_line_is_refused(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, url = write_space(tiny_raw, tmp_path), "postgresql://me:planted@db/optuna"
+    for option in ("--optuna-storage", "--mlflow-uri"):
+        line = refusal(capsys, "search", space, "--storage", tmp_path / "runs", option, url)
+        assert line.endswith(f"(at {option})")
+        assert "planted" not in line

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import click
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.cli import cli
 
 from sweep.folder import SweepFolder
-from tests.conftest import trials_of
 from tests.swept import ROOT, SECRETS, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
-from trainables.trial import run_trial
-from trainables.workbench import Workbench
 
 pytestmark = pytest.mark.ray
 
@@ -155,92 +151,3 @@ def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
     for trial in SweepFolder(whole / "tiny").trials:
         twin = stopped / "tiny" / "trials" / trial.path.name / "checkpoint"
         assert (twin / "spon.safetensors").read_bytes() == (trial.checkpoint_path / "spon.safetensors").read_bytes()
-
-
-def process_tree(root: int) -> dict[int, list[str]]:
-    """Words of the command line of every process under a process."""
-    parents, words = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, line = (place / "stat").read_text(), (place / "cmdline").read_text()
-        except OSError:
-            continue  # it ended meanwhile
-        pid = int(place.name)
-        parents[pid], words[pid] = int(stat.rpartition(")")[2].split()[1]), line.replace("\0", " ").split()
-
-    def below(pid: int) -> bool:
-        return pid == root or (pid in parents and below(parents[pid]))
-
-    return {pid: line for pid, line in words.items() if below(pid)}
-
-
-def kill_the_worker_of(driver: int) -> None:
-    (worker,) = [pid for pid, line in process_tree(driver).items() if line and "Trainable" in line[0]]
-    os.kill(worker, signal.SIGKILL)
-
-
-def until(driver: subprocess.Popen, event: str) -> list[str]:
-    """Lines that a sweep prints up to an event."""
-    lines = []
-    for line in driver.stdout:
-        lines.append(line)
-        if event in line:
-            break
-    return lines
-
-
-def start(file: Path, storage: Path) -> subprocess.Popen:
-    words = command("run", file, "--storage", storage)
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
-
-
-def assert_as_without_ray(folder: SweepFolder, raw: dict[str, object]) -> None:
-    """Each trial of a space is there once, with the biases of a trial that nothing happened to."""
-    configs = trials_of(raw)
-    assert sorted(trial.path.name for trial in folder.trials) == sorted(config.name for config in configs)
-    bench = Workbench(configs[0].model, configs[0].corpus, "cpu")
-    for config in configs:
-        direct, ended = run_trial(bench, config), read_checkpoint(folder.trial(config).checkpoint_path)
-        assert all(torch.equal(ended.biases[site], vector) for site, vector in direct.biases.items())
-        assert len(folder.trial(config).progress) == len(direct.meta.history)
-
-
-@pytest.fixture
-def longer(tiny_space: dict[str, object]) -> dict[str, object]:
-    """One trial after the other: TEAL alone, and one with time enough for something to happen to it."""
-    training = tiny_space["training"] | {"epochs": 25}
-    one_by_one = {"training": training, "resources": {"max_concurrent": 1}}
-    return tiny_space | one_by_one | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
-
-
-def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_same_biases(
-    longer: dict[str, object], tmp_path: Path
-) -> None:
-    driver = start(write_space(longer, tmp_path), tmp_path)
-    until(driver, "step 20/100")
-    kill_the_worker_of(driver.pid)
-    out, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 0
-    assert " step 4/" not in out  # it went on where it was
-    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
-
-
-def test_a_killed_driver_and_a_corrupt_checkpoint_lose_no_trial_and_repeat_none(
-    longer: dict[str, object], tmp_path: Path
-) -> None:
-    driver = start(write_space(longer, tmp_path), tmp_path)
-    until(driver, "step 20/100")
-    driver.kill()
-    driver.communicate()
-    for state in tmp_path.glob("tiny/tune/grid/UNIF-ALL*/checkpoint_*/training.safetensors"):
-        state.write_bytes(state.read_bytes()[:100])
-    ran = run("resume", "tiny", "--storage", tmp_path)
-    assert ran.code == 0, ran.err
-    assert [line.split()[2].split("_")[0] for line in ran.out.splitlines() if "  start  " in line] == ["UNIF-ALL"]
-    assert " step 4/" in ran.out  # it began anew
-    folder = SweepFolder(tmp_path / "tiny")
-    assert_as_without_ray(folder, longer)
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("spon-sweep").experiment_id])
-    assert sorted(r.info.run_name for r in runs) == sorted(["tiny", *(trial.path.name for trial in folder.trials)])
-    assert {r.info.status for r in runs} == {"FINISHED"}

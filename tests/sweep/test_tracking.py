@@ -115,6 +115,27 @@ def test_only_new_validations_are_sent(folder: SweepFolder, trial: TrialFolder, 
     assert [(m.step, m.value) for m in history] == [(4, 0.5), (8, 0.25)]
 
 
+def test_validations_that_wait_go_in_as_few_calls_as_mlflow_takes(
+    folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    log = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run: str, **what: list[object]) -> None:
+        calls.append(len(what.get("metrics", [])))
+        log(client, run, **what)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    for step in range(5, 605):
+        trial.add_progress({"step": float(step), "val_kl_nats": 1 / step})
+    Tracker(uri, folder).sync(trial)
+    assert [count for count in calls if count] == [1000, 202]
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
+    assert [(m.step, m.value) for m in history][-2:] == [(603, 1 / 603), (604, 1 / 604)]
+    assert child.data.metrics["val_kl_nats"] == 1 / 604
+
+
 def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
     trial.fail("the loss must stay finite")
     Tracker(uri, folder).sync_all()

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray import tune
+from ray.train._internal.session import _TrainingResult
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
@@ -292,6 +294,21 @@ def test_a_checkpoint_that_cannot_be_read_makes_the_trial_begin_anew(tiny_trial,
     run(direct)
     one, other = (read_checkpoint(saved(actor, tmp_path / name)) for actor, name in ((second, "a"), (direct, "b")))
     assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
+
+
+@pytest.mark.parametrize(("there", "steps"), [(["3", "4"], [20]), (["2", "3"], [16, 20]), ([], [4, 8, 12, 16, 20])])
+def test_a_checkpoint_that_is_gone_is_replaced_by_the_newest_or_none(tiny_raw, tmp_path, there, steps):
+    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 5}})
+    first, second = worker(trial), worker(trial)
+    for index in range(5):
+        if str(index) in there:
+            saved(first, tmp_path / f"checkpoint_00000{index}")
+        first.step()
+    second._iteration, second._local_ip = 0, ""  # as Ray constructs it
+    named = tune.Checkpoint.from_directory(tmp_path / "checkpoint_000001")
+    second.restore(_TrainingResult(named, {"training_iteration": 1}))
+    assert [result["step"] for result in run(second)] == steps
+    assert second.iteration == (int(there[-1]) if there else 0)
 
 
 def test_a_bug_is_an_exception(tiny_trial, monkeypatch):

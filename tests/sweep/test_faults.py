@@ -1,0 +1,186 @@
+"""What may happen to a sweep through real Ray: a worker, a node, the driver, MLflow or the storage is lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from ray.cluster_utils import Cluster
+
+from sweep.folder import SweepFolder
+from tests.conftest import trials_of
+from tests.services import free_port, kill_group, mlflow_server
+from tests.swept import ROOT, command, run, write_space
+from trainables.checkpoint import read_checkpoint
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
+
+pytestmark = pytest.mark.ray
+
+
+def process_tree(root: int) -> dict[int, list[str]]:
+    """Words of the command line of every process under a process."""
+    parents, words = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, line = (place / "stat").read_text(), (place / "cmdline").read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        pid = int(place.name)
+        parents[pid], words[pid] = int(stat.rpartition(")")[2].split()[1]), line.replace("\0", " ").split()
+
+    def below(pid: int) -> bool:
+        return pid == root or (pid in parents and below(parents[pid]))
+
+    return {pid: line for pid, line in words.items() if below(pid)}
+
+
+def kill_the_worker_of(driver: int) -> None:
+    (worker,) = [pid for pid, line in process_tree(driver).items() if line and "Trainable" in line[0]]
+    os.kill(worker, signal.SIGKILL)
+
+
+def until(driver: subprocess.Popen, event: str) -> list[str]:
+    """Lines that a sweep prints up to an event."""
+    lines = []
+    for line in driver.stdout:
+        lines.append(line)
+        if event in line:
+            break
+    return lines
+
+
+def start(file: Path, storage: Path, *options: str) -> subprocess.Popen:
+    words = command("run", file, "--storage", storage, *options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+
+
+def assert_as_without_ray(folder: SweepFolder, raw: dict[str, object]) -> None:
+    """Each trial of a space is there once, with the biases of a trial that nothing happened to."""
+    configs = trials_of(raw)
+    assert sorted(trial.path.name for trial in folder.trials) == sorted(config.name for config in configs)
+    bench = Workbench(configs[0].model, configs[0].corpus, "cpu")
+    for config in configs:
+        direct, ended = run_trial(bench, config), read_checkpoint(folder.trial(config).checkpoint_path)
+        assert all(torch.equal(ended.biases[site], vector) for site, vector in direct.biases.items())
+        assert len(folder.trial(config).progress) == len(direct.meta.history)
+
+
+def assert_once_in_mlflow(folder: SweepFolder, uri: str) -> None:
+    """Each trial has one run, finished, with each validation once."""
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("spon-sweep").experiment_id])
+    by_name = {run.info.run_name: run.info for run in runs}
+    assert sorted(r.info.run_name for r in runs) == sorted([folder.name, *(trial.path.name for trial in folder.trials)])
+    assert {info.status for info in by_name.values()} == {"FINISHED"}
+    for trial in folder.trials:
+        history = client.get_metric_history(by_name[trial.path.name].run_id, "seconds")
+        assert sorted(metric.step for metric in history) == [metrics["step"] for metrics in trial.progress]
+
+
+@pytest.fixture
+def longer(tiny_space: dict[str, object]) -> dict[str, object]:
+    """One trial after the other: TEAL alone, and one with time enough for something to happen to it."""
+    training = tiny_space["training"] | {"epochs": 25}
+    one_by_one = {"training": training, "resources": {"max_concurrent": 1}}
+    return tiny_space | one_by_one | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
+
+
+def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_same_biases(
+    longer: dict[str, object], tmp_path: Path
+) -> None:
+    driver = start(write_space(longer, tmp_path), tmp_path)
+    until(driver, "step 20/100")
+    kill_the_worker_of(driver.pid)
+    out, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0
+    assert " step 4/" not in out  # it went on where it was
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
+
+
+def cut(checkpoint: Path) -> None:
+    state = checkpoint / "training.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("fault", [cut, shutil.rmtree], ids=["cut", "gone"])
+def test_a_killed_driver_and_checkpoints_that_are_cut_or_gone_lose_no_trial_and_repeat_none(
+    longer: dict[str, object], tmp_path: Path, fault: Callable[[Path], None]
+) -> None:
+    driver = start(write_space(longer, tmp_path), tmp_path)
+    until(driver, "step 20/100")
+    driver.kill()
+    driver.communicate()
+    for checkpoint in tmp_path.glob("tiny/tune/grid/UNIF-ALL*/checkpoint_*"):
+        fault(checkpoint)
+    ran = run("resume", "tiny", "--storage", tmp_path)
+    assert ran.code == 0, ran.err
+    assert [line.split()[2].split("_")[0] for line in ran.out.splitlines() if "  start  " in line] == ["UNIF-ALL"]
+    assert " step 4/" in ran.out  # it began anew
+    folder = SweepFolder(tmp_path / "tiny")
+    assert_as_without_ray(folder, longer)
+    assert_once_in_mlflow(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_trials_of_a_node_that_is_lost_go_on_on_the_other(longer: dict[str, object], tmp_path: Path) -> None:
+    resources = {"resources": {"accelerator_type": "A100", "max_failures": 5}}  # a node that is lost may cost several
+    raw = longer | resources | {"allocations": ["TOP-50", "UNIF-ALL", "ATTN-ONLY"]}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, resources={"accelerator_type:A100": 1}) for _ in range(2)]
+        driver = start(write_space(raw, tmp_path), tmp_path, "--address", cluster.address)
+        begun: set[str] = set()
+        while len(begun) < 2:  # a place a node
+            begun.add(until(driver, " step 8/")[-1].split()[2])
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        _, err = driver.communicate(timeout=240)
+        assert driver.returncode == 0, err
+    finally:
+        cluster.shutdown()
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
+    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_missed(
+    longer: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # for a busy machine
+    backend, port, artifacts = f"sqlite:///{tmp_path / 'server.db'}", free_port(), tmp_path / "artifacts"
+    artifacts.mkdir()
+    uri = f"http://127.0.0.1:{port}"
+    with mlflow_server(backend, artifacts, port) as server:
+        driver = start(write_space(longer, tmp_path), tmp_path, "--mlflow-uri", uri)
+        until(driver, "step 20/100")
+        kill_group(server)
+        out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err
+    assert out.count("MLflow does not answer; results are kept") == 2  # while it ran, and for the board
+    with mlflow_server(backend, artifacts, port):
+        assert run("sync", "tiny", "--storage", tmp_path, "--mlflow-uri", uri).code == 0
+        assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), uri)
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
+
+
+def test_a_storage_that_is_lost_is_one_line_and_resume_goes_on_when_it_is_back(
+    longer: dict[str, object], tmp_path: Path
+) -> None:
+    trials, away = tmp_path / "tiny" / "trials", tmp_path / "away"
+    driver = start(write_space(longer, tmp_path), tmp_path)
+    until(driver, "step 20/100")
+    trials.rename(away)
+    trials.write_text("no directory, so that even root cannot write into it")
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, "Traceback" in out + err) == (2, False)
+    assert "error: the output directory must be writable, but Not a directory" in err.splitlines()[-1]
+    trials.unlink()
+    away.rename(trials)
+    ran = run("resume", "tiny", "--storage", tmp_path)
+    assert ran.code == 0, ran.err
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
+    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
