@@ -146,7 +146,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         stride=arguments.stride,
         add_bos=arguments.add_bos,
     )
-    uri = arguments.mlflow_uri or default_tracking_uri(arguments.storage)
+    uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
 
 

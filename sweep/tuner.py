@@ -12,7 +12,6 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
-from sweep.scheduling import InOrder
 from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
 from trainables.training import total_steps
@@ -103,7 +102,6 @@ def fit(
         _run(tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space), folder)
         return
     config.reuse_actors = True
-    config.scheduler = config.scheduler or InOrder()
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
     checkpoints = tune.CheckpointConfig(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from search_spaces.schema import TrialConfig
@@ -18,7 +18,6 @@ from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
 from sweep.cluster import at_once
 from sweep.folder import SweepFolder
-from sweep.scheduling import BelowMedian, Halving, InOrder
 from sweep.search.evolution_search import EvolutionSearch
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
@@ -199,9 +198,9 @@ def _scheduler(stopping: Asha | Median | None, n_rungs: int) -> TrialScheduler:
     most = n_rungs or 10**6
     match stopping:
         case Asha(grace_period=grace, reduction_factor=factor):
-            return Halving(metric=_METRIC, mode="min", max_t=most, grace_period=grace, reduction_factor=factor)
+            return ASHAScheduler(metric=_METRIC, mode="min", max_t=most, grace_period=grace, reduction_factor=factor)
         case Median(grace_period=grace, min_samples=samples):
-            return BelowMedian(
+            return MedianStoppingRule(
                 time_attr="training_iteration",
                 metric=_METRIC,
                 mode="min",
@@ -209,4 +208,4 @@ def _scheduler(stopping: Asha | Median | None, n_rungs: int) -> TrialScheduler:
                 min_samples_required=samples,
             )
         case None:
-            return InOrder()
+            return FIFOScheduler()
