@@ -110,6 +110,6 @@ def test_a_password_on_the_command_line_is_refused(
 ) -> None:
     space, url = write_space(tiny_raw, tmp_path), "postgresql://me:planted@db/optuna"
     for option in ("--optuna-storage", "--mlflow-uri"):
-        line = refusal(capsys, "search", space, "--storage", tmp_path / "runs", option, url)
+        line = refusal(capsys, "run", space, "--storage", tmp_path / "runs", option, url)
         assert line.endswith(f"(at {option})")
         assert "planted" not in line
