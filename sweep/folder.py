@@ -85,7 +85,7 @@ class TrialFolder:
     def start(self, config: TrialConfig) -> None:
         """Record a trial; harmless if it is recorded already."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.path / "trial.json", config.model_dump_json(indent=1))
+        write_whole(self.path / "trial.json", config.model_dump_json(indent=1))
 
     def add_progress(self, metrics: dict[str, float]) -> None:
         """Record a validation; a step that was recorded before a restart is not recorded twice."""
@@ -118,7 +118,7 @@ class TrialFolder:
 
     def fail(self, reason: str) -> None:
         """Record why the trial failed."""
-        _write_whole(self.path / "failure.txt", reason)
+        write_whole(self.path / "failure.txt", reason)
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ class SweepFolder:
 
     def plan(self, steps: dict[str, int]) -> None:
         """Record trials that are to be trained, beside those that are recorded already."""
-        _write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
+        write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
 
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""
         return TrialFolder(self.path / "trials" / config.name)
 
 
-def _write_whole(file: Path, text: str) -> None:
+def write_whole(file: Path, text: str) -> None:
     """Write a file that another process may read at any time."""
     aside = file.with_name(f".{file.name}")
     aside.write_text(text)

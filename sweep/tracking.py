@@ -19,7 +19,7 @@ from requests import HTTPError
 
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
-from sweep.folder import State, SweepFolder, TrialFolder
+from sweep.folder import State, SweepFolder, TrialFolder, write_whole
 from trainables.checkpoint import META
 from trainables.selection import SELECTION
 from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
@@ -86,12 +86,15 @@ class Tracker:
         if "run" not in sent:
             sent["run"] = self._child(trial.config)
         run = sent["run"]
-        self._log(run, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
+        # Noted before it is sent: MLflow takes what it has already, of the same time, once
+        now = sent.setdefault("now", int(time.time() * 1000))
+        write_whole(file, json.dumps(sent))
+        self._log(run, now, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
         sent["lines"] = len(progress)
         if state == "finished":
             final = json.loads((trial.checkpoint_path / META).read_text())["metrics"]
             if sorted(final) != sent["final"]:
-                self._log(run, [(int(progress[-1]["step"]), final)])
+                self._log(run, now, [(int(progress[-1]["step"]), final)])
                 self._client.log_artifacts(run, str(trial.checkpoint_path), CHECKPOINT_ARTIFACT)
                 sent["final"] = sorted(final)
         if state == "failed":
@@ -99,11 +102,11 @@ class Tracker:
         if state != sent["state"] and state != "running":
             self._client.set_terminated(run, _STATUS[state])
         sent["state"] = state
-        file.write_text(json.dumps(sent))
+        del sent["now"]
+        write_whole(file, json.dumps(sent))
 
-    def _log(self, run: str, steps: list[tuple[int, dict[str, float]]]) -> None:
+    def _log(self, run: str, now: int, steps: list[tuple[int, dict[str, float]]]) -> None:
         """Log the metrics of some steps, as many in one call as MLflow takes: a call costs more than what is in it."""
-        now = int(time.time() * 1000)
         metrics = [Metric(key, value, now, step) for step, values in steps for key, value in values.items()]
         for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])

@@ -48,7 +48,7 @@ def test_a_search_by_two_workers_through_postgresql(
     uri = f"http://127.0.0.1:{port}"
     with mlflow_server(databases + "mlflow", artifacts, port):
         where = ("--optuna-storage", databases + "optuna", "--mlflow-uri", uri, "--storage", storage)
-        ran = run("search", write_space(raw, tmp_path), *where)
+        ran = run("search", write_space(raw, tmp_path), *where, timeout=600)
         assert ran.code == 0, ran.out + ran.err
         trials = {trial.path.name for trial in SweepFolder(storage / "tiny").trials}
         assert runs_by_name(uri) == dict.fromkeys({"tiny", *trials}, "FINISHED")

@@ -77,6 +77,26 @@ def test_a_run_is_found_again_when_the_answer_to_its_making_was_lost(
     assert len(runs(uri)) == 2
 
 
+def test_metrics_whose_answer_was_lost_are_not_there_twice(
+    folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MlflowClient.log_batch
+
+    def log_and_leave(client: MlflowClient, run: str, **what: list[object]) -> None:
+        log(client, run, **what)
+        if what.get("metrics"):
+            raise MlflowException("connection reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", log_and_leave)
+        assert not Tracker(uri, folder).sync(trial)
+    trial.add_progress({"step": 8.0, "val_kl_nats": 0.25})
+    assert Tracker(uri, folder).sync(trial)
+    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
+    assert sorted(metric.step for metric in history) == [4, 8]
+
+
 def test_a_new_sweep_looks_for_its_parent_run_only(
     folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
