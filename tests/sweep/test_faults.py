@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
-from ray.cluster_utils import Cluster
 
 from sweep.folder import SweepFolder
 from tests.conftest import trials_of
@@ -126,25 +125,6 @@ def test_a_killed_driver_and_checkpoints_that_are_cut_or_gone_lose_no_trial_and_
     folder = SweepFolder(tmp_path / "tiny")
     assert_as_without_ray(folder, longer)
     assert_once_in_mlflow(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-
-def test_trials_of_a_node_that_is_lost_go_on_on_the_other(longer: dict[str, object], tmp_path: Path) -> None:
-    resources = {"resources": {"accelerator_type": "A100", "max_failures": 5}}  # a node that is lost may cost several
-    raw = longer | resources | {"allocations": ["TOP-50", "UNIF-ALL", "ATTN-ONLY"]}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        nodes = [cluster.add_node(num_cpus=1, resources={"accelerator_type:A100": 1}) for _ in range(2)]
-        driver = start(write_space(raw, tmp_path), tmp_path, "--address", cluster.address)
-        begun: set[str] = set()
-        while len(begun) < 2:  # a place a node
-            begun.add(until(driver, " step 8/")[-1].split()[2])
-        cluster.remove_node(nodes[0], allow_graceful=False)
-        _, err = driver.communicate(timeout=240)
-        assert driver.returncode == 0, err
-    finally:
-        cluster.shutdown()
-    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
-    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_missed(
