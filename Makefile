@@ -14,7 +14,7 @@ test: .venv/evaluate
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/ready
 	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done

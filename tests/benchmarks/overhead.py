@@ -9,7 +9,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -40,7 +40,7 @@ class IdleTrial(Trial):
     def done(self) -> bool:
         return bool(self._history)
 
-    def advance(self) -> Metrics:
+    def advance(self, before_each_step: Callable[[], None] = lambda: None) -> Metrics:
         teal = self._teal.scores
         metrics = {"step": 0.0} | metrics_of("val", self._dense, teal, teal) | {"seconds": 0.0}
         self._kept, self._kept_scores = self._trainer.biases.state(), teal
