@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from search_spaces.files import read_config
+from search_spaces.files import read_config, write_whole
 from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # it comes with torch, which reading findings does without
@@ -106,9 +106,7 @@ class Analysis(Config):
 def write_analysis(analysis: Analysis, file: Path) -> None:
     """Write the file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part")
-    aside.write_text(analysis.model_dump_json(indent=1))
-    aside.replace(file)
+    write_whole(file, analysis.model_dump_json(indent=1))
 
 
 def read_analysis(file: Path) -> Analysis:

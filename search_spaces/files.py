@@ -1,4 +1,4 @@
-"""Configs that programs write and read back as JSON files."""
+"""Files that programs write and read back: whole, and configs as JSON."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,13 @@ def read_config(kind: type[C], file: Path, rule: str) -> C:
         raise SponError(f"{rule}, but {first_fault(error)} (at {file})") from error
     except OSError as error:
         raise SponError(f"{rule}, but {error.strerror or error} (at {file})") from error
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that another process may read at any time."""
+    aside = file.with_name(f".{file.name}")
+    aside.write_text(text)
+    aside.replace(file)
 
 
 def first_fault(error: ValidationError) -> str:

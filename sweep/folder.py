@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Literal
 
 from search_spaces.errors import SponError
+from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.schema import SpaceConfig, TrialConfig
 from trainables.cache import writable, written_aside
@@ -156,13 +157,6 @@ class SweepFolder:
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""
         return TrialFolder(self.path / "trials" / config.name)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that another process may read at any time."""
-    aside = file.with_name(f".{file.name}")
-    aside.write_text(text)
-    aside.replace(file)
 
 
 def open_sweep(storage: Path, name: str) -> SweepFolder:

@@ -17,9 +17,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from requests import HTTPError
 
+from search_spaces.files import write_whole
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
-from sweep.folder import State, SweepFolder, TrialFolder, write_whole
+from sweep.folder import State, SweepFolder, TrialFolder
 from trainables.checkpoint import META
 from trainables.selection import SELECTION
 from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from search_spaces.files import read_config
+from search_spaces.files import read_config, write_whole
 from search_spaces.schema import TrialConfig
 from search_spaces.sources import Config
 
@@ -103,9 +103,7 @@ class Evaluation(Config):
 def write_evaluation(evaluation: Evaluation, file: Path) -> None:
     """Write the file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part")
-    aside.write_text(evaluation.model_dump_json(indent=1))
-    aside.replace(file)
+    write_whole(file, evaluation.model_dump_json(indent=1))
 
 
 def read_evaluation(file: Path) -> Evaluation:

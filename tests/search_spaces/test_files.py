@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.files import read_config
+from search_spaces.files import read_config, write_whole
 from search_spaces.schema import BlockCounts
 
 
@@ -28,3 +28,11 @@ def test_a_fault_is_the_rule_the_place_and_the_file(tmp_path: Path, text: str, s
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(SponError, match="counts must be counts, but No such file"):
         read_config(BlockCounts, tmp_path / "nosuch.json", "counts must be counts")
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_whole(file, "longer than what follows")
+    write_whole(file, "short")
+    assert file.read_text() == "short"
+    assert list(tmp_path.iterdir()) == [file]
