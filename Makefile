@@ -3,6 +3,8 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Python compiles what is imported; pip would compile all there is, for longer than the download takes
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 ROOMS := search_spaces trainables sweep analysis
 
 .PHONY: sweep test bench
@@ -21,10 +23,10 @@ bench: .venv/ready
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PIP_INSTALL) --requirement requirements.txt
 	touch $@
 
 # Both files at once, so that what is optional cannot move a pin
 .venv/evaluate: requirements-evaluate.txt .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --requirement ,requirements.txt $<)
+	$(PIP_INSTALL) $(addprefix --requirement ,requirements.txt $<)
 	touch $@
