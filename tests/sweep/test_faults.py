@@ -1,4 +1,4 @@
-"""What may happen to a sweep through real Ray: a worker, a node, the driver, MLflow or the storage is lost."""
+"""What may happen to a sweep through real Ray: a worker, the driver, MLflow or the storage is lost, or Ctrl-C comes."""
 
 import os
 import shutil
@@ -101,6 +101,21 @@ def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_same_biases(
     assert driver.returncode == 0
     assert " step 4/" not in out  # it went on where it was
     assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
+
+
+def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(longer: dict[str, object], tmp_path: Path) -> None:
+    space = longer | {"allocations": ["UNIF-ALL", "ATTN-ONLY"]}  # the second one is made after the stop
+    driver = start(write_space(space, tmp_path), tmp_path)
+    until(driver, "step 20/100")
+    driver.send_signal(signal.SIGINT)
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "-m sweep resume tiny" in out
+    ran = run("resume", "tiny", "--storage", tmp_path)
+    assert ran.code == 0, ran.err
+    assert " step 4/100" in ran.out.partition("ATTN-ONLY")[2]
+    assert " step 4/100" not in ran.out.partition("ATTN-ONLY")[0]  # it went on where it was
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), space)
 
 
 def cut(checkpoint: Path) -> None:

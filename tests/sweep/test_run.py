@@ -1,7 +1,3 @@
-import json
-import os
-import signal
-import subprocess
 from pathlib import Path
 
 import click
@@ -10,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.cli import cli
 
 from sweep.folder import SweepFolder
-from tests.swept import ROOT, SECRETS, Swept, command, run, write_space
+from tests.swept import SECRETS, Swept, run, write_space
 from trainables.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -127,27 +123,3 @@ def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[
     assert states["UNIF-ALL"].state == "failed"
     assert "finite" in states["UNIF-ALL"].failure
     assert "finite" in ran.out.split("FAILED:")[1]
-
-
-def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(
-    tiny_space: dict[str, object], swept: Swept, tmp_path: Path
-) -> None:
-    space = json.loads((swept.folder.path / "space.json").read_text())
-    one_by_one = {"resources": space["resources"] | {"max_concurrent": 1}}  # the last trial is made after the stop
-    file = write_space(space | {"training": space["training"] | {"epochs": 60}} | one_by_one, tmp_path)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run("run", file, "--storage", whole).code == 0
-    driver = subprocess.Popen(
-        command("run", file, "--storage", stopped), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    for line in driver.stdout:
-        if "  valid  TOP-75" in line:
-            driver.send_signal(signal.SIGINT)
-            break
-    out, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert "-m sweep resume tiny" in out
-    assert run("resume", "tiny", "--storage", stopped).code == 0
-    for trial in SweepFolder(whole / "tiny").trials:
-        twin = stopped / "tiny" / "trials" / trial.path.name / "checkpoint"
-        assert (twin / "spon.safetensors").read_bytes() == (trial.checkpoint_path / "spon.safetensors").read_bytes()
