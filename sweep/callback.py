@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.progress import Progress
+from sweep.search.task import Counts
 from sweep.sender import Sender
 from sweep.tracking import Tracker
 from trainables.ray_trainable import COMPLETE, FAILURE
@@ -24,10 +25,15 @@ class SweepCallback(tune.Callback):
     Args:
         folder: of the sweep.
         tracking_uri: of MLflow.
+        n_trials: that will come, where Ray is given them one by one; else those that it was given.
+        counts: file of a searcher's counts, if the trials are its proposals.
     """
 
-    def __init__(self, folder: SweepFolder, tracking_uri: str) -> None:
+    def __init__(
+        self, folder: SweepFolder, tracking_uri: str, n_trials: int | None = None, counts: Path | None = None
+    ) -> None:
         self._folder, self._tracking_uri = folder, tracking_uri
+        self._n_trials, self._counts = n_trials, counts
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open MLflow and the progress line, in the driver that runs the sweep."""
@@ -35,11 +41,14 @@ class SweepCallback(tune.Callback):
         self._progress = Progress(self._folder.space)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder, "_tracking_uri": self._tracking_uri}
+        return {name: getattr(self, name) for name in ("_folder", "_tracking_uri", "_n_trials", "_counts")}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Print a sign of life now and then."""
-        self._progress.beat(len(trials))
+        if self._progress.is_due:
+            over = sum(trial.is_finished() for trial in trials)
+            proposals = Counts.read(self._counts) if self._counts else None
+            self._progress.beat(over, self._n_trials or len(trials), proposals)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that the trial exists."""

@@ -3,6 +3,7 @@
 import time
 
 from search_spaces.schema import SpaceConfig, TrialConfig
+from sweep.search.task import Counts
 from trainables.training import total_steps
 
 _BEAT_SECONDS = 30.0
@@ -20,6 +21,7 @@ class Progress:
         self._begun = self._last = time.monotonic()
         self._steps: dict[str, float] = {}
         self._over: set[str] = set()
+        self._last_kl: dict[str, float] = {}
 
     def started(self, config: TrialConfig) -> None:
         """A trial was given to a worker."""
@@ -29,6 +31,7 @@ class Progress:
     def validated(self, config: TrialConfig, metrics: dict[str, float]) -> None:
         """A trial reported a validation."""
         self._steps[config.name] = metrics["step"]
+        self._last_kl[config.name] = metrics["val_kl_nats"]
         self._print(
             f"valid  {config.name}  step {metrics['step']:.0f}/{self._steps_per_trial if config.sites else 0}  "
             f"KL {metrics['val_kl_nats']:.4f} nats ({metrics['val_kl_recovered']:+.1%} recovered)  "
@@ -50,13 +53,30 @@ class Progress:
         self._over.add(config.name)
         self._print(f"FAILED {config.name}  {reason}")
 
-    def beat(self, n_trials: int) -> None:
-        """Print how far the sweep is if nothing was printed for a while."""
-        if time.monotonic() - self._last > _BEAT_SECONDS:
-            running = len(self._steps.keys() - self._over)
-            self._print(f"       {len(self._over)} of {n_trials} trials over, {running} running{self._left(n_trials)}")
+    @property
+    def is_due(self) -> bool:
+        """Whether nothing was printed for a while."""
+        return time.monotonic() - self._last > _BEAT_SECONDS
+
+    def beat(self, n_over: int, n_trials: int, proposals: Counts | None = None) -> None:
+        """Print how far the sweep is.
+
+        Args:
+            n_over: trials that are over, those of an earlier process among them.
+            n_trials: that there will be.
+            proposals: what became of them, in a search.
+        """
+        running = len(self._steps.keys() - self._over)
+        found = self._found(proposals) if proposals else ""
+        left = self._left(n_trials - n_over + len(self._over))
+        self._print(f"       {n_over} of {n_trials} trials over, {running} running{found}{left}")
+
+    def _found(self, proposals: Counts) -> str:
+        best = min(((kl, name) for name, kl in self._last_kl.items() if name in self._over), default=None)
+        return (f", best KL {best[0]:.5f} nats ({best[1]})" if best else "") + f"; {proposals.set_aside}"
 
     def _left(self, n_trials: int) -> str:
+        """The time that is left for so many trials, those of this process that are over among them."""
         done = sum(self._steps.values()) / (n_trials * self._steps_per_trial)
         if not 0 < done < 1:
             return ""  # the first validation gives the first estimate

@@ -133,7 +133,7 @@ class MaskCallback(tune.Callback):
         if self._counts is not None:
             counts = Counts.read(self._counts)
             done = counts.new - counts.open
-            known = f"; {counts.repeated} known and not run, {counts.outside} outside the constraint"
+            known = f"; {counts.set_aside}"
         best = min(self._log.on(self._blocks), key=lambda record: record.kl_nats, default=None)
         found = f", best KL {best.kl_nats:.5f} nats ({best.trial.allocation})" if best else ""
         to_go = self._n_masks - done
@@ -187,7 +187,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, storage: str, tracking_
         masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)
         fit(folder, stage, MaskTrainable, {}, masks, search.n_masks, config)
     else:
-        trials = SweepCallback(folder, tracking_uri)
+        trials = SweepCallback(folder, tracking_uri, search.n_masks, task.counts)
         fit(folder, stage, SponTrainable, {}, trials, search.n_masks, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")

@@ -42,6 +42,11 @@ class Counts:
         """Whether the search came to its end."""
         return self.ended and not self.open
 
+    @property
+    def set_aside(self) -> str:
+        """For people: proposals that cost nothing."""
+        return f"{self.repeated} known and not run, {self.outside} outside the constraint"
+
     @classmethod
     def read(cls, path: Path) -> "Counts":
         """The counts in a file; zeros if there is none."""

@@ -1,8 +1,11 @@
+import time
+
 import pytest
 
 from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
 from sweep.progress import Progress
+from sweep.search.task import Counts
 
 
 @pytest.fixture
@@ -34,9 +37,33 @@ def test_a_quiet_time_is_broken_by_a_sign_of_life_with_an_estimate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     progress.validated(tiny_trial, validation(4))
-    capsys.readouterr()
-    progress.beat(2)
-    assert capsys.readouterr().out == ""
+    assert not progress.is_due
     monkeypatch.setattr("sweep.progress._BEAT_SECONDS", -1.0)
-    progress.beat(2)
+    assert progress.is_due
+    capsys.readouterr()
+    progress.beat(0, 2)
     assert "0 of 2 trials over, 1 running, about" in capsys.readouterr().out
+
+
+def test_a_search_says_its_best_so_far_and_what_cost_nothing(
+    progress: Progress, tiny_trial: TrialConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proposals = Counts(new=3, open=1, repeated=2)
+    progress.validated(tiny_trial, validation(8))
+    progress.beat(1, 5, proposals)
+    progress.finished(tiny_trial)
+    progress.beat(2, 5, proposals)
+    before, _, after = capsys.readouterr().out.splitlines()[1:]
+    assert "1 of 5 trials over, 1 running; 2 known and not run" in before
+    assert f"2 of 5 trials over, 0 running, best KL 0.50000 nats ({tiny_trial.name}); 2 known and not run" in after
+
+
+def test_the_estimate_leaves_out_what_an_earlier_process_did(
+    progress: Progress, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = time.monotonic()
+    progress.validated(tiny_trial, validation(8))
+    progress.finished(tiny_trial)
+    monkeypatch.setattr("time.monotonic", lambda: begun + 600)
+    progress.beat(9, 10)  # eight were over before
+    assert "about 10 min left" in capsys.readouterr().out
