@@ -18,7 +18,7 @@ _SPECIAL = str.maketrans(
 )
 HEAD = (
     "% Made by `python -m analysis` from stored results.\n"
-    "% \\usepackage{booktabs,longtable}; with tokens beyond ASCII, lualatex or xelatex.\n"
+    "% \\usepackage{booktabs,longtable}\n"
 )
 
 
@@ -57,5 +57,10 @@ def longtable(cells: pd.DataFrame, caption: str, columns: str | None = None) -> 
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, with a true minus before numbers."""
-    return NEGATIVE.sub("$-$", " ".join(text.split()).translate(_SPECIAL))
+    """Text that LaTeX prints as it is, with a true minus before numbers.
+
+    A character beyond ASCII, as tokens have, becomes its escape: no font of LaTeX's has them all, and it stops at one
+    that is missing.
+    """
+    ascii_only = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    return NEGATIVE.sub("$-$", ascii_only.translate(_SPECIAL))

@@ -10,6 +10,7 @@ from analysis.report.tables import as_latex, as_text, escape_latex
         ("a_b & 5%", r"a\_b \& 5\%"),
         ("$x^2$ {~}", r"\$x\textasciicircum{}2\$ \{\textasciitilde{}\}"),
         ("\\n#", r"\textbackslash{}n\#"),
+        ("ζ量", r"\textbackslash{}u03b6\textbackslash{}u91cf"),
         ("[-0.5, 0.5] TOP-50 -3", "[$-$0.5, 0.5] TOP-50 $-$3"),
         ("two\nlines", "two lines"),
     ],
