@@ -3,12 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-
-matplotlib.use("Agg")  # the driver may have no screen
 
 _COLUMNS: dict[str, Callable[[pd.Series], str]] = {
     "allocation": lambda r: r["allocation"],
@@ -66,7 +62,8 @@ def difference_figure(board: pd.DataFrame) -> Figure:
     """What the biases change against TEAL alone, in KL and in perplexity, with paired intervals; a line a trial."""
     rows = board[board["n_spon_params"] > 0].iloc[::-1]  # the first at the top
     names = [f"{r['allocation']}, {r['n_spon_params']:,} params, {r['plan']}" for _, r in rows.iterrows()]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.32 * len(rows)), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, column, unit in (
         (axes[0], "kl_minus_teal_nats", "KL, SPON minus TEAL alone, nats"),
         (axes[1], "vs_teal_pct", "perplexity, SPON against TEAL alone, %"),
@@ -89,5 +86,4 @@ def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
     files[3].write_text(as_latex(board))
     figure = difference_figure(board)
     figure.savefig(files[4], dpi=150)
-    plt.close(figure)
     return files

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,8 +16,6 @@ from matplotlib.typing import LineStyleType, RcKeyType
 from analysis.study.compare import StudyComparison
 from analysis.study.perplexity import SweepRow
 from analysis.study.vectors import AlignmentRow, BiasRow, PairRow, ShiftRow
-
-matplotlib.use("Agg")  # there may be no screen
 
 BLUE, VERMILION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
 _SMALL = 8  # points
@@ -49,7 +46,8 @@ def _layers(rows: Sequence[AlignmentRow | BiasRow | PairRow | ShiftRow]) -> list
 def perplexity_bars(comparison: StudyComparison) -> Figure:
     """Figure 1: perplexity of every run; a bar starts at the dense model, so that its length is what sparsity costs."""
     sweep = comparison.sweep
-    figure, axes = plt.subplots(1, len(sweep.sparsities), figsize=(10, 5.2), sharey=True, squeeze=False)
+    figure = Figure(figsize=(10, 5.2))
+    axes = figure.subplots(1, len(sweep.sparsities), sharey=True, squeeze=False)
     for axis, level in zip(axes[0], sweep.sparsities, strict=True):
         rows = [row for row in sweep.rows if row.sparsity == level]
         costs = [row.ppl.ours - sweep.dense_ppl for row in rows]
@@ -60,7 +58,8 @@ def perplexity_bars(comparison: StudyComparison) -> Figure:
         axis.axhline(sweep.dense_ppl, color="black", linewidth=1)
         axis.set_title(f"{level:.0%} sparsity")
         axis.tick_params(axis="x", rotation=35)
-        plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes[0, 0].set_ylabel("perplexity, test text")
     _module_legend(figure, sweep.rows, {"TEAL alone, same modules": ":", f"dense, {sweep.dense_ppl:.2f}": "-"})
     return figure
@@ -77,7 +76,8 @@ def _module_legend(figure: Figure, rows: Sequence[SweepRow], lines: dict[str, Li
 def damage_recovery(comparison: StudyComparison) -> Figure:
     """Figure 2: share of the damage that is repaired, against TEAL alone on the same modules."""
     sweep = comparison.sweep
-    figure, axes = plt.subplots(1, len(sweep.sparsities), figsize=(9, 3.8), sharey=True, squeeze=False)
+    figure = Figure(figsize=(9, 3.8))
+    axes = figure.subplots(1, len(sweep.sparsities), sharey=True, squeeze=False)
     for axis, level in zip(axes[0], sweep.sparsities, strict=True):
         rows = [row for row in sweep.rows if row.sparsity == level and row.recovered is not None]
         shares = [100 * (row.recovered or 0.0) for row in rows]
@@ -85,7 +85,8 @@ def damage_recovery(comparison: StudyComparison) -> Figure:
         axis.bar_label(bars, fmt="%.0f%%", **_LABEL)
         axis.set_title(f"{level:.0%} sparsity")
         axis.tick_params(axis="x", rotation=35)
-        plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
         axis.set_ylim(min(0, *shares), 100)
     axes[0, 0].set_ylabel("perplexity damage recovered, %")
     _module_legend(figure, sweep.rows, {})
@@ -98,7 +99,8 @@ def pareto_frontiers(comparison: StudyComparison) -> Figure:
     plans = list(dict.fromkeys(row.plan for row in sweep.rows))
     modules = list(dict.fromkeys("+".join(row.modules) for row in sweep.rows))
     size = (5 * len(sweep.sparsities), 3.2 * len(modules) + 0.5)
-    figure, axes = plt.subplots(len(modules), len(sweep.sparsities), figsize=size, squeeze=False, sharex=True)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(len(modules), len(sweep.sparsities), squeeze=False, sharex=True)
     for plan in plans:
         rows = [row for row in sweep.rows if row.plan == plan]
         axis = axes[modules.index("+".join(rows[0].modules)), sweep.sparsities.index(rows[0].sparsity)]
@@ -143,7 +145,8 @@ def pca_alignment(comparison: StudyComparison) -> Figure:
     """Figure 4: |cosine| with each principal component, and the largest of each layer against what chance gives."""
     found = comparison.alignments
     sizes = np.abs([row.cosines for row in found.rows])
-    figure, (heat, largest) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2.2, 1), sharey=True)
+    figure = Figure(figsize=(11, 4.2))
+    heat, largest = figure.subplots(1, 2, width_ratios=(2.2, 1), sharey=True)
     image = heat.imshow(sizes, aspect="auto", cmap="cividis", vmin=0)
     for (y, x), size in np.ndenumerate(sizes):
         shade = "white" if size < sizes.max() * 0.6 else "black"
@@ -165,7 +168,8 @@ def state_shift(comparison: StudyComparison) -> Figure:
     """Figure 5: how far hidden states are from the dense ones, and how much of it SPON recovers."""
     found = comparison.shifts
     layers = _layers(found.rows)
-    figure, (shift, recovery) = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure = Figure(figsize=(10, 3.8))
+    shift, recovery = figure.subplots(1, 2)
     shift.plot(layers, [row.teal for row in found.rows], "o-", color=GREY, label="TEAL alone")
     shift.plot(layers, [row.spon for row in found.rows], "s--", color=BLUE, label="with SPON")
     shift.set(xlabel="layer", ylabel="L2 distance to the dense hidden state", ylim=(0, None))
@@ -186,7 +190,8 @@ def cross_configuration(comparison: StudyComparison) -> Figure:
     """Figure 6: the two checkpoints at the sites that they share."""
     rows = comparison.pairs
     layers = _layers(rows)
-    figure, (cosine, distance) = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure = Figure(figsize=(10, 3.8))
+    cosine, distance = figure.subplots(1, 2)
     cosine.plot(layers, [row.cosine.ours for row in rows], "o-", color=BLUE)
     for place, row in enumerate(rows):
         value, spot = row.cosine.ours, (place, row.cosine.ours)
@@ -206,7 +211,8 @@ def cross_configuration(comparison: StudyComparison) -> Figure:
 
 def bias_statistics(comparison: StudyComparison) -> Figure:
     """Figure 7: norm, largest entry, kurtosis as the study has it and corrected, and share of positive entries."""
-    figure, ((norm, largest), (kurtosis, positive)) = plt.subplots(2, 2, figsize=(11, 6.6))
+    figure = Figure(figsize=(11, 6.6))
+    (norm, largest), (kurtosis, positive) = figure.subplots(2, 2)
     styles = dict(zip((comparison.analysed, comparison.other), ((BLUE, "o-"), (VERMILION, "s--")), strict=True))
     for name, (colour, style) in styles.items():
         rows = comparison.biases[name]
@@ -262,5 +268,4 @@ def write_figures(comparison: StudyComparison, directory: Path) -> list[Path]:
             for kind, metadata in (("png", None), ("svg", {"Date": None})):
                 files.append(directory / f"{name}.{kind}")
                 figure.savefig(files[-1], dpi=150, metadata=metadata)
-            plt.close(figure)
     return files

@@ -11,8 +11,6 @@ The tables, a row a mask:
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,8 +19,6 @@ from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
 from search_spaces.sites import MODULES, Site
-
-matplotlib.use("Agg")  # the driver may have no screen
 
 _SMALL = 7  # points
 _BEST_AT_LEAST = 5
@@ -75,7 +71,8 @@ def mask_arrays(masks: pd.DataFrame, num_layers: int) -> dict[str, NDArray[np.bo
 def pareto_figure(trained: pd.DataFrame) -> Figure:
     """Validation KL and perplexity against the number of learned parameters, with the Pareto front of each."""
     rows = trained[trained["kind"] != "warm"]
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    axes = figure.subplots(1, 2)
     scores = {"val_kl_nats": "validation KL, nats per token", "val_ppl": "validation perplexity"}
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
         front = pareto_front(rows, score)
@@ -93,7 +90,8 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
 def proxy_figure(trained: pd.DataFrame) -> Figure:
     """KL on the search's proxy against KL after training, for the masks that have both."""
     rows = _on_proxy(trained)
-    figure, axis = plt.subplots(figsize=(7.5, 6), layout="constrained")
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    axis = figure.subplots()
     _points(axis, rows, "val_kl_nats", "proxy_kl_nats")
     axis.set(xlabel="validation KL after training, nats per token", ylabel="KL on the proxy, nats per token")
     figure.legend(loc="outside upper center", ncols=2)
@@ -158,7 +156,8 @@ def mask_figure(masks: pd.DataFrame, num_layers: int, most: int = 60) -> Figure:
     """The best masks (so many at most), one a row with the best on top; filled where a site carries a bias."""
     arrays, scores = mask_arrays(masks, num_layers), np.sort(masks["kl_nats"])[:most]
     size = (1.5 + len(arrays) * max(2.5, 0.16 * num_layers), 1.3 + 0.15 * len(scores))
-    figure, grid = plt.subplots(1, len(arrays), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(1, len(arrays), sharey=True, squeeze=False)
     for axis, (module, chosen) in zip(grid[0], arrays.items(), strict=True):
         axis.imshow(chosen[:most], aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1.3)
         axis.set(title=module, xlabel="layer")
@@ -176,7 +175,8 @@ def chosen_figure(masks: pd.DataFrame, num_layers: int, share: float = 0.1) -> F
     """How often the best share of the masks (no fewer than five) chooses each layer, beside how often all masks do."""
     arrays, best = mask_arrays(masks, num_layers), min(len(masks), max(_BEST_AT_LEAST, round(share * len(masks))))
     size, edges = (max(5.0, 0.28 * num_layers), 1 + 1.8 * len(arrays)), np.arange(num_layers + 1) - 0.5
-    figure, grid = plt.subplots(len(arrays), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(arrays), 1, sharex=True, squeeze=False)
     for axis, (module, chosen) in zip(grid[:, 0], arrays.items(), strict=True):
         axis.bar(range(num_layers), chosen[:best].mean(axis=0), label=f"the {best} best masks")
         axis.stairs(chosen.mean(axis=0), edges, color="black", linestyle="--", label=f"all {len(masks)} masks")
@@ -188,7 +188,8 @@ def chosen_figure(masks: pd.DataFrame, num_layers: int, share: float = 0.1) -> F
 
 def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
     """The best KL so far against the forward blocks spent, and what random masks are expected to reach with as many."""
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
     axis.step(masks["blocks"].cumsum(), masks["kl_nats"].cummin(), where="post", label="search")
     if not reference.empty:
         spent = reference["blocks"].mean() * np.arange(1, len(reference) + 1)
@@ -204,7 +205,8 @@ def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
 def importance_figure(importances: Mapping[str, float], most: int = 30) -> Figure:
     """How much each search parameter matters to the score, by Optuna; the most important (so many at most) on top."""
     ranked = sorted(importances.items(), key=lambda item: -item[1])[:most]
-    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.2 * len(ranked)), layout="constrained")
+    figure = Figure(figsize=(7, 1.2 + 0.2 * len(ranked)), layout="constrained")
+    axis = figure.subplots()
     bars = axis.barh([name for name, _ in ranked], [value for _, value in ranked])
     axis.bar_label(bars, fmt="{:.3f}", fontsize=_SMALL, padding=2)
     axis.tick_params(axis="y", labelsize=_SMALL + 1)
@@ -246,5 +248,4 @@ def write_pictures(
     files = {directory / f"search_{name}.png": figure for name, figure in figures.items()}
     for file, figure in files.items():
         figure.savefig(file, dpi=150)
-        plt.close(figure)
     return list(files)

@@ -1,20 +1,12 @@
-import matplotlib.pyplot as plt
 import pytest
 
 from analysis.study.figures import FIGURES, write_figures
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def test_every_figure_is_written_twice(comparison, tmp_path):
     files = write_figures(comparison, tmp_path)
     assert len(files) == 2 * len(FIGURES) == 14
     assert all(file.stat().st_size > 1000 for file in files)
-    assert plt.get_fignums() == []
 
 
 def test_the_same_data_give_the_same_drawing(comparison, tmp_path):

@@ -1,7 +1,6 @@
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,12 +20,6 @@ from sweep.search.pictures import (
 )
 
 IMPORTANCES = {"00.down_proj": 0.25, "01.down_proj": 0.5, "01.o_proj": 0.125}
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -171,8 +164,3 @@ def test_pictures_without_data_are_left_out(masks: pd.DataFrame, trained: pd.Dat
 def test_nothing_at_all_gives_no_picture(tmp_path: Path) -> None:
     nothing = pd.DataFrame()
     assert write_pictures(tmp_path, nothing, nothing, nothing, {}, num_layers=4) == []
-
-
-def test_figures_are_closed_once_written(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
-    write_pictures(tmp_path, masks, masks, trained, IMPORTANCES, num_layers=4)
-    assert plt.get_fignums() == []
