@@ -204,12 +204,20 @@ class TrialPlan(Config):
 
     @property
     def label(self) -> str:
-        """Modules, level and what differs from the default policy, such as ``down_proj@0.50``."""
+        """Modules, level and what differs from the default policy, such as ``down_proj@0.50 threshold``.
+
+        Levels that differ are given by the lowest, the highest and a hash: plans with other levels are other plans.
+        """
         modules = "+".join(dict.fromkeys(Site.parse(site).module for site in self.levels)) or "dense"
         values = sorted(set(self.levels.values()))
         level = "-".join(f"{v:.2f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "0.00"
+        uneven = f"#{_hash(self.levels)[:4]}" if len(values) > 1 else ""
         tokens = "" if self.tokens == "all" else f" {self.tokens}"
-        return f"{modules}@{level} {self.rule}{tokens}"
+        return f"{modules}@{level}{uneven} {self.rule}{tokens}"
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class WarmStart(Config):
@@ -264,7 +272,7 @@ class TrialConfig(Config):
         }
         if self.warm_start is not None:
             decides["warm_start"] = self.warm_start.identity
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        return _hash(decides)[:16]
 
     @property
     def name(self) -> str:

@@ -16,10 +16,7 @@ _SPECIAL = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
-HEAD = (
-    "% Made by `python -m analysis` from stored results.\n"
-    "% \\usepackage{booktabs,longtable}\n"
-)
+HEAD = "% Made by `python -m analysis` from stored results.\n% \\usepackage{booktabs,longtable}\n"
 
 
 def as_text(results: Sequence[Stored]) -> str:

@@ -21,21 +21,22 @@ Groups = Mapping[str, tuple[Role, list[TrialConfig]]]
 """The trials of each mask of a final comparison, a trial a seed, by the mask's name."""
 
 
-def choose(space: SpaceConfig, trained: Sequence[Checkpoint]) -> list[Checkpoint]:
+def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[TrialConfig]) -> list[Checkpoint]:
     """The searched masks that go into the final comparison: those on the Pareto front of validation KL and parameters.
 
     Args:
         space: of the search.
         trained: trials of one plan and seed, the space's own allocations among them; warm starts take no part.
+        named: trials of the space's own allocations.
 
     Returns:
         The best by KL first, at most ``confirm.n_chosen``. If every searched mask is dominated by the space's own
         allocations, the best of them all the same: the report then says that the search did not win.
     """
-    named = {allocation.label for allocation in space.allocations}
+    known = {trial.identity for trial in named}
     fair = [c for c in trained if c.meta.config.warm_start is None]
     ranked = sorted(zip(fair, pareto_flags(fair), strict=True), key=lambda pair: pair[0].meta.metrics["val_kl_nats"])
-    searched = [(c, front) for c, front in ranked if c.biases and c.meta.config.allocation not in named]
+    searched = [(c, front) for c, front in ranked if c.biases and c.meta.config.identity not in known]
     front = [c for c, is_front in searched if is_front] or [c for c, _ in searched[:1]]
     return front[: search_of(space).confirm.n_chosen]
 
@@ -48,7 +49,8 @@ def final_groups(
     Args:
         space: of the search.
         chosen: from ``choose``.
-        named: trials of the space's own allocations; those with a bias outside the plan are left out.
+        named: trials of the space's own allocations; those with a bias outside the plan are left out. Where the search
+            chose levels or a training too, they are compared with these and, ``as given``, with the space's own.
         shape: of the model.
     """
     confirm = search_of(space).confirm
@@ -70,7 +72,18 @@ def final_groups(
         counted[name] = counted.get(name, 0) + 1
         unique = name if counted[name] == 1 else f"{name}.{counted[name]}"
         groups[unique] = role, trials_like(like, unique, mask, confirm.seeds, shape)
+    for trial in named:
+        if trial.allocation != BASELINE and _as_given(trial, like):
+            name = f"{trial.allocation} as given"
+            groups[name] = "named", trials_like(trial, name, map(Site.parse, trial.sites), confirm.seeds, shape)
     return groups
+
+
+def _as_given(trial: TrialConfig, like: TrialConfig) -> bool:
+    """Whether a trial sparsifies the same sites as much, but by other levels or under another training."""
+    same = trial.plan.levels.keys() == like.plan.levels.keys() and trial.sparsity == like.sparsity
+    trained_alike = trial.training == like.training.model_copy(update={"seed": trial.training.seed})
+    return same and not (trial.plan == like.plan and trained_alike)
 
 
 def compare(folder: SweepFolder, plans: Sequence[Groups]) -> Selection:
@@ -90,7 +103,7 @@ def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:
     for name, runs in found.items():
         role, trials = groups[name]
         paths = [str(folder.trial(trial).checkpoint_path.relative_to(folder.path)) for trial in trials]
-        models = {"dense": dense, "teal": teal, "spon": tested[name]}
+        models = {"dense": dense, "teal": runs[0].scores["test.teal"], "spon": tested[name]}
         masks.append(_selected(name, role, runs, tuple(paths), models))
     chosen = [mask.name for mask in masks if mask.role == "chosen"]
     pairs = [(one, mask.name) for one in chosen for mask in masks if mask.name != one]

@@ -226,7 +226,7 @@ class Search:
             key = "" if search.levels or search.lr or search.max_steps else config.plan.model_dump_json()
             together.setdefault(key, []).append(checkpoint)
         groups: dict[str, list[Checkpoint]] = {}
-        for chosen in (choose(self.space, trained) for trained in together.values()):
+        for chosen in (choose(self.space, trained, self.named) for trained in together.values()):
             for checkpoint in chosen:
                 config = checkpoint.meta.config
                 key = config.plan.model_dump_json() + config.training.model_dump_json()

@@ -277,7 +277,8 @@ def test_the_dense_prefix_follows_the_token_policy(tokens, skip, prefix):
     ("changes", "label"),
     [
         ({}, "down_proj@0.50 topk"),
-        ({"levels": {"0.o_proj": 0.4, "0.down_proj": 0.6, "1.o_proj": 0.5}}, "o_proj+down_proj@0.40-0.60 topk"),
+        ({"levels": {"0.o_proj": 0.4, "0.down_proj": 0.6, "1.o_proj": 0.5}}, "o_proj+down_proj@0.40-0.60#3835 topk"),
+        ({"levels": {"0.o_proj": 0.6, "0.down_proj": 0.4, "1.o_proj": 0.5}}, "o_proj+down_proj@0.40-0.60#2e22 topk"),
         ({"levels": {}}, "dense@0.00 topk"),
         ({"tokens": "second_half", "rule": "threshold"}, "down_proj@0.50 threshold second_half"),
     ],

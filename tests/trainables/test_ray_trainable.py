@@ -381,7 +381,7 @@ def test_shared_biases_of_another_plan_are_a_failure_that_names_both(masks, shar
     actor.reset_config(mask_config(other, shared))
     result = actor.step()
     assert (
-        "o_proj+down_proj@0.60 topk, output_bias for o_proj+down_proj@0.50-0.60 topk, output_bias (at"
+        "o_proj+down_proj@0.60 topk, output_bias for o_proj+down_proj@0.50-0.60#773f topk, output_bias (at"
         in result[FAILURE]
     )
     assert (result["done"], result[COMPLETE]) == (True, False)
