@@ -46,6 +46,7 @@ def test_workers_are_a100s_that_start_at_none(raw):
     workers = {name: node for name, node in raw["available_node_types"].items() if name != raw["head_node_type"]}
     assert all(node["min_workers"] == 0 < node["max_workers"] for node in workers.values())
     assert all(node["resources"]["GPU"] == node["resources"]["accelerator_type:A100"] == 1 for node in workers.values())
+    assert all(node["resources"]["memory"] == 56 * 2**30 for node in workers.values())  # without it no node has any
     assert all(node["node_config"]["machineType"].startswith("a2-") for node in workers.values())
 
 

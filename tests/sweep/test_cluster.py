@@ -27,6 +27,7 @@ NOTHING = (
     "worker_start_ray_commands cluster_synced_files rsync_exclude rsync_filter"
 )
 """What the autoscaler wants to be there, which a cloud's defaults would fill in."""
+GIB = 2.0**30
 A100 = ResourcesConfig(accelerator_type="A100")
 ASKED = "a node must have what a trial asks for, CPU 1, GPU 8"
 
@@ -102,6 +103,12 @@ def test_what_no_node_type_has_is_refused_with_what_was_asked_and_what_there_is(
 
 
 @pytest.mark.ray
+def test_memory_that_no_node_has_is_refused(growing: str) -> None:
+    with pytest.raises(SponError, match=r"CPU 1, GPU 0, 1000\.0 GiB, but no node .*: CPU 0, GPU 0, [0-9.]+ GiB"):
+        start_ray(ResourcesConfig(memory_gib=1000), growing)
+
+
+@pytest.mark.ray
 def test_a_cluster_without_an_autoscaler_has_what_it_has(growing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_autoscaler", lambda: Autoscaler(False, {}, (), ()))
     monkeypatch.setattr(cluster, "_SILENT_SECONDS", 0)
@@ -124,7 +131,7 @@ def test_a_node_that_is_on_its_way_is_waited_for_with_news(
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of two A100s and one without a GPU, of which one node has gone."""
-    big, small = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:A100": 1.0}, {"CPU": 8.0}
+    big, small = {"CPU": 4.0, "GPU": 2.0, "memory": 8 * GIB, "accelerator_type:A100": 1.0}, {"CPU": 8.0, "memory": GIB}
     listed = [(big, True), (big, True), (small, True), (big, False)]
     monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": node, "Alive": alive} for node, alive in listed])
 
@@ -140,6 +147,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"accelerator_type": "A100"}, 8),
         ({"accelerator_type": "H100"}, 0),
         ({"gpus_per_trial": 0.5, "max_concurrent": 3}, 3),
+        ({"memory_gib": 3}, 4),  # two on each large node
+        ({"memory_gib": 0.5}, 10),  # four of each large node's CPUs, and two on the small one
+        ({"memory_gib": 9}, 0),
     ],
 )
 def test_places_are_counted_node_by_node(asked: dict[str, object], fit: int) -> None:
@@ -151,6 +161,13 @@ def test_a_refusal_lists_nodes_by_what_they_have() -> None:
     bundle = ResourcesConfig(gpus_per_trial=1, accelerator_type="H100").bundle
     said = str(cluster._impossible(bundle, "the nodes have"))
     assert "asks for, CPU 1, GPU 1, H100, but the nodes have: 2 x (CPU 4, GPU 2, A100); CPU 8, GPU 0" in said
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_refusal_tells_the_memory_where_it_was_asked() -> None:
+    said = str(cluster._impossible(ResourcesConfig(memory_gib=9).bundle, "the nodes have"))
+    assert "asks for, CPU 1, GPU 0, 9.0 GiB, but" in said
+    assert "the nodes have: 2 x (CPU 4, GPU 2, 8.0 GiB, A100); CPU 8, GPU 0, 1.0 GiB" in said
 
 
 def test_nodes_that_were_asked_for_and_nodes_that_start_are_on_their_way() -> None:
