@@ -28,7 +28,7 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
 
     Args:
         resources: of one trial.
-        address: of a running cluster, ``auto`` or ``ray://...``; a local Ray of this process's own without it.
+        address: of a running cluster, or ``auto``; a local Ray of this process's own without it.
 
     Raises:
         SponError: if no node can ever hold a trial, or the cluster does not answer.
@@ -112,12 +112,7 @@ def _wait_for_place(resources: ResourcesConfig, grows: bool) -> None:
 
 
 def _autoscaler() -> Autoscaler:
-    """What it last said, asked by a worker: a driver that came through ``ray://`` cannot."""
-    answer: Autoscaler = ray.get(ray.remote(num_cpus=0)(_ask_autoscaler).remote())
-    return answer
-
-
-def _ask_autoscaler() -> Autoscaler:
+    """What it last said."""
     reply = GetClusterStatusReply()
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reply.ParseFromString(client.get_cluster_status(timeout_s=5))

@@ -96,7 +96,7 @@ def test_what_is_installed_is_requirements_txt(raw):
 
 def test_what_the_head_has_beyond_it_is_for_the_launcher(raw):
     (head,) = [command for command in raw["head_setup_commands"] if "pip install" in command]
-    assert head.partition("requirements.txt ")[2].split() == ['"ray[default]"', "google-api-python-client"]
+    assert head.partition("requirements.txt ")[2].split() == ["google-api-python-client"]
 
 
 def test_driver_and_workers_have_one_storage(raw):

@@ -1,12 +1,6 @@
 """Places for trials, on a real Ray whose autoscaler is Ray's own and whose nodes are processes on this machine."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +13,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
 from sweep import cluster
 from sweep.cluster import Autoscaler, at_once, places, start_ray
+from tests.services import free_port, kill_ray_node, start_ray_node
 
 HEAD, HEAD_ID = "ray.head.default", "f" * 51 + "00000"  # as the provider of nodes that are processes has them
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -30,12 +25,6 @@ NOTHING = (
 GIB = 2.0**30
 A100 = ResourcesConfig(accelerator_type="A100")
 ASKED = "a node must have what a trial asks for, CPU 1, GPU 8"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def config(address: str) -> dict[str, object]:
@@ -60,16 +49,6 @@ def config(address: str) -> dict[str, object]:
     }
 
 
-def kill_all_of(session: str) -> None:
-    """End the processes that were started under a directory of their own."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if session in (process / "cmdline").read_text() and int(process.name) != os.getpid():
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:
-            continue  # it ended meanwhile
-
-
 @pytest.fixture(scope="module")
 def growing() -> Iterator[str]:
     """Address of a cluster that grows."""
@@ -81,18 +60,10 @@ def growing() -> Iterator[str]:
     known = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": HEAD}
     fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     options = ["--num-cpus=0", "--include-dashboard=false", f"--port={address.partition(':')[2]}"]
-    ray_command = Path(sys.executable).with_name("ray")
-    subprocess.run(
-        [ray_command, "start", "--head", *options, f"--temp-dir={session}", f"--autoscaling-config={file}"],
-        env={**os.environ, **ids, **known, **fast},
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    start_ray_node(session, ids | known | fast, "--head", *options, f"--autoscaling-config={file}")
     yield address
     ray.shutdown()
-    kill_all_of(session)
-    shutil.rmtree(session, ignore_errors=True)
+    kill_ray_node(session)
 
 
 @pytest.mark.ray
