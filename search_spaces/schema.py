@@ -90,6 +90,9 @@ class ResourcesConfig(Config):
         cpus_per_trial: Ray CPUs, and torch threads, of a trial.
         gpus_per_trial: Ray GPUs of a trial; a fraction lets trials share one, zero trains on the CPU.
         accelerator_type: Ray's name of the accelerator that a trial must have, such as ``A100``; any by default.
+        memory_gib: what a trial is said to take of its node's memory. Ray starts no more trials on a node than fit by
+            this figure, but holds none to it: where a node's memory runs out, Ray kills a worker, which is one of
+            ``max_failures``.
         max_concurrent: trials at once; as many as fit by default.
         max_failures: times that a trial is started again after its process or node was lost; a node may cost two.
         max_minutes: of training and validation before a trial is failed, looked at between optimiser steps.
@@ -99,6 +102,7 @@ class ResourcesConfig(Config):
     cpus_per_trial: int = Field(default=1, ge=1)
     gpus_per_trial: float = Field(default=0.0, ge=0)
     accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
+    memory_gib: float | None = Field(default=None, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
     max_failures: int = Field(default=2, ge=0)
     max_minutes: float | None = Field(default=None, gt=0)
@@ -121,6 +125,8 @@ class ResourcesConfig(Config):
         bundle: dict[str, float] = {"CPU": self.cpus_per_trial}
         if self.gpus_per_trial:
             bundle["GPU"] = self.gpus_per_trial
+        if self.memory_gib:
+            bundle["memory"] = round(self.memory_gib * 2**30)
         if self.accelerator_type:
             bundle[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark of the node, which Ray counts to one
         return bundle

@@ -84,6 +84,11 @@ class ConfirmConfig(Config):
     n_chosen: int = Field(default=1, ge=1)
     n_random: int = Field(default=5, ge=0)
 
+    @property
+    def most_searched(self) -> int:
+        """Masks of a final comparison beside the space's own, at most: the chosen, each with its controls."""
+        return self.n_chosen * (4 + self.n_random)  # itself, early, late, inverted
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:

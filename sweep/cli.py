@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (resume, status, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, search, resume):
-        sub.add_argument("--address", help="of a Ray cluster: auto, or ray://HOST:PORT; Ray on this machine by default")
+        sub.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT; Ray on this machine by default")
         sub.add_argument("--optuna-storage", metavar="URL", help="database of the study; a journal file by default")
     for sub in (run, search, resume, sync):
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")

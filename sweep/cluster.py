@@ -28,7 +28,7 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
 
     Args:
         resources: of one trial.
-        address: of a running cluster, ``auto`` or ``ray://...``; a local Ray of this process's own without it.
+        address: of a running cluster, or ``auto``; a local Ray of this process's own without it.
 
     Raises:
         SponError: if no node can ever hold a trial, or the cluster does not answer.
@@ -62,8 +62,8 @@ def at_once(resources: ResourcesConfig) -> int:
 def remotely(resources: ResourcesConfig, work: Callable[..., Any]) -> Any:
     """A function or a class as Ray runs it, in the place of a trial."""
     place = resources.bundle
-    cpus, gpus = place.pop("CPU"), place.pop("GPU", 0.0)
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, resources=place)(work)
+    cpus, gpus, memory = place.pop("CPU"), place.pop("GPU", 0.0), place.pop("memory", 0)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, resources=place)(work)
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -112,12 +112,7 @@ def _wait_for_place(resources: ResourcesConfig, grows: bool) -> None:
 
 
 def _autoscaler() -> Autoscaler:
-    """What it last said, asked by a worker: a driver that came through ``ray://`` cannot."""
-    answer: Autoscaler = ray.get(ray.remote(num_cpus=0)(_ask_autoscaler).remote())
-    return answer
-
-
-def _ask_autoscaler() -> Autoscaler:
+    """What it last said."""
     reply = GetClusterStatusReply()
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reply.ParseFromString(client.get_cluster_status(timeout_s=5))
@@ -149,18 +144,17 @@ def _without_groups(resources: Mapping[str, float]) -> dict[str, float]:
 def _news(bundle: Mapping[str, float], said: Autoscaler, waited: float) -> str:
     coming = ", ".join(f"{count} x {kind}" for kind, count in said.coming.items()) or "none"
     failed = f"; last failure: {said.failed[-1]}" if said.failed else ""
-    return f"waiting {waited:.0f} s for a node with {_in_words(bundle)}; on their way: {coming}{failed}"
+    return f"waiting {waited:.0f} s for a node with {_in_words(bundle, bundle)}; on their way: {coming}{failed}"
 
 
 def _impossible(bundle: Mapping[str, float], what_is_there: str) -> SponError:
-    have = Counter(_in_words(node) for node in _nodes())
+    asked, have = _in_words(bundle, bundle), Counter(_in_words(node, bundle) for node in _nodes())
     listed = "; ".join(f"{count} x ({words})" if count > 1 else words for words, count in have.items())
-    return SponError(
-        f"a node must have what a trial asks for, {_in_words(bundle)}, but {what_is_there}: {listed} (at resources)"
-    )
+    return SponError(f"a node must have what a trial asks for, {asked}, but {what_is_there}: {listed} (at resources)")
 
 
-def _in_words(resources: Mapping[str, float]) -> str:
-    """CPUs, GPUs and kinds of accelerator, such as ``CPU 12, GPU 1, A100``."""
+def _in_words(resources: Mapping[str, float], asked: Mapping[str, float]) -> str:
+    """CPUs, GPUs, memory if it was asked for, and kinds of accelerator, such as ``CPU 12, GPU 1, 56.0 GiB, A100``."""
+    memory = [f"{resources.get('memory', 0) / 2**30:.1f} GiB"] if "memory" in asked else []
     kinds = sorted(name.removeprefix(_MARK) for name in resources if name.startswith(_MARK))
-    return ", ".join([f"CPU {resources.get('CPU', 0):g}", f"GPU {resources.get('GPU', 0):g}", *kinds])
+    return ", ".join([f"CPU {resources.get('CPU', 0):g}", f"GPU {resources.get('GPU', 0):g}", *memory, *kinds])

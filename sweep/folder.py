@@ -6,6 +6,7 @@
 | NAME/space.json            | the validated space                     |
 | NAME/parent.json           | the sweep's MLflow run                  |
 | NAME/planned.json          | optimiser steps of each trial to come   |
+| NAME/stages.json           | a search: stages so far, their trials   |
 | NAME/tune/STAGE/           | Ray Tune's own state                    |
 | NAME/trials/TRIAL/         | one trial:                              |
 |   trial.json               | the resolved config                     |
@@ -30,6 +31,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,7 +43,7 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from trainables.cache import writable, written_aside
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
-_SPACE, _PLANNED = "space.json", "planned.json"
+_SPACE, _PLANNED, _STAGES = "space.json", "planned.json", "stages.json"
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -153,6 +155,16 @@ class SweepFolder:
     def plan(self, steps: dict[str, int]) -> None:
         """Record trials that are to be trained, beside those that are recorded already."""
         write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
+
+    @property
+    def stages(self) -> dict[str, list[str]]:
+        """Stages of a search that have begun, in their order, each with the names of the trials that it trains."""
+        file = self.path / _STAGES
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def begin(self, stage: str, trials: Iterable[str] = ()) -> None:
+        """Record that a stage of a search has begun; harmless if it is recorded already."""
+        write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
 
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""

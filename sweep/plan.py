@@ -96,7 +96,7 @@ def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpr
     named = resolve_grid(space.model_copy(update={"seeds": space.seeds[:1]}), shape, fingerprints)[0]
     largest = shared_trials(space, shape, fingerprints)[0]
     proxy, confirm = search.proxy, search.confirm
-    compared = len(named) + confirm.n_chosen * (4 + confirm.n_random)  # itself, early, late, inverted
+    compared = len(named) + confirm.most_searched
     n_searched = proxy.n_train + proxy.n_warm if proxy else search.n_masks
     epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
     n_largest = n_searched + compared * len(confirm.seeds) + math.ceil(epochs)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 
+from search_spaces.errors import SponError
 from search_spaces.resolve import resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
@@ -56,6 +57,7 @@ def run_sweep(
     if space.search is not None:
         check_search(known, shape)
     start_ray(space.resources, address)
+    _check_outlasts(storage)
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     print(f"{folder.name}: results in {folder.path}", flush=True)
     try:
@@ -72,6 +74,12 @@ def run_sweep(
     ray.shutdown()
     print(_closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
     return outcome.exit_code
+
+
+def _check_outlasts(storage: Path) -> None:
+    """Refuse a relative storage in a job of Ray's, whose working directory is a copy on one node that Ray deletes."""
+    if "working_dir" in ray.get_runtime_context().runtime_env and not storage.is_absolute():
+        raise SponError(f"a job's storage must be an absolute path, but got {storage} (at --storage)")
 
 
 def _run_grid(folder: SweepFolder, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str) -> Outcome:

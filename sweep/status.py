@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.folder import State, SweepFolder, TrialFolder
+from sweep.search.status import search_lines
 from trainables.training import total_steps
 
 _ORDER = ("finished", "failed", "stopped", "running", "waiting")
@@ -44,6 +45,8 @@ class Status:
         quiet_seconds: since the last sign of life on disk; None before the first.
         max_concurrent: trials at once at most, if it is said.
         price_per_hour: of the place of a trial, if it is said.
+        gpus_per_trial: that a running trial holds; how busy they are is not known here.
+        search: lines on the stages of a search; none for a grid.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Status:
     quiet_seconds: float | None
     max_concurrent: int | None
     price_per_hour: float | None
+    gpus_per_trial: float = 0.0
+    search: tuple[str, ...] = ()
 
     @property
     def states(self) -> Counter[str]:
@@ -100,6 +105,8 @@ def status_of(folder: SweepFolder) -> Status:
         quiet_seconds=max(0.0, time.time() - max(signs)) if signs else None,
         max_concurrent=space.resources.max_concurrent,
         price_per_hour=space.resources.price_per_hour,
+        gpus_per_trial=space.resources.gpus_per_trial,
+        search=tuple(search_lines(folder)),
     )
 
 
@@ -123,11 +130,13 @@ def _last_sign(trial: Path) -> float | None:
 
 
 def as_lines(status: Status) -> list[str]:
-    """For people: a line on the whole, on each trial that runs or failed, on speed, and on time and cost."""
+    """For people: lines on the whole, a search's stages, GPUs, trials that run or failed, speed, time and cost."""
     states, total = status.states, sum(status.states.values())
     counts = ", ".join(f"{states[state]} {state}" for state in _ORDER if states[state]) or "none yet"
     sign = "" if status.quiet_seconds is None else f"; last sign of life {_duration(status.quiet_seconds)} ago"
-    lines = [f"{status.name}: {total} trials: {counts}{sign}"]
+    lines = [f"{status.name}: {total} trials: {counts}{sign}", *status.search]
+    if status.gpus_per_trial and states["running"]:
+        lines.append(f"GPUs: {states['running'] * status.gpus_per_trial:g} held by running trials")
     for trial in status.trials:
         if trial.state == "running":
             kl = "" if trial.kl_nats is None else f"  KL {trial.kl_nats:.4f} nats"
@@ -139,7 +148,10 @@ def as_lines(status: Status) -> list[str]:
         return lines
     lines.append(f"speed: {status.steps_per_second:.3g} steps/s a trial, {_per_hour(status)}{status.at_once} at once")
     left, at_once = status.seconds_left or 0.0, max(1, status.at_once)
-    lines.append(f"left: about {_duration(left / at_once)}; {_hours(left)} of trials, after {_hours(status.seconds)}")
+    known = " known so far" if status.search else ""
+    lines.append(
+        f"left: about {_duration(left / at_once)}; {_hours(left)} of trials{known}, after {_hours(status.seconds)}"
+    )
     if status.price_per_hour is not None:
         left_cost, cost = (seconds / 3600 * status.price_per_hour for seconds in (left, status.seconds))
         lines.append(

@@ -4,13 +4,14 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PASSWORD = "planted-password-of-a-database"
@@ -35,6 +36,21 @@ def mlflow_server(backend: str, directory: Path, port: int) -> Iterator[subproce
         yield server
     finally:
         kill_group(server)
+
+
+def start_ray_node(place: str, env: Mapping[str, str], *options: str) -> None:
+    """A node of a Ray cluster with a directory of its own: where two share one, jobs clear each other's files away."""
+    words = [Path(sys.executable).with_name("ray"), "start", *options, f"--temp-dir={place}"]
+    subprocess.run(words, env=os.environ | env, check=True, capture_output=True, timeout=120)
+
+
+def kill_ray_node(place: str) -> None:
+    """End the processes that were started under a directory of their own, at once, and take the directory away."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if place in (process / "cmdline").read_text() and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def kill_group(process: subprocess.Popen) -> None:

@@ -46,6 +46,7 @@ def test_workers_are_a100s_that_start_at_none(raw):
     workers = {name: node for name, node in raw["available_node_types"].items() if name != raw["head_node_type"]}
     assert all(node["min_workers"] == 0 < node["max_workers"] for node in workers.values())
     assert all(node["resources"]["GPU"] == node["resources"]["accelerator_type:A100"] == 1 for node in workers.values())
+    assert all(node["resources"]["memory"] == 56 * 2**30 for node in workers.values())  # without it no node has any
     assert all(node["node_config"]["machineType"].startswith("a2-") for node in workers.values())
 
 
@@ -84,18 +85,18 @@ def test_no_port_is_opened(raw):
 
 
 def test_what_is_installed_is_requirements_txt(raw):
-    source = raw["file_mounts"]["/home/ubuntu/requirements.txt"]
-    assert (ROOT / source).is_file()
+    for name in ("requirements.txt", "requirements-cluster.txt"):
+        assert (ROOT / raw["file_mounts"][f"/home/ubuntu/{name}"]).is_file()
     installs = [c for listed in commands(raw).values() for c in listed if "pip install" in c]
     assert len(installs) == 2
     assert all("--requirement ~/requirements.txt" in command for command in installs)
     (common,) = [command for command in raw["setup_commands"] if "pip install" in command]
-    assert common.endswith("--requirement ~/requirements.txt")
+    assert common.endswith("--requirement ~/requirements.txt --requirement ~/requirements-cluster.txt")
 
 
 def test_what_the_head_has_beyond_it_is_for_the_launcher(raw):
     (head,) = [command for command in raw["head_setup_commands"] if "pip install" in command]
-    assert head.partition("requirements.txt ")[2].split() == ['"ray[default]"', "google-api-python-client"]
+    assert head.partition("requirements.txt ")[2].split() == ["google-api-python-client"]
 
 
 def test_driver_and_workers_have_one_storage(raw):

@@ -38,18 +38,21 @@ def connect_ray(address: str | None) -> None:
     """Start Ray on this machine, or connect to a cluster.
 
     Args:
-        address: of a running cluster, ``auto`` or ``ray://...``; a local Ray of this process's own without it.
+        address: of a running cluster, or ``auto``; a local Ray of this process's own without it.
 
     Raises:
-        SponError: if the cluster does not answer.
+        SponError: if the cluster does not answer, or the address is Ray Client's, through which Tune would run in
+            another process, without this code and on another disk.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         return
+    if address.startswith("ray://"):
+        raise SponError(f"a driver must run on its cluster (by ray job submit), but got {address} (at --address)")
     try:
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form, or no client for it
+    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form
         raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 

@@ -120,6 +120,7 @@ class Search:
         distinct = list({trial.identity: trial for trial in trials}.values())
         missing = Ledger(self.folder).missing(distinct)
         if distinct:
+            self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             print(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps", flush=True)
         if missing:
@@ -166,6 +167,7 @@ class Search:
     def _run_proposals(
         self, stage: str, space: SpaceConfig, rungs: tuple[int, ...], masks: TrainedMasks | ScoredMasks, counts: Path
     ) -> None:
+        self.folder.begin(stage)
         if Counts.read(counts).done:
             return
         task = Task(space, self.shape, self.fingerprints, rungs, masks.known, masks.job, counts)

@@ -238,6 +238,11 @@ def test_a_trial_is_on_cuda_exactly_when_it_asks_for_a_gpu(gpus, device):
     assert ResourcesConfig(gpus_per_trial=gpus).device == device
 
 
+def test_memory_is_asked_of_ray_in_bytes_and_only_where_it_is_given():
+    assert ResourcesConfig(memory_gib=0.5).bundle == {"CPU": 1, "memory": 2**29}
+    assert ResourcesConfig().bundle == {"CPU": 1}
+
+
 def test_several_gpus_are_a_whole_number():
     with pytest.raises(ValidationError, match=r"a whole number above 1, but got 1\.5"):
         ResourcesConfig(gpus_per_trial=1.5)

@@ -1,12 +1,6 @@
 """Places for trials, on a real Ray whose autoscaler is Ray's own and whose nodes are processes on this machine."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +13,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
 from sweep import cluster
 from sweep.cluster import Autoscaler, at_once, places, start_ray
+from tests.services import free_port, kill_ray_node, start_ray_node
 
 HEAD, HEAD_ID = "ray.head.default", "f" * 51 + "00000"  # as the provider of nodes that are processes has them
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -27,14 +22,9 @@ NOTHING = (
     "worker_start_ray_commands cluster_synced_files rsync_exclude rsync_filter"
 )
 """What the autoscaler wants to be there, which a cloud's defaults would fill in."""
+GIB = 2.0**30
 A100 = ResourcesConfig(accelerator_type="A100")
 ASKED = "a node must have what a trial asks for, CPU 1, GPU 8"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def config(address: str) -> dict[str, object]:
@@ -59,16 +49,6 @@ def config(address: str) -> dict[str, object]:
     }
 
 
-def kill_all_of(session: str) -> None:
-    """End the processes that were started under a directory of their own."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if session in (process / "cmdline").read_text() and int(process.name) != os.getpid():
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:
-            continue  # it ended meanwhile
-
-
 @pytest.fixture(scope="module")
 def growing() -> Iterator[str]:
     """Address of a cluster that grows."""
@@ -80,18 +60,10 @@ def growing() -> Iterator[str]:
     known = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "RAY_NODE_TYPE_NAME": HEAD}
     fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     options = ["--num-cpus=0", "--include-dashboard=false", f"--port={address.partition(':')[2]}"]
-    ray_command = Path(sys.executable).with_name("ray")
-    subprocess.run(
-        [ray_command, "start", "--head", *options, f"--temp-dir={session}", f"--autoscaling-config={file}"],
-        env={**os.environ, **ids, **known, **fast},
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    start_ray_node(session, ids | known | fast, "--head", *options, f"--autoscaling-config={file}")
     yield address
     ray.shutdown()
-    kill_all_of(session)
-    shutil.rmtree(session, ignore_errors=True)
+    kill_ray_node(session)
 
 
 @pytest.mark.ray
@@ -99,6 +71,12 @@ def test_what_no_node_type_has_is_refused_with_what_was_asked_and_what_there_is(
     with pytest.raises(SponError, match=rf"{ASKED}, but no node that the autoscaler can add has it.*CPU 0, GPU 0"):
         start_ray(ResourcesConfig(gpus_per_trial=8), growing)
     assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_memory_that_no_node_has_is_refused(growing: str) -> None:
+    with pytest.raises(SponError, match=r"CPU 1, GPU 0, 1000\.0 GiB, but no node .*: CPU 0, GPU 0, [0-9.]+ GiB"):
+        start_ray(ResourcesConfig(memory_gib=1000), growing)
 
 
 @pytest.mark.ray
@@ -124,7 +102,7 @@ def test_a_node_that_is_on_its_way_is_waited_for_with_news(
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of two A100s and one without a GPU, of which one node has gone."""
-    big, small = {"CPU": 4.0, "GPU": 2.0, "accelerator_type:A100": 1.0}, {"CPU": 8.0}
+    big, small = {"CPU": 4.0, "GPU": 2.0, "memory": 8 * GIB, "accelerator_type:A100": 1.0}, {"CPU": 8.0, "memory": GIB}
     listed = [(big, True), (big, True), (small, True), (big, False)]
     monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": node, "Alive": alive} for node, alive in listed])
 
@@ -140,6 +118,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"accelerator_type": "A100"}, 8),
         ({"accelerator_type": "H100"}, 0),
         ({"gpus_per_trial": 0.5, "max_concurrent": 3}, 3),
+        ({"memory_gib": 3}, 4),  # two on each large node
+        ({"memory_gib": 0.5}, 10),  # four of each large node's CPUs, and two on the small one
+        ({"memory_gib": 9}, 0),
     ],
 )
 def test_places_are_counted_node_by_node(asked: dict[str, object], fit: int) -> None:
@@ -151,6 +132,13 @@ def test_a_refusal_lists_nodes_by_what_they_have() -> None:
     bundle = ResourcesConfig(gpus_per_trial=1, accelerator_type="H100").bundle
     said = str(cluster._impossible(bundle, "the nodes have"))
     assert "asks for, CPU 1, GPU 1, H100, but the nodes have: 2 x (CPU 4, GPU 2, A100); CPU 8, GPU 0" in said
+
+
+@pytest.mark.usefixtures("nodes")
+def test_a_refusal_tells_the_memory_where_it_was_asked() -> None:
+    said = str(cluster._impossible(ResourcesConfig(memory_gib=9).bundle, "the nodes have"))
+    assert "asks for, CPU 1, GPU 0, 9.0 GiB, but" in said
+    assert "the nodes have: 2 x (CPU 4, GPU 2, 8.0 GiB, A100); CPU 8, GPU 0, 1.0 GiB" in said
 
 
 def test_nodes_that_were_asked_for_and_nodes_that_start_are_on_their_way() -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 
 from sweep.folder import SweepFolder
 from tests.conftest import trials_of
-from tests.services import free_port, kill_group, mlflow_server
+from tests.services import free_port, kill_group, kill_ray_node, mlflow_server, start_ray_node
 from tests.swept import ROOT, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.trial import run_trial
@@ -42,6 +43,14 @@ def process_tree(root: int) -> dict[int, list[str]]:
 def kill_the_worker_of(driver: int) -> None:
     (worker,) = [pid for pid, line in process_tree(driver).items() if line and "Trainable" in line[0]]
     os.kill(worker, signal.SIGKILL)
+
+
+def raylet_that_trains(places: list[str]) -> int:
+    """The raylet of the node on which a trial runs, of nodes with directories of their own."""
+    raylets = [pid for pid, line in process_tree(1).items() if line and line[0].endswith("/raylet")]
+    ours = [pid for pid in raylets if any(place in str(process_tree(pid)[pid]) for place in places)]
+    (one,) = [pid for pid in ours if any(line and "Trainable" in line[0] for line in process_tree(pid).values())]
+    return one
 
 
 def until(driver: subprocess.Popen, event: str) -> list[str]:
@@ -140,6 +149,32 @@ def test_a_killed_driver_and_checkpoints_that_are_cut_or_gone_lose_no_trial_and_
     folder = SweepFolder(tmp_path / "tiny")
     assert_as_without_ray(folder, longer)
     assert_once_in_mlflow(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_trial_of_a_node_that_is_lost_goes_on_on_the_other(longer: dict[str, object], tmp_path: Path) -> None:
+    training = longer["training"] | {"epochs": 60}
+    raw = longer | {"training": training, "resources": {"max_concurrent": 1, "max_failures": 5}}  # it may cost several
+    address = f"127.0.0.1:{free_port()}"
+    head = ("--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false", "--num-cpus=0")
+    worker = (f"--address={address}", "--num-cpus=1")
+    places = [tempfile.mkdtemp(prefix="node") for _ in range(3)]  # short: sockets are under them
+    try:
+        for place, node in zip(places, (head, worker, worker), strict=True):
+            agent = f"--dashboard-agent-listen-port={free_port()}"
+            start_ray_node(place, {}, *node, agent, "--object-store-memory=100000000")
+        driver = start(write_space(raw, tmp_path), tmp_path, "--address", address)
+        until(driver, " step 20/240")
+        for pid in process_tree(raylet_that_trains(places)):
+            os.kill(pid, signal.SIGKILL)
+        out, err = driver.communicate(timeout=300)
+    finally:
+        for place in reversed(places):
+            kill_ray_node(place)
+    assert driver.returncode == 0, err
+    assert "  start  UNIF-ALL" in out
+    assert " step 4/" not in out  # it went on where it was
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
+    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_missed(

@@ -1,11 +1,16 @@
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
+import ray
 from mlflow import MlflowClient
 from mlflow.cli import cli
 
+from search_spaces.errors import SponError
 from sweep.folder import SweepFolder
+from sweep.run import _check_outlasts
 from tests.swept import SECRETS, Swept, run, write_space
 from trainables.checkpoint import read_checkpoint
 
@@ -32,6 +37,16 @@ def test_trained_trials_lower_the_validation_kl(swept: Swept) -> None:
             assert metrics["val_kl_nats"] < metrics["val_teal_kl_nats"]
         else:
             assert metrics["val_kl_nats"] == metrics["val_teal_kl_nats"]
+
+
+@pytest.mark.parametrize(("storage", "kept"), [("runs", False), ("/mnt/results", True)])
+def test_a_jobs_results_are_not_kept_in_its_copy_of_the_working_directory(
+    storage: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SimpleNamespace(runtime_env={"working_dir": "gcs://_ray_pkg_1.zip"})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: job)
+    with nullcontext() if kept else pytest.raises(SponError, match="an absolute path, but got runs"):
+        _check_outlasts(Path(storage))
 
 
 def test_no_secret_of_the_environment_is_written_or_printed(swept: Swept) -> None:

@@ -90,6 +90,21 @@ def test_without_a_price_there_is_no_cost(folder: SweepFolder) -> None:
     assert not any("cost" in line for line in as_lines(status.__class__(**{**vars(status), "price_per_hour": None})))
 
 
+def test_running_trials_hold_their_share_of_the_gpus(folder: SweepFolder) -> None:
+    status = status_of(folder)
+    assert not any("GPU" in line for line in as_lines(status))
+    held = status.__class__(**{**vars(status), "trials": status.trials * 2, "gpus_per_trial": 0.25})
+    assert as_lines(held)[1] == "GPUs: 0.5 held by running trials"
+
+
+def test_what_a_search_trains_later_is_not_in_the_time_left(folder: SweepFolder) -> None:
+    status = status_of(folder)
+    searched = status.__class__(**{**vars(status), "search": ("search: train", "then: confirm")})
+    lines = as_lines(searched)
+    assert lines[1:3] == ["search: train", "then: confirm"]
+    assert "left: about 40 s; 0.01 h of trials known so far, after 0.01 h" in lines
+
+
 def test_a_line_that_is_being_written_is_not_read_yet(folder: SweepFolder) -> None:
     (running,) = [trial for trial in folder.trials if trial.state == "running"]
     with (running.path / "progress.jsonl").open("a") as file:

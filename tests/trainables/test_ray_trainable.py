@@ -425,7 +425,12 @@ def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest
     assert how["include_dashboard"] is False
 
 
-@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "nosuch://x", "127.0.0.1"])
+def test_a_driver_that_would_not_be_on_its_cluster_is_refused() -> None:
+    with pytest.raises(SponError, match=r"by ray job submit\), but got ray://127\.0\.0\.1:9 \(at --address\)"):
+        connect_ray("ray://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("address", ["nosuch://x", "127.0.0.1"])
 def test_an_address_that_cannot_be_is_one_line(address: str) -> None:
     with pytest.raises(SponError, match=r"a Ray cluster must answer, but .*\(at --address\)"):
         connect_ray(address)

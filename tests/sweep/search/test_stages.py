@@ -94,6 +94,15 @@ def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searc
     assert not any(trial.config.name in board or (trial.path / "mlflow.json").exists() for trial in aside)
 
 
+def test_the_stages_are_on_record_and_the_status_says_that_it_is_over(searched: Swept) -> None:
+    stages = searched.folder.stages
+    assert list(stages) == ["shared", "propose", "reference", "train", "confirm"]
+    assert len(stages["confirm"]) == sum("_seed42_" not in name for name in stages["confirm"]) > 0
+    assert {name for names in stages.values() for name in names} == {t.path.name for t in searched.folder.trials}
+    ran = run("status", "tiny", "--storage", searched.storage)
+    assert "search: over; selection.json has what was chosen" in ran.out
+
+
 def test_the_same_command_again_runs_nothing(searched: Swept) -> None:
     before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
     ran = run("search", searched.space, "--storage", searched.storage)

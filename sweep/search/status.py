@@ -1,0 +1,59 @@
+"""Which stage a search is in and what is still to come, from its folder alone."""
+
+from search_spaces.allocations import BASELINE
+from search_spaces.schema import SpaceConfig
+from search_spaces.search import plans_of, search_of
+from sweep.folder import SweepFolder, TrialFolder
+from sweep.search.task import Counts
+from trainables.selection import SELECTION
+
+
+def search_lines(folder: SweepFolder) -> list[str]:
+    """For people: a line on the stage that a search is in and one on those that follow; none for a grid."""
+    if folder.space.search is None:
+        return []
+    if (folder.path / SELECTION).exists():
+        return [f"search: over; {SELECTION} has what was chosen"]
+    stages, begun = _stages(folder.space), folder.stages
+    names = list(stages)
+    if not begun:
+        return ["search: no stage has begun", _then(stages, names)]
+    now = list(begun)[-1]
+    place = names.index(now)
+    lines = [f"search: {now}, stage {place + 1} of {len(names)}: {_progress(folder, now, begun[now])}"]
+    return [*lines, _then(stages, names[place + 1 :])] if names[place + 1 :] else lines
+
+
+def _stages(space: SpaceConfig) -> dict[str, str]:
+    """The stages of a search in their order, each with what it has to do, at most, as far as the space says."""
+    search, allocations = search_of(space), len(space.allocations)
+    named = allocations * len(space.sparsity)
+    compared = allocations - any(allocation.name == BASELINE for allocation in space.allocations)
+    compared += search.confirm.most_searched
+    confirm = {"confirm": f"at most {compared * len(search.confirm.seeds)} trials a plan"}
+    propose = {"propose": f"{search.n_masks} masks"}
+    if search.proxy is None:
+        return propose | {"train": f"at most {named} trials"} | confirm
+    shared = {"shared": f"{len(plans_of(space)) * len(search.sparsity or space.sparsity)} trials"}
+    reference = {"reference": f"{search.proxy.n_reference} masks"} if search.proxy.n_reference else {}
+    train = {"train": f"at most {named + search.proxy.n_train + search.proxy.n_warm} trials"}
+    return shared | propose | reference | train | confirm
+
+
+def _then(stages: dict[str, str], names: list[str]) -> str:
+    return "then: " + "; ".join(f"{name}, {stages[name]}" for name in names)
+
+
+def _progress(folder: SweepFolder, stage: str, trials: list[str]) -> str:
+    search = search_of(folder.space)
+    if stage == "propose":
+        return _proposed(Counts.read(folder.path / "proposals.json"), search.n_masks)
+    if stage == "reference" and search.proxy:
+        return _proposed(Counts.read(folder.path / "reference.json"), search.proxy.n_reference)
+    over = sum(TrialFolder(folder.path / "trials" / name).state != "running" for name in trials)
+    return f"{over} of {len(trials)} trials over"
+
+
+def _proposed(counts: Counts, budget: int) -> str:
+    known = f"; {counts.repeated} proposals known and not run" if counts.repeated else ""
+    return f"{counts.new - counts.open} of {budget} masks over, {counts.open} under way{known}"
