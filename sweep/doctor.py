@@ -16,8 +16,10 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
 
+from search_spaces.errors import SponError
 from trainables.cache import cache_root
 from trainables.embedded import documents_key, model_key
+from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0
 _REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
@@ -126,16 +128,20 @@ def _ray() -> Iterator[Finding]:
 
 
 def _mlflow() -> Iterator[Finding]:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         yield Finding("ok", "MLflow writes to SQLite in the storage directory")
         return
+    bound_waiting()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
     try:
+        refuse_password(uri, "MLFLOW_TRACKING_URI")
         MlflowClient(uri).search_experiments(max_results=1)
         yield Finding("ok", f"MLflow at {uri} answers")
+    except SponError as error:
+        yield Finding("FAULT", str(error), "take the password out of MLFLOW_TRACKING_URI")
     except MlflowException as error:
         yield Finding(
             "FAULT", f"MLflow at {uri}: {str(error).splitlines()[0]}", "start it, or unset MLFLOW_TRACKING_URI"

@@ -48,3 +48,14 @@ def test_an_mlflow_that_does_not_answer_is_a_fault(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert doctor.examine() == 1
     assert "unset MLFLOW_TRACKING_URI" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_mlflow_whose_address_holds_a_password_is_a_fault_that_does_not_say_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:planted@127.0.0.1:9")
+    assert doctor.examine() == 1
+    out = capsys.readouterr().out
+    assert "take the password out of MLFLOW_TRACKING_URI" in out
+    assert "planted" not in out
