@@ -3,8 +3,7 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Python compiles what is imported; pip would compile all there is, for longer than the download takes
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ROOMS := search_spaces trainables sweep analysis
 
 .PHONY: sweep test bench
@@ -21,9 +20,11 @@ test: .venv/evaluate
 bench: .venv/ready
 	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done
 
+# pip compiles on one core; and a few files of others are for newer Pythons
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(PIP_INSTALL) --requirement requirements.txt
+	$(PIP_INSTALL) --no-compile --requirement requirements.txt
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	touch $@
 
 # Both files at once, so that what is optional cannot move a pin

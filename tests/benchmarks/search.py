@@ -1,4 +1,5 @@
-"""What a search algorithm is worth: best KL so far against forward passes spent, on the proxy, several seeds each.
+"""What a search algorithm is worth: best KL so far against forward passes spent, on the proxy, several seeds each; and
+what scoring a mask on the proxy costs, as a share of training one.
 
 python -m tests.benchmarks.search search_spaces/embedded-search.yaml SHARED --masks 30 --repeats 3
 
@@ -8,13 +9,16 @@ charged for the same proposals.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import optuna
 from optuna.trial import FixedTrial
 
+from search_spaces.comparison import trials_like
 from search_spaces.evolution import Evolution
 from search_spaces.load import load_space
 from search_spaces.resolve import Fingerprints
@@ -24,9 +28,10 @@ from search_spaces.search import search_of, trial_of_suggestion
 from search_spaces.search_config import EvolutionConfig, Nsga2, Random, Tpe
 from search_spaces.sites import ModelShape, Site
 from tests.benchmarks.table import print_table
-from trainables.checkpoint import read_checkpoint
+from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.proxy import Mask, MaskScorer
 from trainables.training import total_steps
+from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
 _ALGORITHMS = {
@@ -89,6 +94,7 @@ def main() -> None:
     steps = total_steps(space.corpus.blocks.calibration, training)
     per_trained = 3 * steps * training.batch_size + space.corpus.blocks.validation
     rows, repeated = [], {}
+    seconds: dict[Mask, float] = {}
     for name, algorithm in _ALGORITHMS.items():
         run = evolved if isinstance(algorithm, EvolutionConfig) else sampled
         best = []
@@ -97,7 +103,11 @@ def main() -> None:
 
             def score(mask: Mask, n_blocks: int, asked: list[Mask] = asked) -> float:
                 asked.append(mask)
-                return scorer.kl_nats(mask, n_blocks)
+                started = time.perf_counter()
+                kl = scorer.kl_nats(mask, n_blocks)
+                if mask not in seconds:  # the scorer remembers
+                    seconds[mask] = time.perf_counter() - started
+                return kl
 
             proposals = run(space, shape, algorithm, score, seed)
             values = [next(proposals) for _ in range(arguments.masks)]
@@ -114,6 +124,21 @@ def main() -> None:
         ("algorithm", *spent, "masks proposed twice"),
         rows,
     )
+    scored, trained = median(seconds.values()), training_seconds(bench, shared, next(iter(seconds)))
+    print(
+        f"\nSeconds a mask: {scored:.2f} on {blocks} blocks, {trained:.1f} to train, {trained / scored:.0f} times that"
+    )
+
+
+def training_seconds(bench: Workbench, shared: Checkpoint, mask: Mask) -> float:
+    """What a trial of a mask takes in a worker that has had others: validation included, preparations not."""
+    config = shared.meta.config
+    (trial,) = trials_like(config, "mask", mask, [config.training.seed], bench.model.shape)
+    short = trial.model_copy(update={"training": trial.training.model_copy(update={"max_steps": 1})})
+    for one in (short, trial):  # the first makes thresholds, means and baselines
+        started = time.perf_counter()
+        run_trial(bench, one)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
