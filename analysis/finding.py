@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from search_spaces.files import read_config, write_whole
+from search_spaces.files import read_config, write_config
 from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # it comes with torch, which reading findings does without
@@ -105,8 +105,7 @@ class Analysis(Config):
 
 def write_analysis(analysis: Analysis, file: Path) -> None:
     """Write the file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, analysis.model_dump_json(indent=1))
+    write_config(analysis, file)
 
 
 def read_analysis(file: Path) -> Analysis:

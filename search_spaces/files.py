@@ -30,6 +30,12 @@ def read_config(kind: type[C], file: Path, rule: str) -> C:
         raise SponError(f"{rule}, but {error.strerror or error} (at {file})") from error
 
 
+def write_config(config: Config, file: Path) -> None:
+    """Write a config for ``read_config``, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, config.model_dump_json(indent=1))
+
+
 def write_whole(file: Path, text: str) -> None:
     """Write a file that another process may read at any time."""
     aside = file.with_name(f".{file.name}")

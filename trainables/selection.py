@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from search_spaces.files import read_config
+from search_spaces.files import read_config, write_config
 from search_spaces.sources import Config
 from trainables.statistics import Interval
 
@@ -85,7 +85,7 @@ class Selection(Config):
 def write_selection(selection: Selection, directory: Path) -> Path:
     """Write the file into a sweep's folder."""
     file = directory / SELECTION
-    file.write_text(selection.model_dump_json(indent=1))
+    write_config(selection, file)
     return file
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from search_spaces.files import read_config, write_whole
+from search_spaces.files import read_config, write_config
 from search_spaces.schema import TrialConfig
 from search_spaces.sources import Config
 
@@ -102,8 +102,7 @@ class Evaluation(Config):
 
 def write_evaluation(evaluation: Evaluation, file: Path) -> None:
     """Write the file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, evaluation.model_dump_json(indent=1))
+    write_config(evaluation, file)
 
 
 def read_evaluation(file: Path) -> Evaluation:

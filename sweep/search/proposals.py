@@ -132,7 +132,7 @@ class MaskCallback(tune.Callback):
         done, known = self._over, ""
         if self._counts is not None:
             counts = Counts.read(self._counts)
-            done = counts.new - counts.open
+            done = counts.over
             known = f"; {counts.set_aside}"
         best = min(self._log.on(self._blocks), key=lambda record: record.kl_nats, default=None)
         found = f", best KL {best.kl_nats:.5f} nats ({best.trial.allocation})" if best else ""

@@ -56,4 +56,4 @@ def _progress(folder: SweepFolder, stage: str, trials: list[str]) -> str:
 
 def _proposed(counts: Counts, budget: int) -> str:
     known = f"; {counts.repeated} proposals known and not run" if counts.repeated else ""
-    return f"{counts.new - counts.open} of {budget} masks over, {counts.open} under way{known}"
+    return f"{counts.over} of {budget} masks over, {counts.open} under way{known}"

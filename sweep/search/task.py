@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from search_spaces.files import write_whole
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import ModelShape
@@ -38,6 +39,11 @@ class Counts:
     ended: bool = False
 
     @property
+    def over(self) -> int:
+        """Evaluated to their end."""
+        return self.new - self.open
+
+    @property
     def done(self) -> bool:
         """Whether the search came to its end."""
         return self.ended and not self.open
@@ -54,7 +60,7 @@ class Counts:
 
     def write(self, path: Path) -> None:
         """Keep the counts."""
-        path.write_text(json.dumps(asdict(self)))
+        write_whole(path, json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
