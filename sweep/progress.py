@@ -67,9 +67,10 @@ class Progress:
             proposals: what became of them, in a search.
         """
         running = len(self._steps.keys() - self._over)
+        now = f"{running} running" if running else "workers are being set up"
         found = self._found(proposals) if proposals else ""
         left = self._left(n_trials - n_over + len(self._over))
-        self._print(f"       {n_over} of {n_trials} trials over, {running} running{found}{left}")
+        self._print(f"       {n_over} of {n_trials} trials over, {now}{found}{left}")
 
     def _found(self, proposals: Counts) -> str:
         best = min(((kl, name) for name, kl in self._last_kl.items() if name in self._over), default=None)

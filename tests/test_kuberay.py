@@ -1,0 +1,70 @@
+"""The cluster on Kubernetes, against what else the project says. The operator's own schema is not at hand here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search_spaces.load import load_space
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "kuberay.yaml"
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def job() -> dict[str, Any]:
+    return yaml.safe_load(FILE.read_text())["spec"]
+
+
+@pytest.fixture(scope="module")
+def worker(job: dict[str, Any]) -> dict[str, Any]:
+    (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    return group
+
+
+def container(group: dict[str, Any]) -> dict[str, Any]:
+    (only,) = group["template"]["spec"]["containers"]
+    return only
+
+
+def test_its_ray_is_the_pinned_one(job):
+    (pinned,) = re.findall(r"^ray\[tune\]==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert job["rayClusterSpec"]["rayVersion"] == pinned
+    assert re.findall(r"rayproject/ray:(\S+)-py311$", FILE.read_text(), re.MULTILINE) == [pinned]
+
+
+def test_the_image_has_every_room():
+    copied = re.findall(r"COPY (\w+) (\w+)$", FILE.read_text(), re.MULTILINE)
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert {source for source, target in copied if source == target} == rooms
+
+
+def test_a_trial_of_the_space_it_runs_fits_into_a_worker(job, worker):
+    (space,) = re.findall(r"sweep run (\S+)", job["entrypoint"])
+    limits = container(worker)["resources"]["limits"]
+    has = {"CPU": limits["cpu"], "GPU": limits["nvidia.com/gpu"], "memory": float(limits["memory"][:-2]) * GIB}
+    has |= json.loads(json.loads(worker["rayStartParams"]["resources"]))
+    asks = load_space(ROOT / space, []).resources.bundle
+    assert all(amount <= has[name] for name, amount in asks.items())
+
+
+def test_workers_start_at_none_and_no_trial_lands_on_the_head(job, worker):
+    assert worker["minReplicas"] == worker["replicas"] == 0 < worker["maxReplicas"]
+    assert job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_every_node_asks_for_the_token(job):
+    assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_driver_and_workers_have_one_storage(job, worker):
+    (storage,) = re.findall(r"--storage (\S+)", job["entrypoint"])
+    for group in (job["rayClusterSpec"]["headGroupSpec"], worker):
+        (mount,) = container(group)["volumeMounts"]
+        (volume,) = group["template"]["spec"]["volumes"]
+        assert mount == {"name": volume["name"], "mountPath": storage}
+        assert volume["persistentVolumeClaim"] == {"claimName": "spon-results"}
