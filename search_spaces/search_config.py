@@ -195,6 +195,11 @@ class SearchConfig(Config):
         return ordered
 
     @property
+    def chooses_over_all(self) -> bool:
+        """Whether masks of all plans are ranked together: hardly two share their levels, rate or steps, if searched."""
+        return bool(self.levels or self.lr or self.max_steps)
+
+    @property
     def _ranges(self) -> list[str]:
         names = ("lr", "max_steps", "sparsity", "plan_modules", "levels")
         return [name for name in names if getattr(self, name) is not None]

@@ -40,7 +40,7 @@ def examine() -> int:
         for finding in check():
             faults += finding.state == "FAULT"
             print(f"{finding.state:5}  {finding.what}" + (f"\n       -> {finding.remedy}" if finding.remedy else ""))
-    print(f"\n{faults} faults" if faults else "\nready")
+    print(f"\nfaults: {faults}" if faults else "\nready")
     return 1 if faults else 0
 
 

@@ -224,8 +224,7 @@ class Search:
         together: dict[str, list[Checkpoint]] = {}
         for checkpoint in self.trained():
             config = checkpoint.meta.config
-            # Where levels, rates or steps are searched, hardly two masks share them: the best of all are chosen
-            key = "" if search.levels or search.lr or search.max_steps else config.plan.model_dump_json()
+            key = "" if search.chooses_over_all else config.plan.model_dump_json()
             together.setdefault(key, []).append(checkpoint)
         groups: dict[str, list[Checkpoint]] = {}
         for chosen in (choose(self.space, trained, self.named) for trained in together.values()):

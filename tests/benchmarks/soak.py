@@ -43,7 +43,7 @@ def main() -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "SPON_CACHE": str(directory / "cache")}
         space = _space(directory, arguments.trials, arguments.epochs, arguments.kills)
         whole, beaten = directory / "whole", directory / "beaten"
-        subprocess.run([*_SWEEP, "run", space, "--storage", whole], check=True, capture_output=True)
+        subprocess.run([*_SWEEP, "run", space, "--storage", whole], check=True, stdout=subprocess.DEVNULL)
         started = time.monotonic()
         hit = _beat(space, beaten, arguments.kills, random.Random(arguments.seed))
         seconds = time.monotonic() - started
