@@ -425,6 +425,17 @@ def test_ray_on_this_machine_is_its_own_and_has_no_dashboard(monkeypatch: pytest
     assert how["include_dashboard"] is False
 
 
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*where: object, **how: object) -> None:
+        raise Exception("The node timed out.\nLook at its logs.")
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(
+        SponError, match=r"^Ray must start on this machine, but The node timed out\. Look at its logs\.$"
+    ):
+        connect_ray(None)
+
+
 def test_a_driver_that_would_not_be_on_its_cluster_is_refused() -> None:
     with pytest.raises(SponError, match=r"by ray job submit\), but got ray://127\.0\.0\.1:9 \(at --address\)"):
         connect_ray("ray://127.0.0.1:9")
