@@ -4,6 +4,10 @@
 
 Two of three kills hit the worker, the third the driver, which `sweep resume` follows. A sweep without faults is run
 beside it, and folder, biases and MLflow are compared. Where kills fall comes from `--seed`.
+
+On two cores that other work kept busy, with `--epochs 35`: the 60 trials had ended after 85 kills (57 of workers, 28 of
+the driver) in 2,179 s. All 60 finished, with the biases and the validations of the sweep without faults, and once each
+in MLflow.
 """
 
 import argparse
@@ -35,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
