@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from search_spaces.files import read_config, write_config
+from search_spaces.files import read_config
 from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # it comes with torch, which reading findings does without
@@ -101,11 +101,6 @@ class Analysis(Config):
         """The same with these findings in the place of older ones of the same name."""
         by_name = {f.analysis: f for f in (*self.findings, *findings)}
         return self.model_copy(update={"findings": tuple(by_name.values())})
-
-
-def write_analysis(analysis: Analysis, file: Path) -> None:
-    """Write the file, whole or not at all."""
-    write_config(analysis, file)
 
 
 def read_analysis(file: Path) -> Analysis:

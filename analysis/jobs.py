@@ -10,10 +10,11 @@ import ray
 import torch
 
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
-from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis, write_analysis
+from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis
 from analysis.questions import cross, worth
 from analysis.subject import Trained
 from search_spaces.errors import SponError
+from search_spaces.files import write_config
 from trainables.checkpoint import Checkpoint
 from trainables.ray_trainable import connect_ray
 
@@ -62,7 +63,7 @@ def run_jobs(
             progress.beat()
         elif isinstance(result, Finding):
             known[index] = known[index].having([result])
-            write_analysis(known[index], files[index])
+            write_config(known[index], files[index])
             progress.done(checkpoints[index], result.analysis)
         else:
             trained[index] = result
@@ -71,7 +72,7 @@ def run_jobs(
         finding = cross.find([trained[index] for index in range(len(checkpoints))])
         subjects = tuple(examined(checkpoint, settings) for checkpoint in checkpoints)
         written.append(out / COMPARED)
-        write_analysis(Analysis(subjects=subjects, findings=(finding,)), written[-1])
+        write_config(Analysis(subjects=subjects, findings=(finding,)), written[-1])
     return written
 
 

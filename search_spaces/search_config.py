@@ -199,6 +199,17 @@ class SearchConfig(Config):
         """Whether masks of all plans are ranked together: hardly two share their levels, rate or steps, if searched."""
         return bool(self.levels or self.lr or self.max_steps)
 
+    def most_compared(self, n_own: int, n_plans: int) -> int:
+        """Masks in all final comparisons, at most: one comparison a plan, or one a chosen mask.
+
+        Args:
+            n_own: the space's own allocations; beside a mask that was chosen over all they are compared as given too.
+            n_plans: that are searched.
+        """
+        if self.chooses_over_all:
+            return self.confirm.n_chosen * 2 * n_own + self.confirm.most_searched
+        return n_plans * (n_own + self.confirm.most_searched)
+
     @property
     def _ranges(self) -> list[str]:
         names = ("lr", "max_steps", "sparsity", "plan_modules", "levels")

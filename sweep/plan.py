@@ -15,7 +15,6 @@ from search_spaces.comparison import shared_trials
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
-from search_spaces.search_config import SearchConfig
 from search_spaces.sites import ModelShape, Site
 from sweep.search.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
@@ -97,21 +96,13 @@ def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpr
     named = resolve_grid(space.model_copy(update={"seeds": space.seeds[:1]}), shape, fingerprints)[0]
     shared = shared_trials(space, shape, fingerprints)  # one a plan
     proxy, confirm = search.proxy, search.confirm
-    compared = _n_compared(search, len(named), len(shared))
+    compared = search.most_compared(len(named), len(shared))
     n_searched = proxy.n_train + proxy.n_warm if proxy else search.n_masks
     epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
     n_largest = n_searched + compared * len(confirm.seeds) + math.ceil(epochs * len(shared))
     blocks = (search.n_masks + proxy.n_reference) * proxy.rungs[-1] if proxy else 0
     largest = max(shared, key=lambda trial: trial.n_spon_params)
     return [*named, *[largest] * n_largest], blocks
-
-
-def _n_compared(search: SearchConfig, n_named: int, n_plans: int) -> int:
-    """Masks in all final comparisons: one a plan; or one a chosen mask, with the space's own as given too."""
-    confirm = search.confirm
-    if search.chooses_over_all:
-        return confirm.n_chosen * 2 * n_named + confirm.most_searched
-    return n_plans * (n_named + confirm.most_searched)
 
 
 def _training_tokens(space: SpaceConfig) -> int:

@@ -44,17 +44,19 @@ def connect_ray(address: str | None) -> None:
         SponError: if Ray does not start or the cluster does not answer, or the address is Ray Client's, through which
             Tune would run in another process, without this code and on another disk.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    rule, where = "a Ray cluster must answer", " (at --address)"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        rule, where = "Ray must start on this machine", ""
-    elif address.startswith("ray://"):
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        except Exception as error:  # Ray raises nothing narrower where a node does not start in time
+            raise SponError(f"Ray must start on this machine, but {' '.join(str(error).split())}") from error
+        return
+    if address.startswith("ray://"):
         raise SponError(f"a driver must run on its cluster (by ray job submit), but got {address} (at --address)")
     try:
-        ray.init(address or "local", **options)
-    except Exception as error:  # a bare one where a node does not start in time
-        raise SponError(f"{rule}, but {' '.join(str(error).split())}{where}") from error
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form
+        raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
 
 
 class _Resident(tune.Trainable):

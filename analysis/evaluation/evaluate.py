@@ -6,13 +6,14 @@ from pathlib import Path
 
 from analysis.evaluation.harness import load_tasks, score_tasks
 from analysis.evaluation.resident import check_evaluable, make_resident
-from analysis.evaluation.stored import EVALUATION, Evaluation, read_evaluation, write_evaluation
+from analysis.evaluation.stored import EVALUATION, Evaluation, read_evaluation
 from analysis.evaluation.tables import tasks_finding, texts_finding
 from analysis.evaluation.text import cut_text, cuts_of, own_split, read_texts, score_text
 from analysis.finding import Finding
 from analysis.report.cells import rows_table
 from analysis.report.tables import HEAD, longtable
 from analysis.tracking import log_evaluation
+from search_spaces.files import write_config
 from trainables.checkpoint import read_checkpoint
 
 TABLES = "evaluation.tex"
@@ -67,7 +68,7 @@ def evaluate(source: Path, asked: Asked, out: Path, tracking_uri: str) -> None:
         evaluation = evaluation.having(texts=[own_split(checkpoint), *found])
     if tasks:
         evaluation = evaluation.having(tasks=score_tasks(resident, tasks, asked.limit))
-    write_evaluation(evaluation, file)
+    write_config(evaluation, file)
     findings = findings_of(evaluation)
     table = file.with_name(TABLES)
     table.write_text(as_latex(evaluation, findings), encoding="utf-8")

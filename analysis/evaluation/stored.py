@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from search_spaces.files import read_config, write_config
+from search_spaces.files import read_config
 from search_spaces.schema import TrialConfig
 from search_spaces.sources import Config
 
@@ -98,11 +98,6 @@ class Evaluation(Config):
         kept_tasks = (s for s in self.tasks if s.task not in names)
         kept_texts = (s for s in self.texts if (s.text, s.cut) not in cuts)
         return self.model_copy(update={"tasks": (*kept_tasks, *new_tasks), "texts": (*kept_texts, *new_texts)})
-
-
-def write_evaluation(evaluation: Evaluation, file: Path) -> None:
-    """Write the file, whole or not at all."""
-    write_config(evaluation, file)
 
 
 def read_evaluation(file: Path) -> Evaluation:

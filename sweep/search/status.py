@@ -28,9 +28,9 @@ def _stages(space: SpaceConfig) -> dict[str, str]:
     """The stages of a search in their order, each with what it has to do, at most, as far as the space says."""
     search, allocations = search_of(space), len(space.allocations)
     named = allocations * len(space.sparsity)
-    compared = allocations - any(allocation.name == BASELINE for allocation in space.allocations)
-    compared += search.confirm.most_searched
-    confirm = {"confirm": f"at most {compared * len(search.confirm.seeds)} trials a plan"}
+    own = allocations - any(allocation.name == BASELINE for allocation in space.allocations)
+    compared = search.most_compared(own, n_plans=1) * len(search.confirm.seeds)
+    confirm = {"confirm": f"at most {compared} trials" + ("" if search.chooses_over_all else " a plan")}
     propose = {"propose": f"{search.n_masks} masks"}
     if search.proxy is None:
         return propose | {"train": f"at most {named} trials"} | confirm

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from analysis.finding import Analysis, Effect, Examined, Finding, cells, read_analysis, write_analysis
+from analysis.finding import Analysis, Effect, Examined, Finding, cells, read_analysis
 from search_spaces.errors import SponError
+from search_spaces.files import write_config
 from trainables.statistics import Interval
 
 
@@ -28,7 +29,7 @@ def analysis() -> Analysis:
 
 def test_what_is_written_is_read(analysis: Analysis, tmp_path: Path):
     file = tmp_path / "new" / "analysis.json"
-    write_analysis(analysis, file)
+    write_config(analysis, file)
     assert read_analysis(file) == analysis
     assert [path.name for path in file.parent.iterdir()] == ["analysis.json"]
 

@@ -13,6 +13,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import optuna
@@ -53,10 +55,10 @@ def optuna_trial(uri: str) -> Callable[[], None]:
     return write
 
 
-RECORDS = {"MLflow runs": mlflow_run, "Optuna trials": optuna_trial}
+RECORDS = {"mlflow": mlflow_run, "optuna": optuna_trial}
 
 
-def _be_writer(what: str, uri: str, n_records: int, begin: object, found: object) -> None:
+def _be_writer(what: str, uri: str, n_records: int, begin: Barrier, found: Queue) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     write, slowest, failures = RECORDS[what](uri), 0.0, 0
     begin.wait()
@@ -92,13 +94,11 @@ def measure(what: str, uri: str, n_writers: int, n_records: int) -> tuple[float,
 def stores() -> Iterator[dict[str, dict[str, str]]]:
     """Address of each kind of record in each store."""
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as servers:
-        found = {"SQLite": dict.fromkeys(RECORDS, "")}
-        for name in RECORDS:
-            found["SQLite"][name] = f"sqlite:///{Path(place) / name.split()[0].lower()}.db"
+        found = {"SQLite": {name: f"sqlite:///{Path(place) / name}.db" for name in RECORDS}}
         if programs := postgres_programs():
             os.environ["PGPASSWORD"] = PASSWORD
-            start = servers.enter_context(postgres(programs, "mlflow", "optuna"))
-            found["PostgreSQL"] = {name: start + name.split()[0].lower() for name in RECORDS}
+            start = servers.enter_context(postgres(programs, *RECORDS))
+            found["PostgreSQL"] = {name: start + name for name in RECORDS}
         yield found
 
 
@@ -111,17 +111,14 @@ def main() -> None:
     rows = []
     with stores() as found:
         for store, addresses in found.items():
-            MlflowClient(addresses["MLflow runs"]).create_experiment("stores")
-            optuna.create_study(study_name="stores", storage=addresses["Optuna trials"])
+            MlflowClient(addresses["mlflow"]).create_experiment("stores")
+            optuna.create_study(study_name="stores", storage=addresses["optuna"])
             for what, uri in addresses.items():
                 alone = measure(what, uri, 1, arguments.records)
                 together = measure(what, uri, arguments.writers, arguments.records)
-                ratio = f"{together[0] / alone[0]:.2f}x"
-                rows.append((what, store, f"{alone[0]:.1f}", f"{together[0]:.1f}", ratio))
-                rows[-1] += (
-                    f"{alone[1]:.2f}, {together[1]:.2f}",
-                    f"{together[2]} of {arguments.writers * arguments.records}",
-                )
+                rates = f"{alone[0]:.1f}", f"{together[0]:.1f}", f"{together[0] / alone[0]:.2f}x"
+                slowest = f"{alone[1]:.2f}, {together[1]:.2f}"
+                rows.append((what, store, *rates, slowest, f"{together[2]} of {arguments.writers * arguments.records}"))
     head = ("what", "store", "one writer, a second", f"{arguments.writers} writers, a second", "ratio")
     print_table("Records of writers at once", (*head, "slowest, s", "lost"), rows)
 

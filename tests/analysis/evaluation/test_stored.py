@@ -2,8 +2,9 @@
 
 import pytest
 
-from analysis.evaluation.stored import Evaluation, TaskScores, TextScores, read_evaluation, write_evaluation
+from analysis.evaluation.stored import Evaluation, TaskScores, TextScores, read_evaluation
 from search_spaces.errors import SponError
+from search_spaces.files import write_config
 
 EMPTY = Evaluation(name="n", identity="i", allocation="UNIF-ALL", plan="p")
 
@@ -14,7 +15,7 @@ def task(name: str, metric: str = "acc", score: float = 0.0) -> TaskScores:
 
 def test_what_is_written_is_read(tmp_path):
     evaluation = EMPTY.having([task("a"), task("b")])
-    write_evaluation(evaluation, tmp_path / "new" / "evaluation.json")
+    write_config(evaluation, tmp_path / "new" / "evaluation.json")
     assert read_evaluation(tmp_path / "new" / "evaluation.json") == evaluation
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["evaluation.json"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.finding import Analysis, Cell, Effect, Examined, Finding, Row, write_analysis
+from analysis.finding import Analysis, Cell, Effect, Examined, Finding, Row
+from search_spaces.files import write_config
 
 SITES = ("0.q_proj", "0.down_proj", "2.down_proj")
 EVIL = "<script>alert('&')</script> 5% of $x_1$"
@@ -166,9 +167,9 @@ def make_results(findings: dict[str, Finding]) -> Callable[[Path], Path]:
         trials = {"alpha": ("moments", "logits", "perplexity"), "beta": ("where",)}
         for name, questions in trials.items():
             analysis = Analysis(subjects=(subject(name),), findings=tuple(findings[q] for q in questions))
-            write_analysis(analysis, directory / name / "analysis.json")
+            write_config(analysis, directory / name / "analysis.json")
         compared = Analysis(subjects=tuple(map(subject, trials)), findings=(findings["cross"],))
-        write_analysis(compared, directory / "comparison.json")
+        write_config(compared, directory / "comparison.json")
         return directory
 
     return make

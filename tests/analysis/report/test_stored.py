@@ -1,8 +1,9 @@
 import pytest
 
-from analysis.finding import read_analysis, write_analysis
+from analysis.finding import read_analysis
 from analysis.report.stored import read_results
 from search_spaces.errors import SponError
+from search_spaces.files import write_config
 
 
 def test_trials_come_by_name_and_their_comparison_last_with_findings_in_the_order_of_the_report(results):
@@ -28,6 +29,6 @@ def test_an_unknown_finding_is_named(results):
     file = results / "beta" / "analysis.json"
     analysis = read_analysis(file)
     other = analysis.findings[0].model_copy(update={"analysis": "astrology"})
-    write_analysis(analysis.model_copy(update={"findings": (other,)}), file)
+    write_config(analysis.model_copy(update={"findings": (other,)}), file)
     with pytest.raises(SponError, match=r"'astrology'.*beta"):
         read_results(results)

@@ -87,3 +87,11 @@ def test_a_search_that_has_chosen_is_over(folder: SweepFolder) -> None:
     folder.begin("confirm", ["one"])
     (folder.path / SELECTION).write_text("{}")
     assert search_lines(folder) == ["search: over; selection.json has what was chosen"]
+
+
+def test_masks_that_are_chosen_over_all_are_compared_once_and_with_the_spaces_own_as_given_too(
+    tmp_path: Path, tiny_raw: dict[str, object]
+) -> None:
+    folder = make(tmp_path, tiny_raw, proxy=None, lr={"low": 1e-3, "high": 1e-2})
+    # two chosen masks with 4 others each; beside each UNIF-ALL, twice; two seeds
+    assert search_lines(folder)[-1].endswith(f"confirm, at most {2 * (2 * 5 + 2 * 2)} trials")
