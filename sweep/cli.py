@@ -18,8 +18,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         return int(arguments.command(arguments))
     except SponError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     board = add("board", _board, "print the table of a sweep")
-    sync = add("sync", _sync, "send to MLflow what it does not have yet")
+    sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     for sub in (plan, run, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
@@ -58,16 +58,22 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, search, resume):
         sub.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT; Ray on this machine by default")
-        sub.add_argument("--optuna-storage", metavar="URL", help="database of the study; a journal file by default")
     for sub in (run, search, resume, sync):
+        sub.add_argument("--optuna-storage", metavar="URL", help="database that gets a copy of a search's study")
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
     for sub in (run, search, resume, status, board, sync):
-        sub.add_argument("--storage", type=Path, default=Path("runs"), help="directory of all results (%(default)s)")
+        sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
     for kind in ("csv", "latex", "json"):
         form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind)
     return parser
+
+
+def _directory(text: str) -> Path:
+    if "://" in text:
+        raise SponError(f"results must be in a directory, such as a share of NFS, but got {text} (at --storage)")
+    return Path(text)
 
 
 # The commands import what they use: `--help` and bad input answer before torch, Ray and MLflow are loaded.
@@ -99,11 +105,12 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
     from sweep.run import run_sweep
-    from trainables.tracking import refuse_password, tracking_uri
+    from sweep.search.mirror import check_database
+    from trainables.tracking import tracking_uri
 
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     if arguments.optuna_storage:
-        refuse_password(arguments.optuna_storage, "--optuna-storage")
+        check_database(arguments.optuna_storage)
     return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
 
 
@@ -133,12 +140,17 @@ def _board(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
+    from sweep.search.mirror import Mirror, check_database
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
-    folder = open_sweep(arguments.storage, arguments.name)
+    folder, database = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    return 0 if Tracker(uri, folder).sync_all() else 1
+    if database:
+        check_database(database)
+    told = Tracker(uri, folder).sync_all()
+    copied = Mirror(folder.journal, database).copy() if database else True
+    return 0 if told and copied else 1
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@
 | NAME/trials/TRIAL/         | one trial:                              |
 |   trial.json               | the resolved config                     |
 |   progress.jsonl           | one line a validation                   |
+|   log.txt                  | its events: when, on which node         |
 |   checkpoint/              | of a finished one                       |
 |   failure.txt              | the reason, of a failed one             |
 |   stopped.txt              | a scheduler ended it early              |
@@ -33,6 +34,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -80,10 +82,9 @@ class TrialFolder:
 
     @property
     def progress(self) -> list[dict[str, float]]:
-        """Metrics of every validation so far; a line that another process is writing is not there yet."""
+        """Metrics of every validation so far."""
         file = self.path / "progress.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def start(self, config: TrialConfig) -> None:
         """Record a trial; harmless if it is recorded already."""
@@ -92,9 +93,20 @@ class TrialFolder:
 
     def add_progress(self, metrics: dict[str, float]) -> None:
         """Record a validation; a step that was recorded before a restart is not recorded twice."""
-        if all(metrics["step"] != known["step"] for known in self.progress):
-            with (self.path / "progress.jsonl").open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+        known = self.progress
+        if all(metrics["step"] != earlier["step"] for earlier in known):
+            lines = [json.dumps(one) + "\n" for one in (*known, metrics)]
+            write_whole(self.path / "progress.jsonl", "".join(lines))
+
+    @property
+    def log_path(self) -> Path:
+        """Where the trial's own log is, if anything happened to it in this sweep."""
+        return self.path / "log.txt"
+
+    def note(self, event: str) -> None:
+        """Add an event to the trial's log, with the time (UTC)."""
+        with self.log_path.open("a") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event}\n")
 
     def finish(self, files: Path) -> None:
         """Take over the checkpoint in a directory that also holds other files."""
@@ -145,6 +157,11 @@ class SweepFolder:
     def trials(self) -> list[TrialFolder]:
         """Trials recorded so far, by name."""
         return [TrialFolder(file.parent) for file in sorted(self.path.glob("trials/*/trial.json"))]
+
+    @property
+    def journal(self) -> Path:
+        """Where the Optuna studies of a search are."""
+        return self.path / "optuna.log"
 
     @property
     def planned(self) -> dict[str, int]:
@@ -207,5 +224,5 @@ def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
     folder = SweepFolder(storage / space.name)
     with writable(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        (folder.path / _SPACE).write_text(json.dumps(space.model_dump(mode="json"), indent=1))
+        write_whole(folder.path / _SPACE, json.dumps(space.model_dump(mode="json"), indent=1))
     return folder

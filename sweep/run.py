@@ -41,7 +41,7 @@ def run_sweep(
         storage: directory of all results.
         tracking_uri: of MLflow.
         address: of a Ray cluster; Ray on this machine by default.
-        optuna_storage: of a search's study, a URL; a journal file in the sweep's folder by default.
+        optuna_storage: URL of a database that gets a copy of a search's study.
 
     Returns:
         Exit status: 0 all trials finished, 1 some failed, 130 stopped before the end.

@@ -101,6 +101,8 @@ class Tracker:
         if state == "failed":
             self._client.set_tag(run, "failure", trial.failure[:500])
         if state != sent["state"] and state != "running":
+            if trial.log_path.exists():
+                self._client.log_artifact(run, str(trial.log_path))
             self._client.set_terminated(run, _STATUS[state])
         sent["state"] = state
         del sent["now"]
@@ -129,7 +131,7 @@ class Tracker:
         else:
             run = self._create(self._folder.name, identity)
         self._client.log_batch(run, params=_as_params(_sweep_params(self._folder.space)))
-        file.write_text(json.dumps({"run": run}))
+        write_whole(file, json.dumps({"run": run}))
         return run
 
     def _child(self, config: TrialConfig) -> str:

@@ -79,9 +79,15 @@ def written_aside(place: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
+    *(errno.ESTALE, errno.EIO, errno.ENOTCONN),  # NFS and a mounted bucket, when they are lost
+}
+
+
 @contextmanager
 def writable(where: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one clear line.
+    """Turn a full disk, a missing permission or a network's disk that is lost into one clear line.
 
     Raises:
         SponError: naming the directory and what to do.
@@ -95,7 +101,7 @@ def writable(where: Path) -> Iterator[None]:
             raise SponError(
                 f"the disk must have room for the output, but {free:.0f} MiB are free (at {where})"
             ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if number in _UNWRITABLE:
             raise SponError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
         raise
 

@@ -43,6 +43,7 @@ def refuse_password(uri: str, where: str) -> None:
 
 
 def bound_waiting() -> None:
-    """Give up on a server that does not answer after seconds, not after MLflow's four minutes of retries."""
+    """Give up on a server that does not answer after seconds, not after MLflow's four minutes, or PostgreSQL's two."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")

@@ -1,12 +1,13 @@
 """Optuna behind the ledger: what Ray Tune asks for the next mask."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
@@ -27,9 +28,9 @@ _GIVE_UP = 300
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Optuna's storage: a database by its URL, or a journal file by its path."""
-    return RDBStorage(url) if "://" in url else JournalStorage(JournalFileBackend(url))
+def open_journal(file: Path) -> JournalStorage:
+    """Optuna's storage in a file."""
+    return JournalStorage(JournalFileBackend(str(file.resolve())))
 
 
 class MaskSearch(OptunaSearch):
@@ -41,10 +42,10 @@ class MaskSearch(OptunaSearch):
 
     Args:
         task: what is searched.
-        storage: URL or path of Optuna's storage.
+        journal: file of Optuna's storage.
     """
 
-    def __init__(self, task: Task, storage: str) -> None:
+    def __init__(self, task: Task, journal: Path) -> None:
         search = search_of(task.space)
         objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
         mode: Any = ["min"] * len(search.objectives) if len(search.objectives) > 1 else "min"
@@ -53,7 +54,7 @@ class MaskSearch(OptunaSearch):
             mode=mode,
             sampler=make_sampler(search.algorithm, search.seed),
             study_name=task.space.name,
-            storage=open_storage(storage),
+            storage=open_journal(journal),
         )
         self._task, self._budget = task, search.n_masks
         self._counts = Counts()

@@ -15,6 +15,7 @@ import torch
 
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
+from search_spaces.files import write_whole
 from search_spaces.ranking import above_threshold, elbow, top_k
 from search_spaces.resolve import Fingerprints, resolve_grid, resolve_plan, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
@@ -94,7 +95,7 @@ class Measurement:
         known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
         if key not in known:
             known[key] = measure()
-            file.write_text(json.dumps(known, indent=1))
+            write_whole(file, json.dumps(known, indent=1))
         return known[key]
 
     def _remotely(self, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -160,14 +160,13 @@ def score_masks(
         raise Interrupted(f"{stage}, {left} masks to go")
 
 
-def propose(folder: SweepFolder, stage: str, task: Task, storage: str, tracking_uri: str, log: MaskLog | None) -> None:
+def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log: MaskLog | None) -> None:
     """Run, or go on with, the search itself.
 
     Args:
         folder: of the sweep.
         stage: names Ray's state of it.
         task: what is searched, and how masks are evaluated.
-        storage: of Optuna, a URL or a path.
         tracking_uri: of MLflow.
         log: of the masks that the proxy scores; none where masks are trained.
 
@@ -176,7 +175,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, storage: str, tracking_
     """
     search = search_of(task.space)
     evolves = isinstance(search.algorithm, EvolutionConfig)
-    searcher: Searcher = EvolutionSearch(task) if evolves else MaskSearch(task, storage)
+    searcher: Searcher = EvolutionSearch(task) if evolves else MaskSearch(task, folder.journal)
     config = tune.TuneConfig(
         search_alg=searcher,
         scheduler=_scheduler(search.stopping, len(task.rungs)),

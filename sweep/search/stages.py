@@ -1,6 +1,7 @@
 """A search from start to end: share, propose, train, confirm. Each stage goes on where it stopped."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from sweep.search.confirm import Groups, choose, compare, final_groups
 from sweep.search.findings import make_findings, write_findings
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
+from sweep.search.mirror import Mirror
 from sweep.search.pictures import write_pictures
 from sweep.search.proposals import ScoredMasks, TrainedMasks, propose
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
@@ -39,7 +41,7 @@ class Search:
         space: with a ``search``, and nothing in it that must be measured first.
         shape, fingerprints: of model and text.
         tracking_uri: of MLflow.
-        optuna_storage: of the study, a URL; a journal file in the folder by default.
+        optuna_storage: URL of a database that gets a copy of the study.
     """
 
     folder: SweepFolder
@@ -63,10 +65,6 @@ class Search:
     def _counts(self) -> Path:
         """File of what became of the proposals."""
         return self.folder.path / "proposals.json"
-
-    @property
-    def _storage(self) -> str:
-        return self.optuna_storage or str((self.folder.path / "optuna.log").resolve())
 
     @cached_property
     def named(self) -> list[TrialConfig]:
@@ -111,7 +109,7 @@ class Search:
             masks=mask_table(self.log, full) if proxy else trained_masks(trained),
             reference=mask_table(self.reference, full),
             trained=trained_table(trained, named, self.log, full),
-            importances=importances(self.space.name, self._storage),
+            importances=importances(self.space.name, self.folder.journal),
             num_layers=self.shape.num_layers,
         )
 
@@ -172,7 +170,8 @@ class Search:
             return
         task = Task(space, self.shape, self.fingerprints, rungs, masks.known, masks.job, counts)
         log = masks.log if isinstance(masks, ScoredMasks) else None
-        propose(self.folder, stage, task, self._storage, self.tracking_uri, log)
+        with Mirror(self.folder.journal, self.optuna_storage).following() if self.optuna_storage else nullcontext():
+            propose(self.folder, stage, task, self.tracking_uri, log)
 
     def _scored_masks(self, log: MaskLog) -> ScoredMasks:
         shared = {t.plan.model_dump_json(): str(self._checkpoint_path(t)) for t in self.shared}

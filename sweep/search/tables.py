@@ -1,6 +1,7 @@
 """A search as tables, for its pictures."""
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -8,7 +9,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from sweep.search.mask_log import MaskLog
-from sweep.search.mask_search import open_storage
+from sweep.search.mask_search import open_journal
 from trainables.checkpoint import Checkpoint
 
 _FEW = 20
@@ -83,9 +84,9 @@ def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: Ma
     return pd.DataFrame(rows)
 
 
-def importances(study_name: str, storage: str) -> Mapping[str, float]:
+def importances(study_name: str, journal: Path) -> Mapping[str, float]:
     """How much each parameter decides whether a mask is among the better ones, by Optuna; none of a few masks."""
-    store = open_storage(storage)
+    store = open_journal(journal)
     if study_name not in optuna.study.get_all_study_names(store):
         return {}  # evolution has no study
     study = optuna.load_study(study_name=study_name, storage=store)

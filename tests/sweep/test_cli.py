@@ -93,6 +93,11 @@ def test_a_sweep_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys:
     assert "there are: other" in refusal(capsys, "board", "nosuch", "--storage", tmp_path)
 
 
+def test_a_bucket_is_refused(tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, "run", write_space(tiny_raw, tmp_path), "--storage", "s3://bucket/runs")
+    assert line.endswith("must be in a directory, such as a share of NFS, but got s3://bucket/runs (at --storage)")
+
+
 def test_a_missing_space_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such file" in refusal(capsys, "plan", tmp_path / "nosuch.yaml")
 

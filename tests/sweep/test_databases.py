@@ -1,6 +1,5 @@
 """A cluster's shared services as they are: Optuna's study and MLflow's server on PostgreSQL, and a server that dies."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,4 +56,3 @@ def test_a_search_by_two_workers_through_postgresql(
     assert not study.get_trials(states=(TrialState.RUNNING,))
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(PASSWORD.encode() in text for text in (ran.out.encode(), ran.err.encode(), *files))
-    assert not os.path.exists(storage / "tiny" / "optuna.log")

@@ -1,4 +1,7 @@
+import contextlib
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,33 @@ def test_a_validation_is_recorded_once_however_often_it_is_reported(trial: Trial
     for step in (4.0, 8.0, 4.0, 8.0):
         trial.add_progress({"step": step, "val_kl_nats": step})
     assert [metrics["step"] for metrics in trial.progress] == [4.0, 8.0]
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond ten bytes: what a writer leaves when the disk is full in the middle of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_was_full_costs_a_trial_none_of_its_validations(trial: TrialFolder) -> None:
+    trial.add_progress({"step": 4.0})
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        trial.add_progress({"step": 8.0})
+    trial.add_progress({"step": 8.0})
+    assert trial.progress == [{"step": 4.0}, {"step": 8.0}]
+
+
+def test_a_sweep_taken_up_on_a_full_disk_keeps_its_space(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    space = parse_space(tiny_raw, "test")
+    create_sweep(tmp_path, space)
+    with full_disk(), pytest.raises(SponError, match="must be writable, but File too large"):
+        create_sweep(tmp_path, space)
+    assert open_sweep(tmp_path, "tiny").space == space
 
 
 def test_a_failed_trial_keeps_its_reason(trial: TrialFolder) -> None:

@@ -105,13 +105,6 @@ def test_what_a_search_trains_later_is_not_in_the_time_left(folder: SweepFolder)
     assert "left: about 40 s; 0.01 h of trials known so far, after 0.01 h" in lines
 
 
-def test_a_line_that_is_being_written_is_not_read_yet(folder: SweepFolder) -> None:
-    (running,) = [trial for trial in folder.trials if trial.state == "running"]
-    with (running.path / "progress.jsonl").open("a") as file:
-        file.write('{"step": 8, "val_kl')
-    assert status_of(folder).steps_left == 12
-
-
 @pytest.mark.ray
 def test_a_finished_sweep_has_nothing_left(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "tiny", "--storage", str(swept.storage)]) == 0

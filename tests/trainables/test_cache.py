@@ -141,12 +141,11 @@ def test_a_cache_under_a_file_is_one_line(monkeypatch, tmp_path):
         cached("texts", "k", build_hello)
 
 
-def test_a_missing_permission_is_one_line(tmp_path):
-    with (
-        pytest.raises(SponError, match="the output directory must be writable, but Permission denied"),
-        writable(tmp_path),
-    ):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_a_missing_permission_and_a_lost_disk_are_one_line(tmp_path, number):
+    said = f"the output directory must be writable, but {os.strerror(number)}"
+    with pytest.raises(SponError, match=said), writable(tmp_path):
+        raise OSError(number, os.strerror(number))
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), SafetensorError("not ours")])

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig
-from sweep.search.mask_search import PATIENCE, MaskSearch, open_storage
+from sweep.search.mask_search import PATIENCE, MaskSearch, open_journal
 from sweep.search.task import Counts, Task
 from tests.search_spaces.conftest import make_shape
 
@@ -65,7 +65,7 @@ def searcher(tmp_path):
             job=evaluator.job,
             counts=tmp_path / "proposals.json",
         )
-        return MaskSearch(task, str(tmp_path / "optuna.log"))
+        return MaskSearch(task, tmp_path / "optuna.log")
 
     return make
 
@@ -73,7 +73,7 @@ def searcher(tmp_path):
 @pytest.fixture
 def study(tmp_path):
     """The study as Optuna stores it."""
-    return lambda: optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "optuna.log")))
+    return lambda: optuna.load_study(study_name="s", storage=open_journal(tmp_path / "optuna.log"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from sweep.folder import SweepFolder
 from sweep.search.mask_log import MaskLog
-from sweep.search.mask_search import open_storage
+from sweep.search.mask_search import open_journal
 from tests.swept import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection
@@ -45,7 +45,8 @@ def searched_space(tiny_space: dict[str, object], **search: object) -> dict[str,
 def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Swept:
     directory = tmp_path_factory.mktemp("search")
     space = write_space(searched_space(tiny_space), directory)
-    return Swept(space, directory / "runs", run("search", space, "--storage", directory / "runs"))
+    where = ("--storage", directory / "runs", "--optuna-storage", f"sqlite:///{directory / 'optuna.db'}")
+    return Swept(space, directory / "runs", run("search", space, *where))
 
 
 def test_a_search_ends_with_its_verdict(searched: Swept) -> None:
@@ -71,12 +72,20 @@ def test_only_the_final_comparison_has_seen_the_test_split(searched: Swept) -> N
 
 
 def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Swept) -> None:
-    study = optuna.load_study(study_name="tiny", storage=open_storage(str(searched.folder.path / "optuna.log")))
+    study = optuna.load_study(study_name="tiny", storage=open_journal(searched.folder.journal))
     full = {record.kl_nats for record in MaskLog(searched.folder.path / "masks.jsonl").on(12)}
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     assert complete
     assert {trial.value for trial in complete} <= full
     assert not study.get_trials(states=(TrialState.RUNNING,))
+
+
+def test_a_database_has_a_copy_of_both_studies(searched: Swept) -> None:
+    journal, database = open_journal(searched.folder.journal), f"sqlite:///{searched.space.parent / 'optuna.db'}"
+    for name in ("tiny", "tiny-reference"):
+        ours, theirs = (optuna.load_study(study_name=name, storage=at).get_trials() for at in (journal, database))
+        copied = [(trial.user_attrs["spon.number"], trial.state) for trial in theirs]
+        assert sorted(copied) == sorted((trial.number, trial.state) for trial in ours)
 
 
 def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Swept) -> None:
