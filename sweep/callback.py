@@ -1,4 +1,4 @@
-"""What the driver does at each event of Ray Tune: keep it on disk, send it to MLflow, print one line."""
+"""What the driver does at each event of Ray Tune: keep it on disk, print and log one line, send it to MLflow."""
 
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ class SweepCallback(tune.Callback):
         """Record that the trial exists."""
         config = _config(trial)
         self._of(trial).start(config)
-        self._progress.started(config)
-        self._sender.send(self._of(trial))
+        self._tell(trial, self._progress.started(config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -66,8 +65,9 @@ class SweepCallback(tune.Callback):
             return
         metrics = {key: float(value) for key, value in result.items() if key.startswith(_METRIC_PREFIXES)}
         self._of(trial).add_progress(metrics)
-        self._progress.validated(_config(trial), metrics)
-        self._sender.send(self._of(trial))
+        line = self._progress.validated(_config(trial), metrics)
+        took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
+        self._tell(trial, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Take over the checkpoint of a trial that came to its end."""
@@ -76,32 +76,44 @@ class SweepCallback(tune.Callback):
             return
         if not trial.last_result.get(COMPLETE):
             folder.stop()
-            self._progress.stopped(_config(trial))
-            self._sender.send(folder)
+            self._tell(trial, self._progress.stopped(_config(trial)))
             return
         with trial.checkpoint.as_directory() as files:
             folder.finish(Path(files))
-        self._progress.finished(_config(trial))
-        self._sender.send(folder)
+        self._tell(trial, self._progress.finished(_config(trial)))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Say that a trial lost its worker and will go on in another."""
+        self._tell(trial, self._progress.lost(_config(trial), _error(trial).splitlines()[-1]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record the last line of the exception, when Ray's retries are spent."""
-        error = Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
-        self._failed(trial, error.splitlines()[-1])
+        error = _error(trial)
+        self._failed(trial, error.splitlines()[-1], f"\n{error}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Let MLflow have what waits; after this it is for others to use."""
         self._sender.close()
 
-    def _failed(self, trial: Trial, reason: str) -> None:
+    def _failed(self, trial: Trial, reason: str, details: str = "") -> None:
         folder = self._of(trial)
         folder.start(_config(trial))  # a worker that could not be set up fails before its trial has started
         folder.fail(reason)
-        self._progress.failed(_config(trial), reason)
+        self._tell(trial, self._progress.failed(_config(trial), reason) + details)
+
+    def _tell(self, trial: Trial, event: str) -> None:
+        """Put an event into the trial's log, and have MLflow told."""
+        folder = self._of(trial)
+        folder.note(event)
         self._sender.send(folder)
 
     def _of(self, trial: Trial) -> TrialFolder:
         return self._folder.trial(_config(trial))
+
+
+def _error(trial: Trial) -> str:
+    """All errors that Ray noted of a trial, the last one last."""
+    return Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
 
 
 def _config(trial: Trial) -> TrialConfig:

@@ -10,7 +10,7 @@ _BEAT_SECONDS = 30.0
 
 
 class Progress:
-    """Prints the events of a sweep.
+    """Prints the events of a sweep, and returns each as it stands in the log of its trial.
 
     Args:
         space: gives the optimiser steps of a trial, the unit of the estimate. Validations are not counted apart.
@@ -23,35 +23,39 @@ class Progress:
         self._over: set[str] = set()
         self._last_kl: dict[str, float] = {}
 
-    def started(self, config: TrialConfig) -> None:
+    def started(self, config: TrialConfig) -> str:
         """A trial was given to a worker."""
         self._steps.setdefault(config.name, 0)
-        self._print(f"start  {config.name}  {len(config.sites)} sites, {config.n_spon_params} parameters")
+        return self._print(f"start  {config.name}  {len(config.sites)} sites, {config.n_spon_params} parameters")
 
-    def validated(self, config: TrialConfig, metrics: dict[str, float]) -> None:
+    def validated(self, config: TrialConfig, metrics: dict[str, float]) -> str:
         """A trial reported a validation."""
         self._steps[config.name] = metrics["step"]
         self._last_kl[config.name] = metrics["val_kl_nats"]
-        self._print(
+        return self._print(
             f"valid  {config.name}  step {metrics['step']:.0f}/{self._steps_per_trial if config.sites else 0}  "
             f"KL {metrics['val_kl_nats']:.4f} nats ({metrics['val_kl_recovered']:+.1%} recovered)  "
             f"PPL {metrics['val_ppl']:.3f}"
         )
 
-    def finished(self, config: TrialConfig) -> None:
+    def lost(self, config: TrialConfig, reason: str) -> str:
+        """The worker or the node of a trial is gone, and Ray gives the trial to another."""
+        return self._print(f"lost   {config.name}  it will go on from its last validation: {reason}")
+
+    def finished(self, config: TrialConfig) -> str:
         """A trial is done and its checkpoint is stored."""
         self._over.add(config.name)
-        self._print(f"done   {config.name}")
+        return self._print(f"done   {config.name}")
 
-    def stopped(self, config: TrialConfig) -> None:
+    def stopped(self, config: TrialConfig) -> str:
         """A scheduler ended the trial early."""
         self._over.add(config.name)
-        self._print(f"stop   {config.name}  worse than others so far")
+        return self._print(f"stop   {config.name}  worse than others so far")
 
-    def failed(self, config: TrialConfig, reason: str) -> None:
+    def failed(self, config: TrialConfig, reason: str) -> str:
         """A trial failed for good."""
         self._over.add(config.name)
-        self._print(f"FAILED {config.name}  {reason}")
+        return self._print(f"FAILED {config.name}  {reason}")
 
     @property
     def is_due(self) -> bool:
@@ -83,7 +87,8 @@ class Progress:
             return ""  # the first validation gives the first estimate
         return f", about {(time.monotonic() - self._begun) * (1 - done) / done / 60:.0f} min left"
 
-    def _print(self, line: str) -> None:
+    def _print(self, line: str) -> str:
         self._last = time.monotonic()
         minutes, seconds = divmod(int(self._last - self._begun), 60)
         print(f"{minutes:3d}:{seconds:02d}  {line}", flush=True)
+        return line

@@ -31,3 +31,6 @@ def test_a_trial_whose_worker_could_not_be_set_up_is_kept_as_failed(
     callback.on_trial_error(0, [], SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt")))
     (kept,) = folder.trials
     assert (kept.config, kept.state, kept.failure) == (tiny_trial, "failed", "KeyError: 'threads'")
+    failed, *trace = kept.log_path.read_text().splitlines()
+    assert failed.endswith(f"FAILED {tiny_trial.name}  KeyError: 'threads'")
+    assert trace == ["Traceback", "KeyError: 'threads'"]

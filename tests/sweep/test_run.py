@@ -1,3 +1,4 @@
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,7 +78,19 @@ def test_the_driver_prints_one_line_per_event(swept: Swept) -> None:
     assert "Traceback" not in swept.ran.err
 
 
-def test_a_trials_log_is_kept(swept: Swept) -> None:
+def test_a_trials_log_says_when_and_where_what_happened_and_is_an_artifact(swept: Swept) -> None:
+    trial = next(trial for trial in swept.folder.trials if trial.config.allocation == "TOP-75")
+    events = [line.split()[2] for line in trial.log_path.read_text().splitlines()]
+    assert events == ["start", "valid", "valid", "done"]
+    assert f" on {socket.gethostname()} (" in trial.log_path.read_text()
+    client = MlflowClient(swept.tracking_uri)
+    experiment = client.get_experiment_by_name("spon-sweep")
+    (child,) = client.search_runs([experiment.experiment_id], "params.allocation = 'TOP-75'")
+    stored = client.download_artifacts(child.info.run_id, "log.txt")
+    assert Path(stored).read_text() == trial.log_path.read_text()
+
+
+def test_what_a_worker_prints_is_kept(swept: Swept) -> None:
     assert list(swept.folder.path.glob("tune/*/*/stderr"))
 
 
