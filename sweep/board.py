@@ -3,6 +3,7 @@
 Figures come from the scores in the checkpoints, with 95% paired bootstrap intervals. Nothing is compared across plans.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -91,17 +92,28 @@ def pareto_flags(checkpoints: Sequence[Checkpoint]) -> list[bool]:
 
     Choices are made on validation, whatever split the board shows. TEAL alone, at no parameters, always takes part.
     """
-    flags = []
-    for mine in checkpoints:
-        rivals = [_point(other) for other in checkpoints if other.meta.config.plan == mine.meta.config.plan]
-        rivals.append((mine.meta.metrics["val_teal_kl_nats"], 0))
-        flags.append(not any(_dominates(rival, _point(mine)) for rival in rivals))
-    return flags
+    points: dict[str, set[tuple[float, int]]] = {}
+    for checkpoint in checkpoints:
+        teal = checkpoint.meta.metrics["val_teal_kl_nats"], 0
+        points.setdefault(_plan(checkpoint), set()).update([teal, _point(checkpoint)])
+    fronts = {plan: _front(found) for plan, found in points.items()}
+    return [_point(checkpoint) in fronts[_plan(checkpoint)] for checkpoint in checkpoints]
+
+
+def _front(points: set[tuple[float, int]]) -> set[tuple[float, int]]:
+    """The points that no other one beats: each with a lower KL than all with fewer parameters, or as few."""
+    front: set[tuple[float, int]] = set()
+    best = math.inf
+    for kl, n_params in sorted(points, key=lambda point: (point[1], point[0])):
+        if kl < best:
+            front.add((kl, n_params))
+            best = kl
+    return front
+
+
+def _plan(checkpoint: Checkpoint) -> str:
+    return checkpoint.meta.config.plan.model_dump_json()
 
 
 def _point(checkpoint: Checkpoint) -> tuple[float, int]:
     return checkpoint.meta.metrics["val_kl_nats"], checkpoint.meta.config.n_spon_params
-
-
-def _dominates(one: tuple[float, int], other: tuple[float, int]) -> bool:
-    return one != other and one[0] <= other[0] and one[1] <= other[1]

@@ -29,16 +29,21 @@ class _TestReader:
 
 def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
     """Score the finished ones of some trials on the test split, unless they were, and store it in their checkpoints."""
-    waiting = [(trial, checkpoint) for trial, checkpoint in _finished(trials) if "test.spon" not in checkpoint.scores]
+    finished = [trial for trial in trials if trial.state == "finished"]
+    waiting = [trial for trial in finished if "test.spon" not in _checkpoint(trial).scores]
     if not waiting:
         return
     started = time.monotonic()
     print(f"scoring {len(waiting)} finished trials on the test split", flush=True)
     pool = ActorPool(_readers(folder.space, len(waiting)))
-    tested = pool.map(lambda reader, pair: reader.report.remote(pair[1]), waiting)
-    for (trial, _), checkpoint in zip(waiting, tested, strict=True):
+    tested = pool.map(lambda reader, trial: reader.report.remote(_checkpoint(trial)), waiting)  # read when one is free
+    for trial, checkpoint in zip(waiting, tested, strict=True):
         trial.store(checkpoint)
     print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _checkpoint(trial: TrialFolder) -> Checkpoint:
+    return read_checkpoint(trial.checkpoint_path)
 
 
 def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
@@ -48,7 +53,3 @@ def _readers(space: SpaceConfig, n_waiting: int) -> list[Any]:
     lost = want.max_failures  # a node that is gone may still get work until Ray has noticed
     reader = remotely(want, _TestReader).options(max_restarts=lost, max_task_retries=lost)
     return [reader.remote(space) for _ in range(count)]
-
-
-def _finished(trials: Sequence[TrialFolder]) -> list[tuple[TrialFolder, Checkpoint]]:
-    return [(t, read_checkpoint(t.checkpoint_path)) for t in trials if t.state == "finished"]

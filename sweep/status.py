@@ -97,11 +97,12 @@ def status_of(folder: SweepFolder) -> Status:
     space, planned, begun = folder.space, folder.planned, folder.trials
     whole = total_steps(space.corpus.blocks.calibration, space.training)
     trials = tuple(_trial(trial, planned.get(trial.path.name, whole)) for trial in begun)
+    names = {trial.name for trial in trials}
     signs = [sign for trial in begun if (sign := _last_sign(trial.path)) is not None]
     return Status(
         name=folder.name,
         trials=trials,
-        waiting={name: steps for name, steps in planned.items() if name not in {trial.name for trial in trials}},
+        waiting={name: steps for name, steps in planned.items() if name not in names},
         quiet_seconds=max(0.0, time.time() - max(signs)) if signs else None,
         max_concurrent=space.resources.max_concurrent,
         price_per_hour=space.resources.price_per_hour,

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PASSWORD = "planted-password-of-a-database"
+A100 = '--resources={"accelerator_type:A100": 1}'
+"""Option of a node that makes Ray take it for one with an A100."""
 _STARTED_SECONDS = 180
 
 

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from sweep.folder import SweepFolder
-from tests.services import free_port, kill_ray_node, start_ray_node
+from tests.services import A100, free_port, kill_ray_node, start_ray_node
 from tests.swept import ROOT, write_space
 
 pytestmark = [
@@ -40,12 +40,12 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without a place for trials, and two nodes with one each."""
+    """A head without a place for trials, and two nodes with one each, which say that they have an A100."""
     path = f"{PROGRAMS}:{os.environ['PATH']}"
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PATH": path}
     port, dashboard = free_port(), free_port()
     head = ("--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=0")
-    worker = (f"--address=127.0.0.1:{port}", "--num-cpus=1")
+    worker = (f"--address=127.0.0.1:{port}", "--num-cpus=1", A100)
     places = [tempfile.mkdtemp(prefix="job") for _ in range(3)]  # short: sockets are under them
     try:
         for place, node in zip(places, (head, worker, worker), strict=True):
@@ -66,7 +66,8 @@ def test_a_job_without_the_token_is_refused_and_does_not_run(cluster: Cluster, t
 
 
 def test_a_job_runs_a_sweep_on_the_other_nodes(cluster: Cluster, tiny_space: dict[str, object], tmp_path: Path) -> None:
-    space = write_space(tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}, tmp_path)
+    there = {"resources": {"accelerator_type": "A100"}}  # a Ray of the driver's own would not have it
+    space = write_space(tiny_space | there | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}, tmp_path)
     sweep = ("python", "-m", "sweep", "run", space, "--address", "auto")
     ran = cluster.submit(*sweep, "--storage", tmp_path / "runs")
     assert ran.returncode == 0, ran.stdout + ran.stderr
