@@ -12,9 +12,7 @@ from sweep.progress import Progress
 from sweep.search.task import Counts
 from sweep.sender import Sender
 from sweep.tracking import Tracker
-from trainables.ray_trainable import COMPLETE, FAILURE
-
-_METRIC_PREFIXES = ("step", "epoch", "train_", "val_", "seconds")
+from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE
 
 
 class SweepCallback(tune.Callback):
@@ -63,8 +61,9 @@ class SweepCallback(tune.Callback):
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
-        metrics = {key: float(value) for key, value in result.items() if key.startswith(_METRIC_PREFIXES)}
-        self._of(trial).add_progress(metrics)
+        metrics = dict(result[METRICS])
+        if not self._of(trial).add_progress(metrics):
+            return
         line = self._progress.validated(_config(trial), metrics)
         took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
         self._tell(trial, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
@@ -72,14 +71,14 @@ class SweepCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Take over the checkpoint of a trial that came to its end."""
         folder = self._of(trial)
-        if folder.state == "failed" or trial.checkpoint is None:
+        if folder.state == "failed":
             return
         if not trial.last_result.get(COMPLETE):
             folder.stop()
             self._tell(trial, self._progress.stopped(_config(trial)))
             return
-        with trial.checkpoint.as_directory() as files:
-            folder.finish(Path(files))
+        if folder.state != "finished":
+            folder.finish(Path(trial.last_result[STATE]))
         self._tell(trial, self._progress.finished(_config(trial)))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

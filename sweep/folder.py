@@ -12,6 +12,7 @@
 |   trial.json               | the resolved config                     |
 |   progress.jsonl           | one line a validation                   |
 |   log.txt                  | its events: when, on which node         |
+|   states/                  | while its stage runs: to go on from     |
 |   checkpoint/              | of a finished one                       |
 |   failure.txt              | the reason, of a failed one             |
 |   stopped.txt              | a scheduler ended it early              |
@@ -31,12 +32,13 @@
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from search_spaces.errors import SponError
 from search_spaces.files import write_whole
@@ -45,7 +47,7 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from trainables.cache import writable, written_aside
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
-_SPACE, _PLANNED, _STAGES = "space.json", "planned.json", "stages.json"
+_SPACE, _PLANNED, _STAGES, _STATES = "space.json", "planned.json", "stages.json", "states"
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -91,12 +93,14 @@ class TrialFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "trial.json", config.model_dump_json(indent=1))
 
-    def add_progress(self, metrics: dict[str, float]) -> None:
-        """Record a validation; a step that was recorded before a restart is not recorded twice."""
+    def add_progress(self, metrics: dict[str, float]) -> bool:
+        """Record a validation; False if its step was recorded before a restart."""
         known = self.progress
-        if all(metrics["step"] != earlier["step"] for earlier in known):
-            lines = [json.dumps(one) + "\n" for one in (*known, metrics)]
-            write_whole(self.path / "progress.jsonl", "".join(lines))
+        if any(metrics["step"] == earlier["step"] for earlier in known):
+            return False
+        lines = [json.dumps(one) + "\n" for one in (*known, metrics)]
+        write_whole(self.path / "progress.jsonl", "".join(lines))
+        return True
 
     @property
     def log_path(self) -> Path:
@@ -182,6 +186,15 @@ class SweepFolder:
     def begin(self, stage: str, trials: Iterable[str] = ()) -> None:
         """Record that a stage of a search has begun; harmless if it is recorded already."""
         write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
+
+    def job(self, config: TrialConfig) -> dict[str, Any]:
+        """What Ray's config holds of a trial that is to be trained; its states are on the disk that all nodes share."""
+        return {"trial": config.model_dump(mode="json"), "states": str(self.trial(config).path.resolve() / _STATES)}
+
+    def drop_states(self) -> None:
+        """Remove what trials in progress would go on from, when none is in progress."""
+        for states in self.path.glob(f"trials/*/{_STATES}"):
+            shutil.rmtree(states, ignore_errors=True)
 
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""

@@ -1,11 +1,11 @@
 """The final report: the test split is opened once, for trials that are done, and by nothing else."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ray
 import torch
-from ray.util import ActorPool
 
 from search_spaces.schema import SpaceConfig
 from sweep.cluster import places, remotely
@@ -35,11 +35,32 @@ def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
         return
     started = time.monotonic()
     print(f"scoring {len(waiting)} finished trials on the test split", flush=True)
-    pool = ActorPool(_readers(folder.space, len(waiting)))
-    tested = pool.map(lambda reader, trial: reader.report.remote(_checkpoint(trial)), waiting)  # read when one is free
-    for trial, checkpoint in zip(waiting, tested, strict=True):
+    for trial, checkpoint in _tested(_readers(folder.space, len(waiting)), waiting):
         trial.store(checkpoint)
     print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _tested(readers: Sequence[Any], trials: Sequence[TrialFolder]) -> Iterator[tuple[TrialFolder, Checkpoint]]:
+    """Have trials scored, one by each reader at a time.
+
+    A reader for whom nothing is left makes its place free: another may wait for one, where a node has gone.
+    """
+    left, busy = iter(trials), dict[Any, tuple[Any, TrialFolder]]()
+
+    def give(reader: Any) -> None:
+        trial = next(left, None)
+        if trial is None:
+            ray.kill(reader)
+        else:
+            busy[reader.report.remote(_checkpoint(trial))] = reader, trial
+
+    for reader in readers:
+        give(reader)
+    while busy:
+        (ready,), _ = ray.wait(list(busy), num_returns=1)
+        reader, trial = busy.pop(ready)
+        yield trial, ray.get(ready)
+        give(reader)
 
 
 def _checkpoint(trial: TrialFolder) -> Checkpoint:

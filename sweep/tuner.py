@@ -16,10 +16,6 @@ from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
 from trainables.training import total_steps
 
-_KEPT_CHECKPOINTS = 2
-"""Of a trial in progress. If Ray kept the last one only, it would write the state of all trials at every checkpoint, so
-as to name one that exists; of two, at every other. Between a deletion and the writing it still names one that is gone:
-`SponTrainable.restore` then finds the newest."""
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
@@ -47,7 +43,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     """Run, or go on with, some trials of a sweep. Finished trials are not run again.
 
     Ctrl-C stops after the results in hand are stored. After a crash, a trial that ended in the last moments before it
-    (5 s in a sweep of 1,000) is run again, if Ray had not noted its end.
+    (5 s in a sweep of 1,000) is taken up again, if Ray had not noted its end, and says at once that it is done.
 
     Raises:
         Interrupted: if it was stopped.
@@ -56,11 +52,12 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     folder.plan({trial.name: _steps(trial) for trial in trials})
     if outcome(folder, trials).unfinished:
         callback = SweepCallback(folder, tracking_uri)
-        jobs = {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
+        jobs = {trial.name: folder.job(trial) for trial in trials}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(trials), tune.TuneConfig())
     done = outcome(folder, trials)
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
+    folder.drop_states()
     return done
 
 
@@ -82,7 +79,7 @@ def fit(
     Args:
         folder: of the sweep.
         stage: names Ray's state of it.
-        trainable: what runs; it is checkpointed if it trains.
+        trainable: what runs; its output is kept if it trains.
         space: of its config; its place in the resources is added here.
         callback: keeps the results.
         n_trials: about how many will come.
@@ -104,19 +101,13 @@ def fit(
     config.reuse_actors = True
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
-    checkpoints = tune.CheckpointConfig(
-        num_to_keep=_KEPT_CHECKPOINTS if trains else None,
-        checkpoint_frequency=int(trains),
-        checkpoint_at_end=trains,
-    )
     run = tune.RunConfig(
         name=state.name,
         storage_path=str(state.parent),
         callbacks=[callback],
-        checkpoint_config=checkpoints,
         failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         log_to_file=trains,
-        sync_config=tune.SyncConfig(sync_artifacts=trains),  # takes the log files along
+        sync_config=tune.SyncConfig(sync_artifacts=trains, sync_period=0),  # the log files, after each result
         verbose=0,
     )
     _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)

@@ -11,16 +11,16 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from safetensors import SafetensorError
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
-from trainables.checkpoint import check_fits, read_checkpoint, write_checkpoint
+from trainables.checkpoint import check_fits, read_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
 from trainables.model import find_model, read_shape
 from trainables.proxy import MaskScorer
 from trainables.spon import Form
+from trainables.state import save_state, take_up
 from trainables.trial import Trial
 from trainables.workbench import Workbench
 
@@ -28,8 +28,8 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 FAILURE = "failure"
 """Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
-_ITERATION = "training_iteration"
-"""Ray's key of how many results a trial has had."""
+METRICS, STATE = "metrics", "state"
+"""Keys of what a result tells the driver: the metrics of a validation, and where the trial's state was put after it."""
 COMPLETE = "complete"
 """Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
 
@@ -133,23 +133,42 @@ class _Resident(tune.Trainable):
 
 
 class SponTrainable(_Resident):
-    """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations."""
+    """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations.
+
+    Config: beside what all have, ``states``, a directory on a disk that all nodes share. The trial's states are kept
+    there and not by Ray, which would write the state of all trials each time that it deletes one of them.
+    """
 
     def _forget(self) -> None:
         self._trial: Trial | None = None
 
     def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
         bench.check(trial)
-        self._begin_anew = partial(Trial, bench, trial)
-        self._trial = self._begin_anew()
+        self._states = Path(config["states"])
+        self._trial, self._state = take_up(partial(Trial, bench, trial), self._states)
+        self._repeats = self._state is not None  # the driver may not have had the last validation
         self._n_params, self._max_minutes = trial.n_spon_params, config.get("max_minutes")
 
     def _advance(self) -> dict[str, Any]:
-        """Train to the next validation; a trial that is taken up after its end just says so again."""
+        """Train to the next validation; a trial that was taken up first says its last one again.
+
+        Metrics are a list: Ray keeps statistics of whatever is a number in a result, and writes them with each state.
+        """
         assert self._trial is not None
-        metrics = self._trial.history[-1] if self._trial.done else self._trial.advance(self._clock())
-        done = self._trial.done
-        return {**metrics, "n_spon_params": self._n_params, COMPLETE: done, "done": done}
+        if not self._repeats:
+            self._trial.advance(self._clock())
+            self._state = save_state(self._trial, self._states)
+        self._repeats = False
+        done, metrics = self._trial.done, self._trial.history[-1]
+        return {
+            METRICS: list(metrics.items()),
+            "val_kl_nats": metrics["val_kl_nats"],
+            "n_spon_params": self._n_params,
+            "training_iteration": len(self._trial.history),
+            STATE: str(self._state),
+            COMPLETE: done,
+            "done": done,
+        }
 
     def _clock(self) -> Callable[[], None]:
         """Ends the trial when its time is up, counted with what it took before this process."""
@@ -162,51 +181,6 @@ class SponTrainable(_Resident):
                 raise SponError(f"a trial must end within {limit:g} min, but took more (at resources.max_minutes)")
 
         return look
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state of the trial and, at its end, its checkpoint."""
-        directory = Path(checkpoint_dir)
-        if self._trial is None or self._failure is not None:
-            (directory / FAILURE).write_text(self._failure or "")
-            return
-        self._trial.save(directory)
-        if self._trial.done:
-            write_checkpoint(self._trial.finish(), directory)
-
-    def restore(self, checkpoint_path: Any) -> None:
-        """Go on from the checkpoint that Ray names, from the trial's newest one if that is gone, or anew.
-
-        Ray deletes old checkpoints before its state on disk names new ones: a driver that is killed in between leaves
-        the name of one that is not there.
-        """
-        named = Path(checkpoint_path.checkpoint.path)
-        if named.exists():
-            super().restore(checkpoint_path)
-            return
-        there = sorted(named.parent.glob("checkpoint_*"))
-        if not there:
-            print(f"the trial begins anew: its checkpoint is gone (at {named})")
-            return
-        later = _index(there[-1]) - _index(named)
-        metrics = {**checkpoint_path.metrics, _ITERATION: checkpoint_path.metrics[_ITERATION] + later}
-        super().restore(type(checkpoint_path)(tune.Checkpoint.from_directory(there[-1]), metrics))
-
-    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # Ray's older form is a dict
-        """Go on where the trial was; one that failed is taken up as failed."""
-        failure = Path(checkpoint_dir) / FAILURE
-        if failure.exists():
-            self._failure = failure.read_text()
-        elif self._trial is not None:
-            try:
-                self._trial.load(Path(checkpoint_dir))
-            except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: no JSON, another shape
-                print(f"the trial begins anew: its checkpoint cannot be read, {error} (at {checkpoint_dir})")
-                self._trial = self._begin_anew()  # what was loaded of it is let go
-
-
-def _index(checkpoint: Path) -> int:
-    """Which of a trial's checkpoints it is, as Ray names them: one a validation."""
-    return int(checkpoint.name.rpartition("_")[2])
 
 
 class MaskTrainable(_Resident):

@@ -36,16 +36,16 @@ class TrainedMasks:
     """Masks that are evaluated by training them.
 
     Attributes:
-        ledger: of the sweep's storage.
+        folder: of the sweep.
         objectives: of the search.
     """
 
-    ledger: Ledger
+    folder: SweepFolder
     objectives: tuple[str, ...]
 
     def known(self, trial: TrialConfig, blocks: int) -> Values | None:
         """The objectives of a trial that was trained before, here or in another sweep."""
-        found = self.ledger.adopt(trial)
+        found = Ledger(self.folder).adopt(trial)
         if found is None:
             return None
         metrics = read_checkpoint(found.checkpoint_path).meta.metrics | {"n_spon_params": float(trial.n_spon_params)}
@@ -53,7 +53,7 @@ class TrainedMasks:
 
     def job(self, trial: TrialConfig, rungs: tuple[int, ...]) -> dict[str, Any]:
         """The config of ``SponTrainable``."""
-        return {"name": trial.name, "trial": trial.model_dump(mode="json")}
+        return {"name": trial.name, **self.folder.job(trial)}
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
         fit(folder, stage, SponTrainable, {}, trials, search.n_masks, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")
+    folder.drop_states()
 
 
 def _scheduler(stopping: Asha | Median | None, n_rungs: int) -> TrialScheduler:

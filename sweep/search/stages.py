@@ -142,7 +142,7 @@ class Search:
         if search.proxy:
             self._run_proposals("propose", self.space, search.proxy.rungs, self._scored_masks(self.log), self._counts)
         else:
-            trained = TrainedMasks(Ledger(self.folder), search.objectives)
+            trained = TrainedMasks(self.folder, search.objectives)
             self._run_proposals("propose", self.space, (), trained, self._counts)
 
     def _draw_reference(self) -> None:

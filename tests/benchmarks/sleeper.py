@@ -14,7 +14,7 @@ from ray import tune
 
 PLAN = "SPON_SLEEPER"
 """Variable with what a trial does, as JSON: ``template`` and ``notes`` (directories), ``history`` (the metrics of each
-validation), ``seconds`` (of a trial) and ``complete`` (key of a trial's last result)."""
+validation), ``seconds`` (of a trial), and the keys of its results: ``metrics``, ``state`` and ``complete``."""
 
 
 class SleepingTrainable(tune.Trainable):
@@ -26,32 +26,45 @@ class SleepingTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._trial, self._reports = new_config["trial"], 0
+        self._trial, self._states = new_config["trial"], Path(new_config["states"])
+        there = sorted(self._states.glob("[0-9]*"))
+        self._reports = int(there[-1].name) if there else 0
         self._note("begin")
         return True
 
     def step(self) -> dict[str, Any]:
-        history, complete = self._plan["history"], self._plan["complete"]
-        time.sleep(self._plan["seconds"] / len(history))
-        metrics = history[self._reports]
-        self._reports += 1
+        history, plan = self._plan["history"], self._plan
+        time.sleep(plan["seconds"] / len(history))
+        self._reports = min(self._reports + 1, len(history))
         done = self._reports == len(history)
+        metrics, state = history[self._reports - 1], self._save(done)
         if done:
             self._note("end")
-        return {**metrics, "n_spon_params": 0, complete: done, "done": done}
+        return {
+            plan["metrics"]: list(metrics.items()),
+            "val_kl_nats": metrics["val_kl_nats"],
+            "n_spon_params": 0,
+            "training_iteration": self._reports,
+            plan["state"]: str(state),
+            plan["complete"]: done,
+            "done": done,
+        }
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        directory, history = Path(checkpoint_dir), self._plan["history"]
-        shutil.copytree(self._template / "state", directory, dirs_exist_ok=True)
-        (directory / "history.json").write_text(json.dumps(history[: self._reports]))
-        if self._reports == len(history):
-            shutil.copytree(self._template / "checkpoint", directory, dirs_exist_ok=True)
-            meta = json.loads((directory / "meta.json").read_text()) | {"config": self._trial}
-            (directory / "meta.json").write_text(json.dumps(meta))
-
-    def restore(self, checkpoint_path: Any) -> None:
-        there = sorted(Path(checkpoint_path.checkpoint.path).parent.glob("checkpoint_*/history.json"))
-        self._reports = len(json.loads(there[-1].read_text())) if there else 0
+    def _save(self, done: bool) -> Path:
+        """Write as many files as a trial does, as whole, and keep as many of them."""
+        place = self._states / f"{self._reports:06d}"
+        aside = place.with_name(f".{place.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        shutil.copytree(self._template / "state", aside)
+        if done:
+            shutil.copytree(self._template / "checkpoint", aside, dirs_exist_ok=True)
+            meta = json.loads((aside / "meta.json").read_text()) | {"config": self._trial}
+            (aside / "meta.json").write_text(json.dumps(meta))
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+        for old in sorted(self._states.glob("[0-9]*"))[:-2]:
+            shutil.rmtree(old)
+        return place
 
     def _note(self, event: str) -> None:
         with (Path(self._plan["notes"]) / str(os.getpid())).open("a") as file:

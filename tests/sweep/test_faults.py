@@ -126,23 +126,23 @@ def test_ctrl_c_stops_and_resume_ends_with_the_same_biases(longer: dict[str, obj
     assert_as_without_ray(SweepFolder(tmp_path / "tiny"), space)
 
 
-def cut(checkpoint: Path) -> None:
-    state = checkpoint / "training.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
+def cut(state: Path) -> None:
+    tensors = state / "training.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:100])
 
 
-def test_a_killed_driver_whose_last_checkpoint_is_gone_and_the_one_before_cut_loses_no_trial_and_repeats_none(
+def test_a_killed_driver_whose_last_state_is_gone_and_the_one_before_cut_loses_no_trial_and_repeats_none(
     longer: dict[str, object], tmp_path: Path
 ) -> None:
     driver = start(write_space(longer, tmp_path), tmp_path)
     until(driver, "step 20/100")
     driver.kill()
     driver.communicate()
-    last, *before = sorted(tmp_path.glob("tiny/tune/grid/UNIF-ALL*/checkpoint_*"), reverse=True)
+    last, *before = sorted(tmp_path.glob("tiny/trials/UNIF-ALL*/states/*"), reverse=True)
     shutil.rmtree(last)
     assert before
-    for checkpoint in before:
-        cut(checkpoint)
+    for state in before:
+        cut(state)
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.err
     assert [line.split()[2].split("_")[0] for line in ran.out.splitlines() if "  start  " in line] == ["UNIF-ALL"]

@@ -1,22 +1,22 @@
 """The Ray adapters, without Ray: the calls that Tune makes, made by hand."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
 import torch
-from ray import tune
-from ray.train._internal.session import _TrainingResult
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from tests.conftest import trials_of
 from trainables import ray_trainable
-from trainables.checkpoint import read_checkpoint, write_checkpoint
+from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trainables.proxy import MaskScorer
-from trainables.ray_trainable import COMPLETE, FAILURE, MaskTrainable, SponTrainable, connect_ray
+from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE, MaskTrainable, SponTrainable, connect_ray
+from trainables.state import save_state
 from trainables.training import Trainer
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
@@ -26,11 +26,17 @@ def config_of(trial: TrialConfig) -> dict[str, object]:
     return {"trial": trial.model_dump(mode="json"), "threads": 1, "gpus": 0.0}
 
 
-def worker(trial: TrialConfig) -> SponTrainable:
-    """An actor whose first trial has begun."""
+def begun(trial: TrialConfig, states: Path, **config: object) -> SponTrainable:
+    """An actor whose first trial has begun, or was taken up."""
     actor = SponTrainable.__new__(SponTrainable)
-    actor.setup(config_of(trial))
+    actor.setup(config_of(trial) | {"states": str(states)} | config)
     return actor
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Callable[..., SponTrainable]:
+    """Makes actors, each with states of its own."""
+    return lambda trial, **config: begun(trial, Path(tempfile.mkdtemp(dir=tmp_path)), **config)
 
 
 def mask_config(trial: TrialConfig, shared: Path, rungs: tuple[int, ...] = (4, 12)) -> dict[str, object]:
@@ -51,10 +57,9 @@ def run(actor: SponTrainable | MaskTrainable) -> list[dict[str, object]]:
     return results
 
 
-def saved(actor: SponTrainable, directory: Path) -> Path:
-    directory.mkdir()
-    actor.save_checkpoint(str(directory))
-    return directory
+def end_of(results: list[dict[str, object]]) -> Checkpoint:
+    """The checkpoint that the driver takes over."""
+    return read_checkpoint(Path(results[-1][STATE]))
 
 
 @pytest.fixture
@@ -100,76 +105,74 @@ def diverge(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return after
 
 
-def test_a_trial_through_the_adapter_is_the_trial_without_it(tiny_trial, tiny_bench, tmp_path):
-    actor = worker(tiny_trial)
-    results = run(actor)
-    through = read_checkpoint(saved(actor, tmp_path / "end"))
-    direct = run_trial(tiny_bench, tiny_trial)
-    assert [result["step"] for result in results] == [4, 8]
+def steps(results: list[dict[str, object]]) -> list[float]:
+    return [dict(result[METRICS])["step"] for result in results]
+
+
+def test_a_trial_through_the_adapter_is_the_trial_without_it(worker, tiny_trial, tiny_bench):
+    results = run(worker(tiny_trial))
+    through, direct = end_of(results), run_trial(tiny_bench, tiny_trial)
+    assert steps(results) == [4, 8]
+    assert [result["training_iteration"] for result in results] == [1, 2]
     assert [(result["done"], result[COMPLETE]) for result in results] == [(False, False), (True, True)]
     assert results[-1]["val_kl_nats"] == direct.meta.metrics["val_kl_nats"]
     assert through.meta.metrics == direct.meta.metrics
     assert all(torch.equal(through.biases[site], vector) for site, vector in direct.biases.items())
 
 
-def test_a_result_has_both_objectives_of_a_search(tiny_trial):
+def test_a_result_has_both_objectives_of_a_search(worker, tiny_trial):
     assert {"val_kl_nats", "n_spon_params"} <= (result := worker(tiny_trial).step()).keys()
     assert result["n_spon_params"] == tiny_trial.n_spon_params == 64
 
 
-def test_torch_has_the_threads_of_the_trial(tiny_trial, monkeypatch):
+def test_torch_has_the_threads_of_the_trial(worker, tiny_trial, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    SponTrainable.__new__(SponTrainable).setup(config_of(tiny_trial) | {"threads": 3})
+    worker(tiny_trial, threads=3)
     assert threads == [3]
 
 
-def test_the_next_trial_in_a_worker_loads_no_model(tiny_raw, counted):
+def test_the_next_trial_in_a_worker_loads_no_model(worker, tiny_raw, tmp_path, counted):
     first, second = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "TOP-50"]})
     actor = worker(first)
     run(actor)
-    assert actor.reset_config(config_of(second))
+    assert actor.reset_config(config_of(second) | {"states": str(tmp_path / "second")})
     run(actor)
     assert len(counted) == 1
 
 
-def test_the_next_trial_in_a_worker_is_as_in_a_fresh_one(tiny_raw, tmp_path):
+def test_the_next_trial_in_a_worker_is_as_in_a_fresh_one(worker, tiny_raw, tmp_path):
     first, second = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "ATTN-ONLY"]})
     used, fresh = worker(first), worker(second)
     run(used)
-    used.reset_config(config_of(second))
-    run(used)
-    run(fresh)
-    one, other = (read_checkpoint(saved(actor, tmp_path / name)) for actor, name in ((used, "used"), (fresh, "fresh")))
+    used.reset_config(config_of(second) | {"states": str(tmp_path / "second")})
+    one, other = end_of(run(used)), end_of(run(fresh))
     assert one.meta.metrics == other.meta.metrics
     assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
 
 
-def test_another_model_in_a_worker_is_loaded(tiny_trial, tiny_raw, counted):
+def test_another_model_in_a_worker_is_loaded(worker, tiny_trial, tiny_raw, tmp_path, counted):
     actor = worker(tiny_trial)
     (other,) = trials_of(tiny_raw | {"model": {"source": tiny_trial.model.source, "dtype": "bfloat16"}})
-    actor.reset_config(config_of(other))
+    actor.reset_config(config_of(other) | {"states": str(tmp_path / "other")})
     assert [args[0].dtype for args in counted] == ["float32", "bfloat16"]
 
 
-def test_a_trial_goes_on_in_another_worker_where_it_was(tiny_trial, tmp_path):
-    first = worker(tiny_trial)
-    first.step()
-    place = saved(first, tmp_path / "pause")
-    second, whole = worker(tiny_trial), worker(tiny_trial)
-    second.load_checkpoint(str(place))
-    run(whole)
-    assert [result["step"] for result in run(second)] == [8]
-    resumed, direct = read_checkpoint(saved(second, tmp_path / "a")), read_checkpoint(saved(whole, tmp_path / "b"))
-    assert resumed.meta.metrics == direct.meta.metrics
+def test_a_trial_goes_on_in_another_worker_where_it_was_and_says_its_last_validation_again(
+    worker, tiny_trial, tmp_path
+):
+    first = begun(tiny_trial, tmp_path / "states").step()
+    results = run(begun(tiny_trial, tmp_path / "states"))
+    assert results[0] == first
+    assert steps(results) == [4, 8]
+    resumed, direct = end_of(results), end_of(run(worker(tiny_trial)))
+    assert resumed.meta.metrics | {"seconds": 0} == direct.meta.metrics | {"seconds": 0}
     assert all(torch.equal(resumed.biases[site], vector) for site, vector in direct.biases.items())
 
 
-def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(tiny_trial, tmp_path):
-    actor = worker(tiny_trial)
-    actor.step()
+def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(worker, tiny_trial):
     with pytest.raises(SponError, match="is missing"):
-        read_checkpoint(saved(actor, tmp_path / "pause"))
+        end_of([worker(tiny_trial).step()])
 
 
 @pytest.mark.parametrize("training", [{}, {"early_stopping_patience": 1, "lr": 3.0, "epochs": 9}])
@@ -177,19 +180,12 @@ def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(
 def test_a_finished_trial_that_is_taken_up_again_says_the_same_again(tiny_raw, tmp_path, allocation, training):
     raw = tiny_raw | {"allocations": [allocation], "training": {**tiny_raw["training"], **training}}
     (trial,) = trials_of(raw)
-    first, second = worker(trial), worker(trial)
-    last = run(first)[-1]
-    one = saved(first, tmp_path / "one")
-    second.load_checkpoint(str(one))
-    assert second.step() == last
-    other = saved(second, tmp_path / "other")
-    before, after = read_checkpoint(one), read_checkpoint(other)
-    assert before.meta == after.meta
-    assert all(torch.equal(vector, after.biases[site]) for site, vector in before.biases.items())
-    assert (one / "scores.safetensors").read_bytes() == (other / "scores.safetensors").read_bytes()
+    last = run(begun(trial, tmp_path))[-1]
+    assert last["done"]
+    assert begun(trial, tmp_path).step() == last
 
 
-def test_a_trial_that_diverges_ends_with_its_reason(tiny_trial, diverge):
+def test_a_trial_that_diverges_ends_with_its_reason(worker, tiny_trial, diverge):
     actor = worker(tiny_trial)
     diverge(5)
     assert not actor.step()["done"]
@@ -199,35 +195,27 @@ def test_a_trial_that_diverges_ends_with_its_reason(tiny_trial, diverge):
     assert actor.step() == result
 
 
-def test_after_a_trial_that_diverged_the_worker_is_as_good_as_new(tiny_trial, diverge, monkeypatch, counted):
+def test_after_a_trial_that_diverged_the_worker_is_as_good_as_new(
+    worker, tiny_trial, tmp_path, diverge, monkeypatch, counted
+):
     actor = worker(tiny_trial)
     diverge(0)
     actor.step()
     monkeypatch.setattr(Trainer, "_loss", Trainer._loss)
     monkeypatch.undo()
-    actor.reset_config(config_of(tiny_trial))
+    actor.reset_config(config_of(tiny_trial) | {"states": str(tmp_path / "anew")})
     assert FAILURE not in run(actor)[-1]
     assert len(counted) == 1
 
 
-def test_a_failed_trial_that_is_taken_up_again_says_so_again(tiny_trial, diverge, tmp_path):
-    first, second = worker(tiny_trial), worker(tiny_trial)
-    diverge(0)
-    result = first.step()
-    second.load_checkpoint(str(saved(first, tmp_path / "failed")))
-    assert second.step() == result
-
-
-def test_a_fault_that_the_user_must_mend_is_a_result_and_not_an_exception(tiny_trial, tmp_path):
+def test_a_fault_that_the_user_must_mend_is_a_result_and_not_an_exception(worker, tiny_trial):
     missing = tiny_trial.model_copy(update={"model": tiny_trial.model.model_copy(update={"source": "/not/there"})})
-    actor = worker(missing)
-    result = actor.step()
+    result = worker(missing).step()
     assert "'/not/there' is neither" in result[FAILURE]
     assert result["done"]
-    assert (saved(actor, tmp_path / "failed") / FAILURE).read_text() == result[FAILURE]
 
 
-def test_a_trial_of_another_text_is_a_failure_that_names_both(tiny_trial):
+def test_a_trial_of_another_text_is_a_failure_that_names_both(worker, tiny_trial):
     result = worker(tiny_trial.model_copy(update={"corpus_fingerprint": "other"})).step()
     assert "a trial must run on its own corpus, but it was made for other" in result[FAILURE]
 
@@ -235,11 +223,10 @@ def test_a_trial_of_another_text_is_a_failure_that_names_both(tiny_trial):
 # Limits
 
 
-def test_a_trial_that_takes_too_long_fails_with_the_limit(tiny_trial, monkeypatch):
+def test_a_trial_that_takes_too_long_fails_with_the_limit(worker, tiny_trial, monkeypatch):
     clock = iter(range(0, 10_000, 30))
     monkeypatch.setattr(ray_trainable.time, "monotonic", lambda: next(clock))
-    actor = SponTrainable.__new__(SponTrainable)
-    actor.setup(config_of(tiny_trial) | {"max_minutes": 1})
+    actor = worker(tiny_trial, max_minutes=1)
     result = actor.step()  # looked at before each step: 30 s, 60 s, 90 s
     assert actor._trial._trainer.step == 2
     reason = "a trial must end within 1 min, but took more (at resources.max_minutes)"
@@ -247,30 +234,29 @@ def test_a_trial_that_takes_too_long_fails_with_the_limit(tiny_trial, monkeypatc
 
 
 def test_time_before_a_restart_counts(tiny_trial, tmp_path):
-    first = worker(tiny_trial)
+    first = begun(tiny_trial, tmp_path)
     first.step()
     first._trial._history[0]["seconds"] = 61.0
-    second = SponTrainable.__new__(SponTrainable)
-    second.setup(config_of(tiny_trial) | {"max_minutes": 1})
-    second.load_checkpoint(str(saved(first, tmp_path / "pause")))
+    save_state(first._trial, tmp_path)
+    second = begun(tiny_trial, tmp_path, max_minutes=1)
+    assert steps([second.step()]) == [4]
     assert "within 1 min" in second.step()[FAILURE]
 
 
-def test_a_trial_in_time_is_as_one_without_a_limit(tiny_trial):
-    limited = SponTrainable.__new__(SponTrainable)
-    limited.setup(config_of(tiny_trial) | {"max_minutes": 60})
+def test_a_trial_in_time_is_as_one_without_a_limit(worker, tiny_trial):
+    limited = worker(tiny_trial, max_minutes=60)
     assert run(limited)[-1]["val_kl_nats"] == run(worker(tiny_trial))[-1]["val_kl_nats"]
 
 
 @pytest.mark.parametrize("where", ["setup", "validation"])
-def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(tiny_trial, monkeypatch, where):
+def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(worker, tiny_trial, tmp_path, monkeypatch, where):
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free")
 
     actor = worker(tiny_trial)
     if where == "setup":
         monkeypatch.setattr(ray_trainable, "Trial", full)
-        actor.reset_config(config_of(tiny_trial))
+        actor.reset_config(config_of(tiny_trial) | {"states": str(tmp_path / "anew")})
     else:
         monkeypatch.setattr(actor._trial, "_score", full)
     result = actor.step()
@@ -280,38 +266,38 @@ def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(tiny_trial
 
 @pytest.mark.parametrize("file", ["training.safetensors", "kept.safetensors", "history.json"])
 @pytest.mark.parametrize("fault", ["cut", "garbage", "missing"])
-def test_a_checkpoint_that_cannot_be_read_makes_the_trial_begin_anew(tiny_trial, tmp_path, file, fault):
-    first = worker(tiny_trial)
+def test_a_state_that_cannot_be_read_is_passed_over_for_the_one_before(worker, tiny_raw, tmp_path, file, fault):
+    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
+    first = begun(trial, tmp_path)
     first.step()
-    place = saved(first, tmp_path / "pause") / file
+    first.step()
+    place = Path(first.step()[STATE]) / file
     whole = place.read_bytes()
     place.unlink()
     if fault != "missing":
         place.write_bytes(whole[: len(whole) // 2] if fault == "cut" else b"\xff" * 40)
-    second, direct = worker(tiny_trial), worker(tiny_trial)
-    second.load_checkpoint(str(place.parent))
-    assert [result["step"] for result in run(second)] == [4, 8]
-    run(direct)
-    one, other = (read_checkpoint(saved(actor, tmp_path / name)) for actor, name in ((second, "a"), (direct, "b")))
+    results = run(begun(trial, tmp_path))
+    assert steps(results) == [8, 12, 16]
+    one, other = end_of(results), end_of(run(worker(trial)))
     assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
 
 
-@pytest.mark.parametrize(("there", "steps"), [(["3", "4"], [20]), (["2", "3"], [16, 20]), ([], [4, 8, 12, 16, 20])])
-def test_a_checkpoint_that_is_gone_is_replaced_by_the_newest_or_none(tiny_raw, tmp_path, there, steps):
-    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 5}})
-    first, second = worker(trial), worker(trial)
-    for index in range(5):
-        if str(index) in there:
-            saved(first, tmp_path / f"checkpoint_00000{index}")
-        first.step()
-    second._iteration, second._local_ip = 0, ""  # as Ray constructs it
-    named = tune.Checkpoint.from_directory(tmp_path / "checkpoint_000001")
-    second.restore(_TrainingResult(named, {"training_iteration": 1}))
-    assert [result["step"] for result in run(second)] == steps
-    assert second.iteration == (int(there[-1]) if there else 0)
+def test_a_trial_whose_states_are_all_unreadable_begins_anew_and_is_taken_up_from_there(tiny_raw, tmp_path):
+    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
+    first = begun(trial, tmp_path)
+    for state in (Path(first.step()[STATE]), Path(first.step()[STATE])):
+        (state / "history.json").write_text("no JSON")
+    assert steps([begun(trial, tmp_path).step()]) == [4]
+    assert steps(run(begun(trial, tmp_path))) == [4, 8, 12, 16]
 
 
-def test_a_bug_is_an_exception(tiny_trial, monkeypatch):
+def test_two_states_of_a_trial_are_kept(tiny_raw, tmp_path):
+    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
+    run(begun(trial, tmp_path))
+    assert sorted(state.name for state in tmp_path.iterdir()) == ["000003", "000004"]
+
+
+def test_a_bug_is_an_exception(worker, tiny_trial, monkeypatch):
     actor = worker(tiny_trial)
 
     def bug(self: object, rows: object) -> None:
