@@ -105,6 +105,7 @@ def fit(
         name=state.name,
         storage_path=str(state.parent),
         callbacks=[callback],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own states
         failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         log_to_file=trains,
         sync_config=tune.SyncConfig(sync_artifacts=trains, sync_period=0),  # the log files, after each result
