@@ -14,6 +14,8 @@ from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.trial import report_test
 from trainables.workbench import Workbench
 
+_BEAT_SECONDS = 30.0
+
 
 class _TestReader:
     """A worker that may read the test split."""
@@ -33,10 +35,15 @@ def report_on_test(folder: SweepFolder, trials: Sequence[TrialFolder]) -> None:
     waiting = [trial for trial in finished if "test.spon" not in _checkpoint(trial).scores]
     if not waiting:
         return
-    started = time.monotonic()
+    started = told = time.monotonic()
     print(f"scoring {len(waiting)} finished trials on the test split", flush=True)
-    for trial, checkpoint in _tested(_readers(folder.space, len(waiting)), waiting):
+    for done, (trial, checkpoint) in enumerate(_tested(_readers(folder.space, len(waiting)), waiting), start=1):
         trial.store(checkpoint)
+        now = time.monotonic()
+        if now - told > _BEAT_SECONDS:
+            left = (now - started) / done * (len(waiting) - done)
+            print(f"scored {done} of {len(waiting)}, about {left / 60:.0f} min left", flush=True)
+            told = now
     print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
 
 
