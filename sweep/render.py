@@ -22,6 +22,16 @@ _COLUMNS: dict[str, Callable[[pd.Series], str]] = {
 }
 
 
+_MOST = 40
+"""Trials of a plan that fit into a picture, and on a screen."""
+
+
+def best_of(board: pd.DataFrame) -> pd.DataFrame:
+    """The best trials of each plan, as many as can be looked at, and TEAL alone."""
+    first = board.groupby("plan", sort=False).cumcount() < _MOST
+    return board[first | (board["n_spon_params"] == 0)]
+
+
 def _interval(row: pd.Series, name: str, spec: str) -> str:
     value, low, high = (format(row[key], spec) for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} [{low}, {high}]" if low != high else value
@@ -59,8 +69,12 @@ def as_latex(board: pd.DataFrame) -> str:
 
 
 def difference_figure(board: pd.DataFrame) -> Figure:
-    """What the biases change against TEAL alone, in KL and in perplexity, with paired intervals; a line a trial."""
-    rows = board[board["n_spon_params"] > 0].iloc[::-1]  # the first at the top
+    """What the biases change against TEAL alone, in KL and in perplexity, with paired intervals; a line a trial.
+
+    Of many trials, the best of each plan.
+    """
+    best = best_of(board)
+    rows = best[best["n_spon_params"] > 0].iloc[::-1]  # the first at the top
     names = [f"{r['allocation']}, {r['n_spon_params']:,} params, {r['plan']}" for _, r in rows.iterrows()]
     figure = Figure(figsize=(11, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)

@@ -14,7 +14,7 @@ from search_spaces.search import check_search
 from sweep.board import make_board
 from sweep.cluster import start_ray
 from sweep.folder import SweepFolder, check_sweep, create_sweep
-from sweep.render import as_text, write_board
+from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, without_measured
@@ -96,8 +96,12 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> None:
     board = make_board(folder)
     write_board(board, folder.path)
     Tracker(tracking_uri, folder).sync_all()
-    searched = folder.space.search is not None
-    print(f"\n{(folder.path / FINDINGS).read_text() if searched else as_text(board)}\n")
+    if folder.space.search is not None:
+        print(f"\n{(folder.path / FINDINGS).read_text()}\n")
+        return
+    best = best_of(board)
+    rest = f"\nthe best of each plan; all {len(board)} trials are in board.txt" if len(best) < len(board) else ""
+    print(f"\n{as_text(best)}{rest}\n")
 
 
 def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float) -> str:

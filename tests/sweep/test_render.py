@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sweep.board import STATISTICS
-from sweep.render import as_latex, as_text, difference_figure, write_board
+from sweep.render import as_latex, as_text, best_of, difference_figure, write_board
 
 
 @pytest.fixture
@@ -47,6 +47,17 @@ def test_the_figure_has_a_line_a_trained_trial(board: pd.DataFrame) -> None:
     left, right = difference_figure(board).axes
     assert [label.get_text().split(",")[0] for label in left.get_yticklabels()] == ["X_1", "UNIF-ALL"]
     assert "perplexity" in right.get_xlabel()
+
+
+def test_of_many_trials_a_picture_and_a_screen_show_the_best_of_each_plan_and_teal_alone(
+    board: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.render._MOST", 1)
+    trials = [("first", "a", 64), ("second", "a", 64), ("TEAL", "a", 0), ("other", "b", 64), ("last", "b", 64)]
+    many = pd.DataFrame([{**board.iloc[0], "allocation": n, "plan": p, "n_spon_params": k} for n, p, k in trials])
+    assert list(best_of(many)["allocation"]) == ["first", "TEAL", "other"]
+    labels = [label.get_text().split(",")[0] for label in difference_figure(many).axes[0].get_yticklabels()]
+    assert labels == ["other", "first"]
 
 
 def test_every_form_is_written(board: pd.DataFrame, tmp_path: Path) -> None:
