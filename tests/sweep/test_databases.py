@@ -36,12 +36,23 @@ def runs_by_name(uri: str) -> dict[str, str]:
     return {one.info.run_name: one.info.status for one in found}
 
 
+def small_search(tiny_space: dict[str, object]) -> dict[str, object]:
+    search = {"masks": {"family": "layer_module_bits", "modules": ["o_proj", "down_proj"]}, "n_masks": 3}
+    changes = {"plan": {"rule": "topk", "modules": ["o_proj", "down_proj"]}, "resources": {"max_concurrent": 2}}
+    return tiny_space | changes | {"search": search | {"confirm": {"seeds": [1], "n_random": 1}}}
+
+
+def completed(url: str) -> int:
+    """Trials of the study in a database, of which none may be under way."""
+    study = optuna.load_study(study_name="tiny", storage=url)
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+    return len(study.get_trials(states=(TrialState.COMPLETE,)))
+
+
 def test_a_search_by_two_workers_through_postgresql(
     tiny_space: dict[str, object], tmp_path: Path, databases: str
 ) -> None:
-    search = {"masks": {"family": "layer_module_bits", "modules": ["o_proj", "down_proj"]}, "n_masks": 3}
-    changes = {"plan": {"rule": "topk", "modules": ["o_proj", "down_proj"]}, "resources": {"max_concurrent": 2}}
-    raw = tiny_space | changes | {"search": search | {"confirm": {"seeds": [1], "n_random": 1}}}
+    raw = small_search(tiny_space)
     port, storage, artifacts = free_port(), tmp_path / "runs", tmp_path / "artifacts"
     artifacts.mkdir()
     uri = f"http://127.0.0.1:{port}"
@@ -51,8 +62,23 @@ def test_a_search_by_two_workers_through_postgresql(
         assert ran.code == 0, ran.out + ran.err
         trials = {trial.path.name for trial in SweepFolder(storage / "tiny").trials}
         assert runs_by_name(uri) == dict.fromkeys({"tiny", *trials}, "FINISHED")
-    study = optuna.load_study(study_name="tiny", storage=databases + "optuna")
-    assert len(study.get_trials(states=(TrialState.COMPLETE,))) >= 3
-    assert not study.get_trials(states=(TrialState.RUNNING,))
+    assert completed(databases + "optuna") >= 3
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(PASSWORD.encode() in text for text in (ran.out.encode(), ran.err.encode(), *files))
+
+
+def test_a_study_database_that_is_away_stops_nothing_and_sync_sends_what_it_missed(
+    tiny_space: dict[str, object], tmp_path: Path, databases: str
+) -> None:
+    import psycopg
+
+    where = ("--optuna-storage", databases + "optuna", "--storage", tmp_path)
+    with psycopg.connect(databases + "mlflow", autocommit=True) as server:
+        server.execute("ALTER DATABASE optuna ALLOW_CONNECTIONS false")
+        ran = run("search", write_space(small_search(tiny_space), tmp_path), *where, timeout=600)
+        assert ran.code == 0, ran.out + ran.err
+        assert ran.out.count("the study is not in Optuna's database, and kept for `sweep sync`") == 1
+        assert run("sync", "tiny", *where).code == 1
+        server.execute("ALTER DATABASE optuna ALLOW_CONNECTIONS true")
+    assert run("sync", "tiny", *where).code == 0
+    assert completed(databases + "optuna") >= 3
