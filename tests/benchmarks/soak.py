@@ -30,7 +30,7 @@ from sweep.folder import SweepFolder
 from tests.conftest import make_llama, make_text
 
 _SWEEP = [sys.executable, "-m", "sweep"]
-_QUIET_SECONDS = (2.0, 8.0)
+_QUIET_SECONDS = (1.0, 5.0)
 """Before each kill, drawn evenly; a kill waits until there is a worker."""
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
