@@ -31,6 +31,10 @@ def test_every_distinct_trial_is_finished_once_and_tested(swept: Swept) -> None:
     assert all("test.spon" in c.scores and "test_kl_nats" in c.meta.metrics for c in checkpoints)
 
 
+def test_a_stage_that_has_ended_leaves_no_states(swept: Swept) -> None:
+    assert not list(swept.folder.path.glob("trials/*/states"))
+
+
 def test_trained_trials_lower_the_validation_kl(swept: Swept) -> None:
     for trial in swept.folder.trials:
         metrics = read_checkpoint(trial.checkpoint_path).meta.metrics
