@@ -31,10 +31,10 @@ def test_a_validation_is_recorded_once_however_often_it_is_reported(trial: Trial
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file grow beyond ten bytes: what a writer leaves when the disk is full in the middle of it."""
+def full_disk(n_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes: what a writer leaves when the disk is full in the middle of it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
         yield
     finally:
@@ -43,7 +43,7 @@ def full_disk() -> Iterator[None]:
 
 def test_a_disk_that_was_full_costs_a_trial_none_of_its_validations(trial: TrialFolder) -> None:
     trial.add_progress({"step": 4.0})
-    with full_disk(), pytest.raises(OSError, match="too large"):
+    with full_disk(len('{"step": 4.0}\n{"st')), pytest.raises(OSError, match="too large"):
         trial.add_progress({"step": 8.0})
     trial.add_progress({"step": 8.0})
     assert trial.progress == [{"step": 4.0}, {"step": 8.0}]
@@ -52,7 +52,7 @@ def test_a_disk_that_was_full_costs_a_trial_none_of_its_validations(trial: Trial
 def test_a_sweep_taken_up_on_a_full_disk_keeps_its_space(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     space = parse_space(tiny_raw, "test")
     create_sweep(tmp_path, space)
-    with full_disk(), pytest.raises(SponError, match="must be writable, but File too large"):
+    with full_disk(10), pytest.raises(SponError, match="must be writable, but File too large"):
         create_sweep(tmp_path, space)
     assert open_sweep(tmp_path, "tiny").space == space
 

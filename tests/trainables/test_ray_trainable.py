@@ -285,9 +285,11 @@ def test_a_state_that_cannot_be_read_is_passed_over_for_the_one_before(worker, t
 def test_a_trial_whose_states_are_all_unreadable_begins_anew_and_is_taken_up_from_there(tiny_raw, tmp_path):
     (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
     first = begun(trial, tmp_path)
-    for state in (Path(first.step()[STATE]), Path(first.step()[STATE])):
+    for state in [Path(first.step()[STATE]) for _ in range(3)][1:]:
         (state / "history.json").write_text("no JSON")
-    assert steps([begun(trial, tmp_path).step()]) == [4]
+    anew = begun(trial, tmp_path).step()
+    assert steps([anew]) == [4]
+    assert Path(anew[STATE]).is_dir()
     assert steps(run(begun(trial, tmp_path))) == [4, 8, 12, 16]
 
 
