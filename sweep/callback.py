@@ -83,7 +83,9 @@ class SweepCallback(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Say that a trial lost its worker and will go on in another."""
-        self._tell(trial, self._progress.lost(_config(trial), _error(trial).splitlines()[-1]))
+        config = _config(trial)
+        self._of(trial).start(config)  # its worker may have been lost before it had started
+        self._tell(trial, self._progress.lost(config, _error(trial).splitlines()[-1]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record the last line of the exception, when Ray's retries are spent."""

@@ -34,3 +34,14 @@ def test_a_trial_whose_worker_could_not_be_set_up_is_kept_as_failed(
     failed, *trace = kept.log_path.read_text().splitlines()
     assert failed.endswith(f"FAILED {tiny_trial.name}  KeyError: 'threads'")
     assert trace == ["Traceback", "KeyError: 'threads'"]
+
+
+def test_a_trial_that_lost_its_worker_before_it_had_started_is_on_record(
+    callback: SweepCallback, folder: SweepFolder, tiny_trial: TrialConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "error.txt").write_text("Failure # 1\nThe actor died\n")
+    config = {"trial": tiny_trial.model_dump(mode="json")}
+    callback.on_trial_recover(0, [], SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt")))
+    (kept,) = folder.trials
+    assert kept.state == "running"
+    assert kept.log_path.read_text().endswith("it will go on from its last validation: The actor died\n")
