@@ -61,10 +61,9 @@ class SweepCallback(tune.Callback):
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
-        metrics = dict(result[METRICS])
-        if not self._of(trial).add_progress(metrics):
-            return
-        line = self._progress.validated(_config(trial), metrics)
+        config, metrics = _config(trial), dict(result[METRICS])
+        is_new = self._of(trial).add_progress(metrics)
+        line = self._progress.validated(config, metrics) if is_new else self._progress.known(config, metrics)
         took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
         self._tell(trial, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
 

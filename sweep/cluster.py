@@ -37,6 +37,8 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
+    # Prints the traceback of each lost worker, of which the callback makes one line
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if not ray.is_initialized():
         connect_ray(address)
     try:

@@ -30,13 +30,21 @@ class Progress:
 
     def validated(self, config: TrialConfig, metrics: dict[str, float]) -> str:
         """A trial reported a validation."""
-        self._steps[config.name] = metrics["step"]
-        self._last_kl[config.name] = metrics["val_kl_nats"]
         return self._print(
-            f"valid  {config.name}  step {metrics['step']:.0f}/{self._steps_per_trial if config.sites else 0}  "
+            f"valid  {self._at(config, metrics)}  "
             f"KL {metrics['val_kl_nats']:.4f} nats ({metrics['val_kl_recovered']:+.1%} recovered)  "
             f"PPL {metrics['val_ppl']:.3f}"
         )
+
+    def known(self, config: TrialConfig, metrics: dict[str, float]) -> str:
+        """A trial that was taken up came to a validation that is on record."""
+        return self._print(f"again  {self._at(config, metrics)}  is on record")
+
+    def _at(self, config: TrialConfig, metrics: dict[str, float]) -> str:
+        """Note how far a trial is, and say it."""
+        self._steps[config.name] = metrics["step"]
+        self._last_kl[config.name] = metrics["val_kl_nats"]
+        return f"{config.name}  step {metrics['step']:.0f}/{self._steps_per_trial if config.sites else 0}"
 
     def lost(self, config: TrialConfig, reason: str) -> str:
         """The worker or the node of a trial is gone, and Ray gives the trial to another."""

@@ -73,7 +73,9 @@ def assert_as_without_ray(folder: SweepFolder, raw: dict[str, object]) -> None:
     for config in configs:
         direct, ended = run_trial(bench, config), read_checkpoint(folder.trial(config).checkpoint_path)
         assert all(torch.equal(ended.biases[site], vector) for site, vector in direct.biases.items())
-        assert len(folder.trial(config).progress) == len(direct.meta.history)
+        steps = [metrics["step"] for metrics in direct.meta.history]
+        for history in (ended.meta.history, folder.trial(config).progress):
+            assert [metrics["step"] for metrics in history] == steps
 
 
 def assert_once_in_mlflow(folder: SweepFolder, uri: str) -> None:

@@ -22,10 +22,12 @@ def test_each_event_is_one_line(
 ) -> None:
     progress.started(tiny_trial)
     progress.validated(tiny_trial, validation(4))
+    progress.known(tiny_trial, validation(4))
+    progress.lost(tiny_trial, "its node is gone")
     progress.finished(tiny_trial)
     progress.failed(tiny_trial, "because")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["start", "valid", "done", "FAILED"]
+    assert [line.split()[1] for line in lines] == ["start", "valid", "again", "lost", "done", "FAILED"]
     assert "step 4/8" in lines[1]
     assert "KL 0.5000 nats (+10.0% recovered)" in lines[1]
 
