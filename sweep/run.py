@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 
 from search_spaces.errors import SponError
-from search_spaces.resolve import resolve_grid
+from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from sweep.board import make_board
@@ -54,6 +54,7 @@ def run_sweep(
     materials = find_materials(space.model, space.corpus)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)
+    _check_same(SweepFolder(storage / space.name), prints)
     if space.search is not None:
         check_search(known, shape)
     start_ray(space.resources, address)
@@ -74,6 +75,14 @@ def run_sweep(
     ray.shutdown()
     print(_closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
     return outcome.exit_code
+
+
+def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
+    """Refuse to go on with another model or text than the sweep began with."""
+    for trial in folder.trials[:1]:
+        if Fingerprints(trial.config.model_fingerprint, trial.config.corpus_fingerprint) != prints:
+            began = "the model and the text that it began with"
+            raise SponError(f"a sweep must go on with {began}, but they have changed (at {folder.path})")
 
 
 def _check_outlasts(storage: Path) -> None:

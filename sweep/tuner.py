@@ -1,14 +1,16 @@
 """Ray Tune, set up for SPON: run what is left of a stage of a sweep, say how far it came."""
 
+import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.execution import class_cache
 
-from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
@@ -19,6 +21,8 @@ from trainables.training import total_steps
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
 trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
+_PICKLED = ("search_gen_state", "searcher-state")
+"""Files of Ray's state of a search, one for each process that ran it; the names end in its time."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
@@ -40,20 +44,20 @@ class Outcome:
 
 
 def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str, stage: str = "grid") -> Outcome:
-    """Run, or go on with, some trials of a sweep. Finished trials are not run again.
+    """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
 
-    Ctrl-C stops after the results in hand are stored. After a crash, a trial that ended in the last moments before it
-    (5 s in a sweep of 1,000) is taken up again, if Ray had not noted its end, and says at once that it is done.
+    Ctrl-C stops after the results in hand are stored.
 
     Raises:
         Interrupted: if it was stopped.
         SponError: if the storage is full, or cannot be written any more.
     """
     folder.plan({trial.name: _steps(trial) for trial in trials})
-    if outcome(folder, trials).unfinished:
-        callback = SweepCallback(folder, tracking_uri)
-        jobs = {trial.name: folder.job(trial) for trial in trials}
-        fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(trials), tune.TuneConfig())
+    left = [trial for trial in trials if folder.trial(trial).state == "running"]  # or not begun
+    if left:
+        callback = SweepCallback(folder, tracking_uri, len(trials))
+        jobs = {trial.name: folder.job(trial) for trial in left}
+        fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(left), tune.TuneConfig())
     done = outcome(folder, trials)
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
@@ -74,7 +78,7 @@ def fit(
     n_trials: int,
     config: tune.TuneConfig,
 ) -> None:
-    """Run a stage of a sweep through Ray Tune, or go on with one that was stopped.
+    """Run a stage of a sweep through Ray Tune; a search goes on where it was stopped.
 
     Args:
         folder: of the sweep.
@@ -95,7 +99,7 @@ def fit(
         "max_minutes": resources.max_minutes,
     }
     state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
-    if tune.Tuner.can_restore(str(state)):
+    if config.search_alg is not None and _is_whole(state):
         _run(tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space), folder)
         return
     config.reuse_actors = True
@@ -112,6 +116,21 @@ def fit(
         verbose=0,
     )
     _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether Ray can go on from its state of a search: a driver that is killed may leave the newest files cut."""
+    if not tune.Tuner.can_restore(str(state)):
+        return False
+    try:
+        json.loads(max(state.glob("experiment_state-*")).read_text())
+        for file in (state / "tuner.pkl", *(max(state.glob(f"{kind}-*")) for kind in _PICKLED)):
+            pickle.loads(file.read_bytes())
+    except Exception as error:  # whatever a cut pickle raises
+        reason = type(error).__name__
+        print(f"Ray's state of the search was cut by a crash ({reason}); it goes on from the study and the masks")
+        return False
+    return True
 
 
 def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
@@ -136,21 +155,10 @@ def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Args:
         jobs: by name, all with the same keys.
-
-    Raises:
-        SponError: in Ray, if a stage that goes on has a name that is not one of these.
     """
 
     def look_up(key: str) -> Callable[[dict[str, Any]], Any]:
-        def value(config: dict[str, Any]) -> Any:
-            if config["name"] not in jobs:
-                raise SponError(
-                    f"a sweep must go on with the model and the text that it began with, "
-                    f"but they have changed: {config['name']} is no trial of it now"
-                )
-            return jobs[config["name"]][key]
-
-        return value
+        return lambda config: jobs[config["name"]][key]
 
     keys = next(iter(jobs.values()))
     return {"name": tune.grid_search(list(jobs)), **{key: tune.sample_from(look_up(key)) for key in keys}}

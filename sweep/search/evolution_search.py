@@ -17,7 +17,7 @@ from sweep.search.task import Counts, Task
 from trainables.ray_trainable import FAILURE
 
 _GIVE_UP = 5
-"""Generations in a row without a new mask, after which a space counts as used up."""
+"""Generations in a row without a mask that was not seen before, after which a space counts as used up."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class EvolutionSearch(Searcher):
         )
         self._places: dict[str, int] = {}
         self._seen: set[str] = set()
-        self._idle = self._new_before = 0
+        self._idle = self._seen_before = 0
         self._stage = self._next_stage()
 
     def _named(self) -> list[tuple[Site, ...]]:
@@ -86,9 +86,9 @@ class EvolutionSearch(Searcher):
         return self._task.job(self._stage.trials[place], (self._evolution.blocks,))
 
     def _is_over(self) -> bool:
-        """At the end of a generation: the budget is spent, or the last generations had no mask that is new."""
-        self._idle = 0 if self._counts.new > self._new_before else self._idle + 1
-        self._new_before = self._counts.new
+        """At the end of a generation: the budget is spent, or the last generations had only masks seen before."""
+        self._idle = 0 if len(self._seen) > self._seen_before else self._idle + 1
+        self._seen_before = len(self._seen)
         return self._counts.new >= self._budget or self._idle >= _GIVE_UP
 
     def _next_stage(self) -> _Stage:

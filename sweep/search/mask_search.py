@@ -57,7 +57,7 @@ class MaskSearch(OptunaSearch):
             storage=open_journal(journal),
         )
         self._task, self._budget = task, search.n_masks
-        self._counts = Counts()
+        self._counts = Counts.read(task.counts)
         self._ask_sampler, self._stray = self._sampler, RandomSampler(seed=search.seed)
         self._identities: dict[str, str] = {}
         self._same: dict[str, list[Trial]] = {}
@@ -66,6 +66,7 @@ class MaskSearch(OptunaSearch):
         if not self._study.trials:
             for parameters in named_suggestions(task.space, task.shape):
                 self._study.enqueue_trial(parameters)
+        self._has_begun = False
 
     @property
     def _study(self) -> Study:
@@ -79,6 +80,11 @@ class MaskSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         """Ray's config of the next mask that must be evaluated, or that there is none."""
+        if not self._has_begun:  # an earlier process may have, whose state of Ray is lost
+            self._has_begun = True
+            self._give_up_open()
+        if self._counts.new >= self._budget:
+            return self._end()
         for repeated in range(_GIVE_UP):
             strays = repeated >= PATIENCE
             self._study.sampler = self._stray if strays else self._ask_sampler
@@ -92,9 +98,12 @@ class MaskSearch(OptunaSearch):
                 self._same[trial.identity] = []
                 self._note()
                 return self._task.job(trial, self._task.rungs)
+        return self._end()
+
+    def _end(self) -> str:
         self._counts.ended = True
         self._note()
-        return Searcher.FINISHED
+        return str(Searcher.FINISHED)
 
     def _note(self) -> None:
         self._counts.open = len(self._identities)
@@ -150,9 +159,17 @@ class MaskSearch(OptunaSearch):
     def restore(self, checkpoint_path: str) -> None:
         """Go on; what the sampler was asked in the moments before a crash, and Ray had not noted, is given up."""
         super().restore(checkpoint_path)
+        self._give_up_open()
+
+    def _give_up_open(self) -> None:
+        """Tell the sampler that what it was asked, and nobody knows of, has failed; it costs the budget nothing."""
         same = (suggestion for waiting in self._same.values() for suggestion in waiting)
         open_numbers = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in open_numbers:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
+        lost = self._counts.open - len(self._identities)
+        if lost:
+            self._counts.new -= lost
+            self._counts.ended = False
         self._note()

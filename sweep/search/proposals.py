@@ -150,9 +150,10 @@ def score_masks(
     Raises:
         Interrupted: if it was stopped, or a mask could not be scored.
     """
-    if all(masks.known(trial, blocks) for trial in trials):
+    new = [trial for trial in trials if masks.known(trial, blocks) is None]
+    if not new:
         return
-    jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in trials)}
+    jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in new)}
     callback = MaskCallback(masks.log, blocks, len(jobs))
     fit(folder, stage, MaskTrainable, grid_space(jobs), callback, len(jobs), tune.TuneConfig())
     left = sum(masks.known(trial, blocks) is None for trial in trials)

@@ -1,5 +1,6 @@
 import socket
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ from mlflow import MlflowClient
 from mlflow.cli import cli
 
 from search_spaces.errors import SponError
+from search_spaces.resolve import Fingerprints
 from sweep.folder import SweepFolder
-from sweep.run import _check_outlasts
+from sweep.run import _check_outlasts, _check_same
 from tests.swept import SECRETS, Swept, run, write_space
 from trainables.checkpoint import read_checkpoint
 
@@ -112,6 +114,14 @@ def test_the_same_command_again_trains_nothing(swept: Swept) -> None:
 
 def _done(swept: Swept) -> list:
     return [trial for trial in swept.folder.trials if trial.state == "finished"]
+
+
+def test_a_sweep_goes_on_with_its_own_model_and_text_only(swept: Swept) -> None:
+    config = swept.folder.trials[0].config
+    own = Fingerprints(config.model_fingerprint, config.corpus_fingerprint)
+    _check_same(swept.folder, own)
+    with pytest.raises(SponError, match="the model and the text that it began with, but they have changed"):
+        _check_same(swept.folder, replace(own, corpus="other"))
 
 
 def test_a_name_taken_by_another_space_is_refused(swept: Swept) -> None:

@@ -338,3 +338,15 @@ def test_a_second_searcher_on_the_storage_has_the_study_of_the_first(searcher, s
     propose((1,))
     assert searcher().suggest("b")["layers"] == (1,)
     assert study().best_value == 0.25
+
+
+def test_a_search_whose_state_of_ray_is_lost_goes_on_within_its_budget(searcher, counts, study):
+    first = searcher(n_masks=4)
+    first.suggest("a")
+    first.on_trial_complete("a", result())
+    first.suggest("b")  # under way when all is lost
+    second = searcher(n_masks=4)
+    given = [second.suggest(str(i)) for i in range(4)]
+    assert given[3] == Searcher.FINISHED
+    assert (counts().new, counts().open, counts().ended) == (4, 3, True)
+    assert [trial.state for trial in study().trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]

@@ -130,8 +130,9 @@ def test_another_search_trains_nothing_that_this_one_did(tiny_space: dict[str, o
     assert "  start  UNIF-ALL" not in ran.out
 
 
+@pytest.mark.parametrize("state", ["whole", "cut"])
 def test_ctrl_c_in_the_middle_of_the_proposals_and_resume_keeps_to_the_budget(
-    tiny_space: dict[str, object], tmp_path: Path
+    tiny_space: dict[str, object], tmp_path: Path, state: str
 ) -> None:
     few = {"proxy": {"rungs": [12], "n_train": 1}, "stopping": None, "confirm": {"seeds": [1], "n_random": 0}}
     masks = {"family": "layer_module_bits", "modules": MODULES}
@@ -147,8 +148,11 @@ def test_ctrl_c_in_the_middle_of_the_proposals_and_resume_keeps_to_the_budget(
     out, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, out
     assert "go on with" in out
+    if state == "cut":  # as Ray leaves it when it is killed while it writes
+        (tmp_path / "tiny" / "tune" / "propose" / "tuner.pkl").write_bytes(b"")
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.out + ran.err
+    assert ("was cut by a crash" in ran.out) == (state == "cut")
     assert json.loads((tmp_path / "tiny" / "proposals.json").read_text())["new"] == 14
 
 
