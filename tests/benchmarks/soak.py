@@ -5,10 +5,10 @@
 Two of three kills hit the worker, the third the driver, which `sweep resume` follows. A sweep without faults is run
 beside it, and folder, biases and MLflow are compared. Where kills fall comes from `--seed`.
 
-On two cores that other work kept busy, with `--kills 30 --trials 12 --epochs 80`: the 12 trials had ended after 28 kills
-(19 of workers, 9 of the driver) in 444 s. All finished, with the biases and the validations of the sweep without faults,
-and once each in MLflow. Earlier code came through 85 kills over 60 trials, and then not through one that hit Ray while it
-wrote its own state. A hundred kills are still to be shown.
+On two cores that other work kept busy, with `--kills 30 --trials 12 --epochs 80`: the 12 trials had ended after 28
+kills (19 of workers, 9 of the driver) in 444 s. All finished, with the biases and the validations of the sweep without
+faults, and once each in MLflow. Earlier code came through 85 kills over 60 trials, and then not through one that hit
+Ray while it wrote its own state. A hundred kills are still to be shown.
 """
 
 import argparse
