@@ -14,6 +14,8 @@ from sweep.sender import Sender
 from sweep.tracking import Tracker
 from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE
 
+_KEPT = ("_folder", "_tracking_uri", "_n_trials", "_counts", "_n_before")
+
 
 class SweepCallback(tune.Callback):
     """Writes results to the sweep's folder and passes them on.
@@ -25,13 +27,19 @@ class SweepCallback(tune.Callback):
         tracking_uri: of MLflow.
         n_trials: that will come, where Ray is given them one by one; else those that it was given.
         counts: file of a searcher's counts, if the trials are its proposals.
+        n_before: trials that were over before, and which Ray is not given.
     """
 
     def __init__(
-        self, folder: SweepFolder, tracking_uri: str, n_trials: int | None = None, counts: Path | None = None
+        self,
+        folder: SweepFolder,
+        tracking_uri: str,
+        n_trials: int | None = None,
+        counts: Path | None = None,
+        n_before: int = 0,
     ) -> None:
         self._folder, self._tracking_uri = folder, tracking_uri
-        self._n_trials, self._counts = n_trials, counts
+        self._n_trials, self._counts, self._n_before = n_trials, counts, n_before
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open MLflow and the progress line, in the driver that runs the sweep."""
@@ -39,20 +47,20 @@ class SweepCallback(tune.Callback):
         self._progress = Progress(self._folder.space)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_folder", "_tracking_uri", "_n_trials", "_counts")}
+        return {name: getattr(self, name) for name in _KEPT}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Print a sign of life now and then."""
         if self._progress.is_due:
-            over = sum(trial.is_finished() for trial in trials)
+            over = self._n_before + sum(trial.is_finished() for trial in trials)
             proposals = Counts.read(self._counts) if self._counts else None
-            self._progress.beat(over, self._n_trials or len(trials), proposals)
+            self._progress.beat(over, self._n_trials or self._n_before + len(trials), proposals)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that the trial exists."""
-        config = _config(trial)
-        self._of(trial).start(config)
-        self._tell(trial, self._progress.started(config))
+        config, folder = self._of(trial)
+        folder.start(config)
+        self._tell(folder, self._progress.started(config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -61,30 +69,30 @@ class SweepCallback(tune.Callback):
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
-        config, metrics = _config(trial), dict(result[METRICS])
-        is_new = self._of(trial).add_progress(metrics)
+        (config, folder), metrics = self._of(trial), dict(result[METRICS])
+        is_new = folder.add_progress(metrics)
         line = self._progress.validated(config, metrics) if is_new else self._progress.known(config, metrics)
         took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
-        self._tell(trial, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
+        self._tell(folder, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Take over the checkpoint of a trial that came to its end."""
-        folder = self._of(trial)
+        config, folder = self._of(trial)
         if folder.state == "failed":
             return
         if not trial.last_result.get(COMPLETE):
             folder.stop()
-            self._tell(trial, self._progress.stopped(_config(trial)))
+            self._tell(folder, self._progress.stopped(config))
             return
         if folder.state != "finished":
             folder.finish(Path(trial.last_result[STATE]))
-        self._tell(trial, self._progress.finished(_config(trial)))
+        self._tell(folder, self._progress.finished(config))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Say that a trial lost its worker and will go on in another."""
-        config = _config(trial)
-        self._of(trial).start(config)  # its worker may have been lost before it had started
-        self._tell(trial, self._progress.lost(config, _error(trial).splitlines()[-1]))
+        config, folder = self._of(trial)
+        folder.start(config)  # its worker may have been lost before it had started
+        self._tell(folder, self._progress.lost(config, _error(trial).splitlines()[-1]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record the last line of the exception, when Ray's retries are spent."""
@@ -96,25 +104,21 @@ class SweepCallback(tune.Callback):
         self._sender.close()
 
     def _failed(self, trial: Trial, reason: str, details: str = "") -> None:
-        folder = self._of(trial)
-        folder.start(_config(trial))  # a worker that could not be set up fails before its trial has started
+        config, folder = self._of(trial)
+        folder.start(config)  # a worker that could not be set up fails before its trial has started
         folder.fail(reason)
-        self._tell(trial, self._progress.failed(_config(trial), reason) + details)
+        self._tell(folder, self._progress.failed(config, reason) + details)
 
-    def _tell(self, trial: Trial, event: str) -> None:
+    def _tell(self, folder: TrialFolder, event: str) -> None:
         """Put an event into the trial's log, and have MLflow told."""
-        folder = self._of(trial)
         folder.note(event)
         self._sender.send(folder)
 
-    def _of(self, trial: Trial) -> TrialFolder:
-        return self._folder.trial(_config(trial))
+    def _of(self, trial: Trial) -> tuple[TrialConfig, TrialFolder]:
+        config = TrialConfig.model_validate(trial.config["trial"])
+        return config, self._folder.trial(config)
 
 
 def _error(trial: Trial) -> str:
     """All errors that Ray noted of a trial, the last one last."""
     return Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
-
-
-def _config(trial: Trial) -> TrialConfig:
-    return TrialConfig.model_validate(trial.config["trial"])

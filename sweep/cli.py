@@ -140,16 +140,17 @@ def _board(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
-    from sweep.search.mirror import Mirror, check_database
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
     folder, database = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    if database:
-        check_database(database)
-    told = Tracker(uri, folder).sync_all()
-    copied = Mirror(folder.journal, database).copy() if database else True
+    if not database:
+        return 0 if Tracker(uri, folder).sync_all() else 1
+    from sweep.search.mirror import Mirror, check_database
+
+    check_database(database)
+    told, copied = Tracker(uri, folder).sync_all(), Mirror(folder.journal, database).copy()
     return 0 if told and copied else 1
 
 

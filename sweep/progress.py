@@ -90,10 +90,10 @@ class Progress:
 
     def _left(self, n_trials: int) -> str:
         """The time that is left for so many trials, those of this process that are over among them."""
-        done = sum(self._steps.values()) / (n_trials * self._steps_per_trial)
-        if not 0 < done < 1:
+        done, steps = sum(self._steps.values()), n_trials * self._steps_per_trial
+        if not 0 < done < steps:
             return ""  # the first validation gives the first estimate
-        return f", about {(time.monotonic() - self._begun) * (1 - done) / done / 60:.0f} min left"
+        return f", about {(time.monotonic() - self._begun) * (steps - done) / done / 60:.0f} min left"
 
     def _print(self, line: str) -> str:
         self._last = time.monotonic()

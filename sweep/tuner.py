@@ -55,7 +55,7 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     folder.plan({trial.name: _steps(trial) for trial in trials})
     left = [trial for trial in trials if folder.trial(trial).state == "running"]  # or not begun
     if left:
-        callback = SweepCallback(folder, tracking_uri, len(trials))
+        callback = SweepCallback(folder, tracking_uri, n_before=len(trials) - len(left))
         jobs = {trial.name: folder.job(trial) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(left), tune.TuneConfig())
     done = outcome(folder, trials)

@@ -158,16 +158,21 @@ def test_another_model_in_a_worker_is_loaded(worker, tiny_trial, tiny_raw, tmp_p
     assert [args[0].dtype for args in counted] == ["float32", "bfloat16"]
 
 
+@pytest.mark.parametrize("training", [{}, {"early_stopping_patience": 1, "lr": 3.0}], ids=["last", "best is before"])
 def test_a_trial_goes_on_in_another_worker_where_it_was_and_says_its_last_validation_again(
-    worker, tiny_trial, tmp_path
+    worker, tiny_raw, tmp_path, training
 ):
-    first = begun(tiny_trial, tmp_path / "states").step()
-    results = run(begun(tiny_trial, tmp_path / "states"))
+    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | training})
+    first = begun(trial, tmp_path / "states").step()
+    results = run(begun(trial, tmp_path / "states"))
     assert results[0] == first
     assert steps(results) == [4, 8]
-    resumed, direct = end_of(results), end_of(run(worker(tiny_trial)))
-    assert resumed.meta.metrics | {"seconds": 0} == direct.meta.metrics | {"seconds": 0}
+    whole = run(worker(trial))
+    resumed, direct = end_of(results), end_of(whole)
+    assert resumed.meta.metrics == direct.meta.metrics
     assert all(torch.equal(resumed.biases[site], vector) for site, vector in direct.biases.items())
+    one, other = (Path(ended[-1][STATE]) / "scores.safetensors" for ended in (results, whole))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(worker, tiny_trial):
