@@ -10,10 +10,12 @@ from typing import Any
 
 from ray import tune
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler
 
 from search_spaces.schema import TrialConfig
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
+from sweep.free_worker import patient
 from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
 from trainables.training import total_steps
@@ -104,6 +106,7 @@ def fit(
         return
     config.reuse_actors = True
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
+    config.scheduler = patient(config.scheduler or FIFOScheduler(), resources)
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
     run = tune.RunConfig(
         name=state.name,

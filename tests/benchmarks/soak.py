@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.soak --kills 100 --trials 60
 
-Two of three kills hit the worker, the third the driver, which `sweep resume` follows. A sweep without faults is run
-beside it, and folder, biases and MLflow are compared. Where kills fall comes from `--seed`.
+Two of three kills hit the worker, the third the driver, after which the same command is run again. A sweep without
+faults is run first, and folder, biases and MLflow are compared. Where kills fall comes from `--seed`.
 
 On two cores with nothing else: 100 kills (67 of workers, 33 of the driver) in 986 s; all 60 trials finished, with the
 biases and the validations of the sweep without faults, and once each in MLflow.
