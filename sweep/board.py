@@ -12,7 +12,7 @@ import pandas as pd
 from search_spaces.errors import SponError
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 from trainables.statistics import Statistic, bootstrap_unit, paired_bootstrap, recovered
 
 EvaluationSplit = Literal["validation", "test"]

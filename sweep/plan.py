@@ -18,8 +18,9 @@ from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
 from sweep.search.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
+from trainables.schedule import steps_per_epoch, total_steps
 from trainables.spon import SponBiases
-from trainables.training import Trainer, steps_per_epoch, total_steps
+from trainables.training import Trainer
 from trainables.trial import score_biases
 from trainables.workbench import Workbench, find_materials
 

@@ -4,7 +4,7 @@ import time
 
 from search_spaces.schema import SpaceConfig, TrialConfig
 from sweep.search.task import Counts
-from trainables.training import total_steps
+from trainables.schedule import total_steps
 
 _BEAT_SECONDS = 30.0
 

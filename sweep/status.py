@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sweep.folder import State, SweepFolder, TrialFolder
 from sweep.search.status import search_lines
-from trainables.training import total_steps
+from trainables.schedule import total_steps
 
 _ORDER = ("finished", "failed", "stopped", "running", "waiting")
 

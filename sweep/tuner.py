@@ -18,7 +18,7 @@ from sweep.folder import SweepFolder
 from sweep.free_worker import patient
 from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
-from trainables.training import total_steps
+from trainables.schedule import total_steps
 
 _STATE_SECONDS = 0.005
 """Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a

@@ -1,6 +1,8 @@
 """The house rules of the four rooms, read off the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,13 @@ def test_search_spaces_can_be_checked_without_the_heavy_libraries():
 
 def test_ray_is_imported_in_trainables_by_the_adapter_only():
     assert wrong("trainables", {"ray"}, spared=RAY_ADAPTER) == []
+
+
+def test_what_only_reads_results_starts_without_the_slow_libraries():
+    rooms = "sweep.status, sweep.render, sweep.tracking"
+    code = f"import sys, {rooms}; print(sorted({{'ray', 'transformers'}} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -22,7 +22,7 @@ from search_spaces.errors import SponError
 from search_spaces.files import first_fault
 from search_spaces.schema import Config, TrialConfig
 from search_spaces.sites import ModelShape, Site
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 
 SCHEMA_VERSION = 1
 META, BIASES, SCORES = "meta.json", "spon.safetensors", "scores.safetensors"

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 
 Array = NDArray[np.float64]
 TAIL = 0.025

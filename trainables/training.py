@@ -17,6 +17,7 @@ from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables.cost import out_of_memory
 from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
+from trainables.schedule import learning_rate, steps_per_epoch, total_steps
 from trainables.spon import SponBiases, biased
 from trainables.teacher import Teacher
 from trainables.teal import sparsified
@@ -25,33 +26,9 @@ from trainables.workbench import Workbench
 _STATE = "training.safetensors"
 
 
-def learning_rate(step: int, total_steps: int, training: TrainingConfig) -> float:
-    """Learning rate of a step, counted from zero: linear warm-up, then the schedule down to zero at ``total_steps``."""
-    if step < training.warmup_steps:
-        return training.lr * (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(1, total_steps - training.warmup_steps)
-    factor = {
-        "constant": 1.0,
-        "linear": 1 - progress,
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-    }[training.schedule]
-    return training.lr * factor
-
-
 def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
     """Order of the blocks in an epoch: (n_blocks,) indices that depend on the seed and the epoch alone."""
     return torch.randperm(n_blocks, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-
-
-def steps_per_epoch(n_blocks: int, training: TrainingConfig) -> int:
-    """Optimiser steps in one pass over ``n_blocks`` blocks; the last one may be smaller."""
-    return math.ceil(n_blocks / (training.batch_size * training.gradient_accumulation_steps))
-
-
-def total_steps(n_blocks: int, training: TrainingConfig) -> int:
-    """Optimiser steps of a whole run."""
-    whole = training.epochs * steps_per_epoch(n_blocks, training)
-    return min(whole, training.max_steps) if training.max_steps else whole
 
 
 class Trainer:

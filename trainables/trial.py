@@ -24,7 +24,8 @@ from trainables.checkpoint import (
     library_versions,
     read_checkpoint,
 )
-from trainables.evaluation import Scores, score
+from trainables.evaluation import score
+from trainables.scores import Scores
 from trainables.spon import SponBiases, biased, warm_start
 from trainables.teal import sparsified
 from trainables.training import Trainer

@@ -18,7 +18,7 @@ from search_spaces.schema import CorpusConfig, ModelConfig, Split, TrialConfig, 
 from search_spaces.sites import ModelShape, Site
 from trainables.cache import cached, content_key
 from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
-from trainables.evaluation import Scores, dense_scores, score
+from trainables.evaluation import dense_scores, score
 from trainables.model import (
     ModelSource,
     ResidentModel,
@@ -28,6 +28,7 @@ from trainables.model import (
     load_tokenizer,
     read_shape,
 )
+from trainables.scores import Scores
 from trainables.teacher import Teacher, teacher_of
 from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold, sparsified
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from analysis.export.load import SponSpec
 from search_spaces.schema import EMBEDDED
 from trainables.checkpoint import Checkpoint
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap, recovered
 
 _MODELS = {"dense": "dense", "teal": "TEAL alone", "spon": "TEAL and SPON"}

@@ -13,8 +13,9 @@ from analysis.questions.norms import Scale, scales_of
 from analysis.resampling import DRAWS, mean, null_range, ratio
 from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
-from trainables.evaluation import Scores, score, scores_from_tokens
+from trainables.evaluation import score, scores_from_tokens
 from trainables.proxy import taken
+from trainables.scores import Scores
 from trainables.statistics import Interval
 
 NAME = "worth"

@@ -11,7 +11,7 @@ from search_spaces.sites import ModelShape, Site
 from sweep.board import STATISTICS, pareto_flags
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
-from trainables.evaluation import Scores, mean_scores
+from trainables.scores import Scores, mean_scores
 from trainables.selection import Difference, PlanSelection, Role, Selected, Selection
 from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap
 

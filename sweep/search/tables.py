@@ -5,7 +5,6 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from sweep.search.mask_log import MaskLog
@@ -86,6 +85,8 @@ def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: Ma
 
 def importances(study_name: str, journal: Path) -> Mapping[str, float]:
     """How much each parameter decides whether a mask is among the better ones, by Optuna; none of a few masks."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # imports scikit-learn: 0.8 s
+
     store = open_journal(journal)
     if study_name not in optuna.study.get_all_study_names(store):
         return {}  # evolution has no study

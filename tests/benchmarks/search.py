@@ -30,7 +30,7 @@ from search_spaces.sites import ModelShape, Site
 from tests.benchmarks.table import print_table
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.proxy import Mask, MaskScorer
-from trainables.training import total_steps
+from trainables.schedule import total_steps
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 

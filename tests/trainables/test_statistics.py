@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 from trainables.statistics import bootstrap_unit, paired_bootstrap, spearman
 
 NLL = {"nll": lambda means: means["a"].nll}

@@ -9,7 +9,7 @@ import pytest
 from analysis.export.card import measured_table
 from analysis.export.write import export
 from tests.analysis.export.conftest import Exportable
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 from trainables.trial import report_test
 
 MakeExport = Callable[..., Exportable]

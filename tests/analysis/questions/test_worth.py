@@ -12,7 +12,8 @@ from analysis.questions.norms import scales_of
 from analysis.questions.worth import FACTORS, Explained, difference, explain, site_variants, whole_variants
 from analysis.subject import Subject, random_like
 from search_spaces.sites import Site
-from trainables.evaluation import Scores, score, scores_from_tokens
+from trainables.evaluation import score, scores_from_tokens
+from trainables.scores import Scores
 
 A, B = Site(0, "down_proj"), Site(1, "o_proj")
 

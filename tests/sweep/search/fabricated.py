@@ -7,7 +7,7 @@ import torch
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint, CheckpointMeta
-from trainables.evaluation import Scores
+from trainables.scores import Scores
 
 
 def scores_of(kl: Sequence[float]) -> Scores:
