@@ -143,14 +143,15 @@ def _sync(arguments: argparse.Namespace) -> int:
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
-    folder, database = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage
+    folder, database, mirror = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage, None
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    if not database:
-        return 0 if Tracker(uri, folder).sync_all() else 1
-    from sweep.search.mirror import Mirror, check_database
+    if database:  # only then: it imports Ray and Optuna
+        from sweep.search.mirror import Mirror, check_database
 
-    check_database(database)
-    told, copied = Tracker(uri, folder).sync_all(), Mirror(folder.journal, database).copy()
+        check_database(database)
+        mirror = Mirror(folder.journal, database)
+    told = Tracker(uri, folder).sync_all()
+    copied = mirror is None or mirror.copy()
     return 0 if told and copied else 1
 
 
