@@ -18,9 +18,9 @@ from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.corpus import Blocks
 from trainables.evaluation import token_scores
 from trainables.model import ResidentModel
-from trainables.spon import Form, SponBiases, biased, warm_start
+from trainables.sparse import sparsified
+from trainables.spon import Form, SponBiases, warm_start
 from trainables.teacher import Teacher
-from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
 Mode = Literal["dense", "teal", "spon", "random"]
@@ -96,10 +96,8 @@ class Subject:
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
         """The sparse model with these output biases while the block runs; with none, TEAL alone."""
         plan = self.config.plan
-        with ExitStack() as stack:
-            stack.enter_context(sparsified(self.model, plan, self.bench.thresholds(plan)))
-            if vectors:
-                stack.enter_context(biased(self.model, _spon(self.model, vectors)))
+        biases = _spon(self.model, vectors) if vectors else None
+        with sparsified(self.model, plan, self.bench.thresholds(plan), biases):
             yield
 
     @contextmanager

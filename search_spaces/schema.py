@@ -5,7 +5,7 @@ import json
 import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from search_spaces.placement import AllocationConfig, Level, PlanConfig, Seed
 from search_spaces.search_config import SearchConfig
@@ -264,6 +264,13 @@ class TrialConfig(Config):
     training: TrainingConfig
     device: Literal["cpu", "cuda"] = "cpu"
     warm_start: WarmStart | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _dtype_is_decided(cls, model: ModelConfig) -> ModelConfig:
+        if model.dtype == "auto":
+            raise ValueError("a resolved trial must name its dtype, but got auto")
+        return model
 
     @property
     def identity(self) -> str:

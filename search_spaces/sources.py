@@ -21,13 +21,14 @@ class ModelConfig(Config):
     Attributes:
         source: ``embedded`` (SmolLM2-135M-Instruct), a Hugging Face id, or a local directory.
         revision: branch, tag or commit of a Hugging Face id.
-        dtype: of the frozen weights; biases and statistics are fp32 always.
+        dtype: of the frozen weights; biases and statistics are fp32 always. ``auto`` is bfloat16 on CUDA and on CPUs
+            that multiply it, else float32; the driver decides once, for all trials (``trainables.dtype``).
         trust_remote_code: run code that comes with the model. Off unless asked for.
     """
 
     source: str = Field(default=EMBEDDED, min_length=1)
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     trust_remote_code: bool = False
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTT
 
 from search_spaces.errors import SponError
 from trainables.cache import cache_root
+from trainables.dtype import decide_dtype
 from trainables.embedded import documents_key, model_key
 from trainables.tracking import bound_waiting, refuse_password
 
@@ -73,6 +74,8 @@ def _devices() -> Iterator[Finding]:
             yield Finding("ok", f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB")
     else:
         yield Finding("note", "no GPU", "only spaces with gpus_per_trial: 0 can run here")
+    chosen = decide_dtype("cpu")
+    yield Finding("ok", f"model.dtype: auto means {chosen.dtype} for trials on the CPU: {chosen.reason}")
 
 
 def _cache() -> Iterator[Finding]:

@@ -214,6 +214,12 @@ def open_sweep(storage: Path, name: str) -> SweepFolder:
     return SweepFolder(storage / name)
 
 
+def began(storage: Path, name: str) -> SpaceConfig | None:
+    """The space that the sweep of this name began with, if there is one."""
+    folder = SweepFolder(storage / name)
+    return folder.space if (folder.path / _SPACE).exists() else None
+
+
 def check_sweep(storage: Path, space: SpaceConfig) -> None:
     """Refuse, before anything expensive, a storage or a name that the space cannot have.
 
@@ -224,8 +230,7 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         storage.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=storage):
             pass
-    file = storage / space.name / _SPACE
-    if file.exists() and SweepFolder(file.parent).space != space:  # parsed: a key that is new has its default there
+    if began(storage, space.name) not in (None, space):  # parsed: a key that is new has its default there
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
             "choose a free one (--set name=...)"

@@ -18,6 +18,7 @@ from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
 from sweep.search.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
+from trainables.dtype import with_dtype
 from trainables.schedule import steps_per_epoch, total_steps
 from trainables.spon import SponBiases
 from trainables.training import Trainer
@@ -66,6 +67,8 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
     Raises:
         SponError: if the space does not fit the model or the corpus.
     """
+    space, decision = with_dtype(space)
+    print(decision, flush=True)
     materials = find_materials(space.model, space.corpus)
     known = without_measured(space)
     trials, others = resolve_grid(known, materials.shape, materials.fingerprints)

@@ -13,7 +13,7 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from sweep.board import make_board
 from sweep.cluster import start_ray
-from sweep.folder import SweepFolder, check_sweep, create_sweep
+from sweep.folder import SweepFolder, began, check_sweep, create_sweep
 from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
@@ -21,6 +21,7 @@ from sweep.search.measure import Measurement, without_measured
 from sweep.search.stages import Search
 from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, Outcome, run_trials
+from trainables.dtype import with_dtype
 from trainables.workbench import find_materials
 
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
@@ -50,7 +51,9 @@ def run_sweep(
         SponError: if the space does not fit the model, the corpus, the machine or the storage.
     """
     started = time.monotonic()
+    space, decision = with_dtype(space, began(storage, space.name))
     check_sweep(storage, space)
+    print(decision, flush=True)
     materials = find_materials(space.model, space.corpus)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)

@@ -16,9 +16,9 @@ from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
 from trainables.loss import linear_cross_entropy
 from trainables.proxy import some_blocks
-from trainables.spon import Form, SponBiases, biased
+from trainables.sparse import sparsified
+from trainables.spon import Form, SponBiases
 from trainables.statistics import Array
-from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
 Player = frozenset[Site]
@@ -133,7 +133,7 @@ def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_bl
     if len(blocks.tokens) < 2:
         raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
     rows = []
-    with sparsified(bench.model, plan, bench.thresholds(plan)), biased(bench.model, biases):
+    with sparsified(bench.model, plan, bench.thresholds(plan), biases):
         for tokens, mean_row in zip(blocks.tokens, teacher.mean_row, strict=True):
             hidden = bench.model.hidden(tokens[None].to(bench.model.device))[0]
             loss = linear_cross_entropy(hidden, bench.model.head, mean_row)  # the KL and a constant

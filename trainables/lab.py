@@ -15,6 +15,7 @@ from search_spaces.load import load_space
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig
 from trainables.checkpoint import Checkpoint
+from trainables.dtype import with_dtype
 from trainables.trial import report_test, run_trial
 from trainables.workbench import Workbench
 
@@ -66,4 +67,4 @@ class Lab:
         return Workbench(self._space.model, self._space.corpus, self._space.resources.device, open_test)
 
     def _with(self, *more: str) -> SpaceConfig:
-        return load_space(self._file, [*self._overrides, *more])
+        return with_dtype(load_space(self._file, [*self._overrides, *more]))[0]

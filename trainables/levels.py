@@ -21,7 +21,8 @@ from search_spaces.schema import TrialPlan
 from search_spaces.search_config import MAX_LEVEL
 from search_spaces.sites import ModelShape, Site
 from trainables.model import ResidentModel
-from trainables.teal import magnitude_histograms, quantile_threshold, sparsified
+from trainables.sparse import sparsified
+from trainables.teal import magnitude_histograms, quantile_threshold
 from trainables.workbench import Workbench
 
 Rule = Literal["topk", "threshold"]

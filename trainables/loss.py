@@ -26,6 +26,18 @@ def token_chunks(rows: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b with an output of at least fp32, from operands of b's dtype; bf16 ones on CUDA only.
+
+    A bf16 output would round the logits, and softmax(U h) U, from which a nearly equal m is taken. On the embedded model
+    at 50% a token's gradient had a cosine of 0.964 to the exact one by that, -0.01 at worst; with bf16 operands and fp32
+    output 0.99997 and 0.998.
+    """
+    if b.dtype == torch.bfloat16:
+        return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
+    return a.to(b.dtype) @ b
+
+
 class _LinearLogSumExp(torch.autograd.Function):
     """Sum over tokens of logsumexp(U h) - h . m, whose gradient with respect to h is made in the same pass."""
 
@@ -33,16 +45,18 @@ class _LinearLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, mean_row: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         gradient = torch.empty_like(mean_row)
+        if not head.is_cuda:
+            head = head.to(mean_row.dtype)  # a CPU's bf16 products have bf16 outputs
         for part in token_chunks(hidden):
             h, m = hidden[part], mean_row[part]
-            logits = (h.to(head.dtype) @ head.T).to(m.dtype)
+            logits = product(h, head.T).to(m.dtype)
             largest = logits.amax(dim=-1, keepdim=True)
             weights = logits.sub_(largest).exp_()
             normaliser = weights.sum(dim=-1, keepdim=True)
             lse = (largest + normaliser.log()).squeeze(-1)
             total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
             # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient
-            gradient[part] = (weights.to(head.dtype) @ head).to(m.dtype).div_(normaliser).sub_(m)
+            gradient[part] = product(weights, head).to(m.dtype).div_(normaliser).sub_(m)
         ctx.save_for_backward(gradient.to(hidden.dtype))
         return total
 

@@ -52,7 +52,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ResidentModel:
-    """A frozen causal LM in memory, dense whenever nobody is inside a ``sparsified`` or ``biased`` block."""
+    """A frozen causal LM in memory, dense whenever nobody is inside a ``sparsified`` block."""
 
     network: PreTrainedModel
     shape: ModelShape
@@ -87,9 +87,13 @@ class ResidentModel:
             RuntimeError: naming the site; a fault of the code, not of the user.
         """
         for site in self.shape.sites:
-            layer = self.linear(site)
-            if layer._forward_pre_hooks or layer._forward_hooks:
+            if self.is_changed(site):
                 raise RuntimeError(f"the model must be dense here, but {site} is changed")
+
+    def is_changed(self, site: Site) -> bool:
+        """Whether a site computes something other than its layer, or somebody looks on."""
+        layer = self.linear(site)
+        return bool("forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states h, after the last norm.

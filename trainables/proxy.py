@@ -15,9 +15,9 @@ from search_spaces.schema import Split, TrialPlan
 from search_spaces.sites import Site, site_order
 from trainables.corpus import Blocks
 from trainables.evaluation import score
-from trainables.spon import Form, SponBiases, biased, warm_start
+from trainables.sparse import sparsified
+from trainables.spon import Form, SponBiases, warm_start
 from trainables.teacher import Teacher
-from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
 Mask = frozenset[Site]
@@ -111,7 +111,7 @@ class MaskScorer:
         biases = self._switched_on(mask)
         blocks, teacher = some_blocks(self._bench, self._split, rows)
         model, thresholds = self._bench.model, self._bench.thresholds(self._plan)
-        with sparsified(model, self._plan, thresholds), biased(model, biases):
+        with sparsified(model, self._plan, thresholds, biases):
             scores = score(model, blocks, teacher)
         self.evaluated += len(blocks.tokens)
         sums = (scores.block_kl, scores.block_nll, scores.block_positions, scores.block_predictions)

@@ -1,11 +1,10 @@
 """SPON: learned bias vectors at the outputs of chosen linear layers (arXiv:2512.12744).
 
 y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resting input a with b = W a, the paper's
-form. At zero the model is the TEAL-only one. Parameters are fp32 and are added in the model's dtype.
+form. At zero the model is the TEAL-only one. Parameters are fp32; ``trainables.sparse`` gives b to the layer's product.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -90,16 +89,3 @@ def warm_start(biases: Mapping[Site, Tensor], sites: Iterable[Site]) -> dict[Sit
             f"a mask must switch on shared biases only, but {unknown[0]} has none; there are {listed} (at mask)"
         )
     return {site: biases[site].clone() for site in chosen}
-
-
-@contextmanager
-def biased(model: ResidentModel, biases: SponBiases) -> Iterator[None]:
-    """The model adds the biases to the outputs of their sites while the block runs."""
-    with ExitStack() as stack:
-        for site in biases.vectors:
-
-            def add(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, site: Site = site) -> Tensor:
-                return output + biases.output(site, layer)
-
-            stack.callback(model.linear(site).register_forward_hook(add).remove)
-        yield

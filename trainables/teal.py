@@ -3,12 +3,11 @@
 Two rules. ``topk`` keeps the largest |x| of each token, as the seed study does. ``threshold`` zeroes every |x| below
 one frozen value a site, as TEAL defines it; the value is a quantile over calibration text.
 
-The input is sparsified on its way into the layer, so that there is one multiplication; outside ``sparsified`` the model
-is dense, bit for bit, because nothing of it was changed.
+``trainables.sparse`` puts the rules into a model.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,38 +79,6 @@ class SparsityMeter:
     def realised(self) -> dict[str, float]:
         """Realised sparsity of each site, a fraction."""
         return {str(site): (zeros / self.entries[site]).item() for site, zeros in self.zeros.items()}
-
-
-@contextmanager
-def sparsified(
-    model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, meter: SparsityMeter | None = None
-) -> Iterator[None]:
-    """The model computes y = W S(x) at the sites of the plan while the block runs.
-
-    Args:
-        model: dense when the block is entered, and again when it is left.
-        plan: sites, levels, rule and token policy.
-        thresholds: of every site, for the rule ``threshold``; unused otherwise.
-        meter: counts realised sparsity if given; it costs a sum per site.
-    """
-
-    def hook(site: Site, level: float) -> Callable[..., tuple[Tensor, ...]]:
-        def sparsify(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
-            dense = plan.dense_prefix(x.shape[-2])
-            tail = x[..., dense:, :]
-            sparse = sparse_input(tail, plan, level, thresholds.get(site))
-            if meter:
-                meter.count(site, sparse)
-            return (torch.cat((x[..., :dense, :], sparse), dim=-2) if dense else sparse, *inputs[1:])
-
-        return sparsify
-
-    with ExitStack() as stack:
-        for text, level in plan.levels.items():
-            site = Site.parse(text)
-            stack.callback(model.linear(site).register_forward_pre_hook(hook(site, level)).remove)
-        yield
 
 
 def sparse_input(tail: Tensor, plan: TrialPlan, level: float, threshold: float | None) -> Tensor:

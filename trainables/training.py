@@ -18,9 +18,9 @@ from search_spaces.sites import Site
 from trainables.cost import out_of_memory
 from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
-from trainables.spon import SponBiases, biased
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.teacher import Teacher
-from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
 _STATE = "training.safetensors"
@@ -88,7 +88,7 @@ class Trainer:
                 step, but comes after the last one: to look at each loss would make the CPU wait for the GPU each time.
         """
         started, losses = self.step, []
-        with sparsified(self._bench.model, self._plan, self._thresholds), biased(self._bench.model, self.biases):
+        with sparsified(self._bench.model, self._plan, self._thresholds, self.biases):
             while self.step < min(step, self.total_steps):
                 before_each()
                 losses.append(self._step())

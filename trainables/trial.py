@@ -26,8 +26,8 @@ from trainables.checkpoint import (
 )
 from trainables.evaluation import score
 from trainables.scores import Scores
-from trainables.spon import SponBiases, biased, warm_start
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases, warm_start
 from trainables.training import Trainer
 from trainables.workbench import Workbench
 
@@ -203,7 +203,7 @@ class Trial:
 def score_biases(bench: Workbench, plan: TrialPlan, biases: SponBiases, split: Split) -> Scores:
     """Scores of the sparse model with these biases on a split."""
     blocks, teacher = bench.blocks(split), bench.teacher(split)
-    with sparsified(bench.model, plan, bench.thresholds(plan)), biased(bench.model, biases):
+    with sparsified(bench.model, plan, bench.thresholds(plan), biases):
         return score(bench.model, blocks, teacher)
 
 

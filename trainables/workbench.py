@@ -29,8 +29,9 @@ from trainables.model import (
     read_shape,
 )
 from trainables.scores import Scores
+from trainables.sparse import sparsified
 from trainables.teacher import Teacher, teacher_of
-from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold, sparsified
+from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold
 
 _SCHEMA = 2
 """Of the cached histograms and baselines; raise it when the same question gets another answer."""
@@ -196,7 +197,7 @@ class Workbench:
     def _build_baseline(self, plan: TrialPlan, split: Split, directory: Path) -> None:
         meter = SparsityMeter()
         blocks, teacher = self.blocks(split), self.teacher(split)
-        with sparsified(self.model, plan, self.thresholds(plan), meter):
+        with sparsified(self.model, plan, self.thresholds(plan), meter=meter):
             scores = score(self.model, blocks, teacher)
         realised = torch.tensor([meter.realised()[site] for site in plan.levels], dtype=torch.float64)
         save_file({**scores.tensors(), "realised_sparsity": realised}, directory / "scores.safetensors")

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from typing import Literal, get_args
@@ -15,8 +15,8 @@ from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint, check_fits
 from trainables.model import ResidentModel, find_model, load_model, load_tokenizer
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 
 Mode = Literal["dense", "teal", "spon"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -38,15 +38,17 @@ class Resident:
     @contextmanager
     def mode(self, mode: Mode) -> Iterator[None]:
         """The model in one of the three modes while the block runs."""
-        with ExitStack() as stack:
-            if mode != "dense":
-                thresholds = {Site.parse(site): value for site, value in self.checkpoint.meta.thresholds.items()}
-                stack.enter_context(sparsified(self.model, self.config.plan, thresholds))
-            if mode == "spon":
-                biases = SponBiases(self.model, tuple(self.checkpoint.biases), self.config.training.form)
-                biases.load(self.checkpoint.biases)
-                stack.enter_context(biased(self.model, biases))
+        if mode == "dense":
             yield
+            return
+        thresholds = {Site.parse(site): value for site, value in self.checkpoint.meta.thresholds.items()}
+        with sparsified(self.model, self.config.plan, thresholds, self._biases() if mode == "spon" else None):
+            yield
+
+    def _biases(self) -> SponBiases:
+        biases = SponBiases(self.model, tuple(self.checkpoint.biases), self.config.training.form)
+        biases.load(self.checkpoint.biases)
+        return biases
 
 
 def check_evaluable(checkpoint: Checkpoint) -> None:

@@ -21,8 +21,8 @@ from search_spaces.sites import Site
 from tests.benchmarks.plain import Plain
 from tests.benchmarks.table import print_table
 from trainables.loss import linear_kl
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.training import Trainer
 from trainables.workbench import Workbench
 
@@ -94,7 +94,7 @@ def gradients(variant: str) -> dict[Site, Tensor]:
         biases = SponBiases(bench.model, sites, "output_bias")
         teacher = bench.teacher("calibration")
         mean_row, entropy = teacher.mean_row[:_BATCH].flatten(0, 1), teacher.entropy[:_BATCH].flatten()
-        with sparsified(bench.model, trial.plan, bench.thresholds(trial.plan)), biased(bench.model, biases):
+        with sparsified(bench.model, trial.plan, bench.thresholds(trial.plan), biases):
             loss = linear_kl(bench.model.hidden(tokens).flatten(0, 1), bench.model.head, mean_row, entropy)
         vectors = biases.vectors
     loss.backward()

@@ -7,8 +7,8 @@ from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from tests.benchmarks.plain import Plain
 from trainables.loss import linear_kl
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.workbench import Workbench
 
 SITES = (Site(0, "down_proj"), Site(1, "o_proj"), Site(1, "down_proj"))
@@ -27,7 +27,7 @@ def test_the_loss_and_the_gradients_are_those_of_plain(tiny_bench: Workbench, si
     teacher = tiny_bench.teacher("calibration")
     levels = {str(site): 0.5 for site in sites}
     plan = TrialPlan(levels=levels, rule="topk", tokens="all", skip_first=0, calibration_blocks=0)
-    with sparsified(model, plan, {}), biased(model, biases):
+    with sparsified(model, plan, {}, biases):
         hidden = model.hidden(tokens).flatten(0, 1)
         loss = linear_kl(hidden, model.head, teacher.mean_row.flatten(0, 1), teacher.entropy.flatten())
     loss.backward()

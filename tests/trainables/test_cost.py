@@ -14,8 +14,8 @@ from search_spaces.sites import Site
 from trainables import cost
 from trainables.cost import activation_bytes, claim_gpu, forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.loss import linear_kl
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.workbench import Workbench
 
 
@@ -34,10 +34,7 @@ def sparse_loss(bench: Workbench, sites: tuple[Site, ...]) -> Tensor:
     tokens, teacher = bench.blocks("calibration").tokens, bench.teacher("calibration")
     levels = {str(site): 0.5 for site in sites}
     plan = TrialPlan(levels=levels, rule="threshold", tokens="all", skip_first=0, calibration_blocks=16)
-    with (
-        sparsified(bench.model, plan, bench.thresholds(plan)),
-        biased(bench.model, SponBiases(bench.model, sites, "output_bias")),
-    ):
+    with sparsified(bench.model, plan, bench.thresholds(plan), SponBiases(bench.model, sites, "output_bias")):
         hidden = bench.model.hidden(tokens).flatten(0, 1)
         return linear_kl(hidden, bench.model.head, teacher.mean_row.flatten(0, 1), teacher.entropy.flatten())
 

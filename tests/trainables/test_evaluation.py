@@ -9,7 +9,7 @@ from trainables import loss, model
 from trainables.corpus import Blocks
 from trainables.evaluation import dense_scores, score, scores_from_tokens
 from trainables.scores import Scores, mean_scores
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
 from trainables.workbench import Workbench
 
 

@@ -10,8 +10,8 @@ import torch
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from trainables.importance import Importance, by_gradient, leave_one_out, shapley
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 
 PLAYERS = tuple(frozenset({Site(layer, "o_proj"), Site(layer, "down_proj")}) for layer in range(5))
 WEIGHTS = np.array([0.3, -0.1, 0.0, 0.7, 0.2])
@@ -140,7 +140,7 @@ def plain_gradients(bench, plan, n_blocks):
     biases = SponBiases(bench.model, tuple(site for group in DOWN for site in group), "output_bias")
     log_p = bench.model.network(input_ids=tokens).logits.log_softmax(-1)
     rows = []
-    with sparsified(bench.model, plan, {}), biased(bench.model, biases):
+    with sparsified(bench.model, plan, {}, biases):
         for block, target in zip(tokens, log_p, strict=True):
             log_q = bench.model.network(input_ids=block[None]).logits[0].log_softmax(-1)
             kl = (target.exp() * (target - log_q)).sum(-1).mean()

@@ -10,7 +10,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import MODULES, Site
 from trainables.levels import greedy_levels
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
 from trainables.workbench import Workbench
 
 ALL = [Site(layer, module) for layer in (0, 1) for module in MODULES]

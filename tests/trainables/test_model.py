@@ -28,8 +28,8 @@ from search_spaces.sites import MODULES, Site
 from tests.conftest import make_llama, sharpen
 from trainables import model, workbench
 from trainables.model import ResidentModel, find_model, load_model, load_tokenizer, read_shape
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -114,8 +114,8 @@ def test_every_family_runs_sparse_and_biased_and_dense_again(family, tiny_trial:
         dense = resident.hidden(TOKENS)
         with sparsified(resident, plan, {}):
             sparse = resident.hidden(TOKENS)
-            with biased(resident, biases):
-                both = resident.hidden(TOKENS)
+        with sparsified(resident, plan, {}, biases):
+            both = resident.hidden(TOKENS)
         again = resident.hidden(TOKENS)
     assert not torch.equal(sparse, dense)
     assert not torch.equal(both, sparse)
@@ -280,8 +280,9 @@ def test_a_model_that_is_not_dense_is_noticed(tiny_bench, tiny_trial):
         pytest.raises(RuntimeError, match=r"0\.down_proj is changed"),
     ):
         tiny_bench.model.check_dense()
+    no_levels = tiny_trial.plan.model_copy(update={"levels": {}})
     with (
-        biased(tiny_bench.model, SponBiases(tiny_bench.model, (Site(1, "o_proj"),), "output_bias")),
+        sparsified(tiny_bench.model, no_levels, {}, SponBiases(tiny_bench.model, (Site(1, "o_proj"),), "output_bias")),
         pytest.raises(RuntimeError, match=r"1\.o_proj is changed"),
     ):
         tiny_bench.model.check_dense()

@@ -1,16 +1,18 @@
-"""SPON biases: added at the output, in the model's dtype, in either form."""
+"""SPON biases: a part of the product, in either form, rounded once."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import SponError
+from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
-from trainables.spon import SponBiases, biased, warm_start
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases, warm_start
 from trainables.workbench import Workbench
 
 DOWN, KEY = Site(0, "down_proj"), Site(1, "k_proj")
+NO_LEVELS = TrialPlan(levels={}, rule="topk", tokens="all", skip_first=0, calibration_blocks=0)
 
 
 @pytest.fixture
@@ -36,15 +38,15 @@ def test_vectors_start_at_zero_in_fp32_with_the_width_of_their_form(tiny_bench, 
 def test_zero_biases_give_the_logits_of_teal_alone(tiny_bench, tiny_trial, tokens, form):
     with sparsified(tiny_bench.model, tiny_trial.plan, {}):
         teal = tiny_bench.model.hidden(tokens)
-        with biased(tiny_bench.model, SponBiases(tiny_bench.model, (DOWN, KEY), form)):
-            assert torch.equal(tiny_bench.model.hidden(tokens), teal)
+    with sparsified(tiny_bench.model, tiny_trial.plan, {}, SponBiases(tiny_bench.model, (DOWN, KEY), form)):
+        assert torch.equal(tiny_bench.model.hidden(tokens), teal)
 
 
 def test_the_bias_is_added_to_the_output_and_a_bias_of_the_layer_stays(tiny_bench):
     layer, biases = tiny_bench.model.linear(DOWN), random_biases(tiny_bench)
     layer.bias = nn.Parameter(torch.randn(32))
     x = torch.randn(2, 3, 48)
-    with biased(tiny_bench.model, biases):
+    with sparsified(tiny_bench.model, NO_LEVELS, {}, biases):
         y = layer(x)
     torch.testing.assert_close(y, x @ layer.weight.T + layer.bias + biases.vectors[DOWN])
 
@@ -52,36 +54,73 @@ def test_the_bias_is_added_to_the_output_and_a_bias_of_the_layer_stays(tiny_benc
 def test_an_input_vector_is_the_output_bias_w_a(tiny_bench, tokens):
     by_input, by_output = random_biases(tiny_bench, "input_vector"), random_biases(tiny_bench)
     by_output.load({site: tiny_bench.model.linear(site).weight @ a.detach() for site, a in by_input.vectors.items()})
-    with biased(tiny_bench.model, by_input):
+    with sparsified(tiny_bench.model, NO_LEVELS, {}, by_input):
         one = tiny_bench.model.hidden(tokens)
-    with biased(tiny_bench.model, by_output):
+    with sparsified(tiny_bench.model, NO_LEVELS, {}, by_output):
         other = tiny_bench.model.hidden(tokens)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_bias_is_added_in_the_dtype_of_the_model(tiny_trial):
-    bench = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
-    biases, layer = random_biases(bench), bench.model.linear(DOWN)
-    x = torch.randn(4, 48).bfloat16()
-    plain = layer(x)
-    with biased(bench.model, biases):
+@pytest.fixture
+def bf16(tiny_trial: TrialConfig) -> Workbench:
+    return Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
+
+
+def test_product_and_bias_are_rounded_once_where_a_small_bias_would_be_lost(bf16):
+    """At sd(y) = 1 a b of 1e-3 is under half a step of most y: added to a rounded y it is lost."""
+    generator = torch.Generator().manual_seed(0)
+    layer, biases = bf16.model.linear(DOWN), SponBiases(bf16.model, (DOWN,), "output_bias")
+    x = torch.randn(2000, 48, generator=generator).bfloat16()
+    layer.weight.copy_(torch.randn(32, 48, generator=generator) / 48**0.5)
+    small = torch.full((32,), 1e-3)
+    biases.load({DOWN: small})
+    exact = x.double() @ layer.weight.double().T
+    with torch.no_grad(), sparsified(bf16.model, NO_LEVELS, {}, biases):
+        once = layer(x)
+    twice = layer(x) + small.bfloat16()
+    assert once.dtype == torch.bfloat16
+    assert (once == (exact + 1e-3).bfloat16()).double().mean().item() > 0.99  # sums in fp32 end on either side of a tie
+    assert ((twice == layer(x)).double().mean() > 0.5).item()  # the loss before
+    assert (once.double() - exact).mean().item() == pytest.approx(1e-3, rel=0.1)
+    assert (twice.double() - exact).mean().item() < 0.8e-3
+
+
+def test_a_bias_of_the_layers_own_does_not_swallow_a_small_one(bf16):
+    """Qwen2 has biases of up to hundreds, beside which b = 1e-3 is nothing in bf16."""
+    generator = torch.Generator().manual_seed(0)
+    layer, biases = bf16.model.linear(DOWN), SponBiases(bf16.model, (DOWN,), "output_bias")
+    layer.bias = nn.Parameter(torch.full((32,), 4.0, dtype=torch.bfloat16), requires_grad=False)
+    biases.load({DOWN: torch.full((32,), 4e-3)})
+    x = torch.randn(4000, 48, generator=generator).bfloat16()
+    with torch.no_grad(), sparsified(bf16.model, NO_LEVELS, {}, biases):
+        biased = layer(x)
+    assert (biased.double() - layer(x).double()).mean().item() == pytest.approx(4e-3, rel=0.2)
+
+
+def test_positions_that_stay_dense_get_no_bias(tiny_bench, tokens):
+    plan = NO_LEVELS.model_copy(update={"tokens": "second_half", "levels": {str(DOWN): 0.5}})
+    layer, x = tiny_bench.model.linear(DOWN), torch.randn(2, 8, 48)
+    with sparsified(tiny_bench.model, plan, {}):
+        alone = layer(x)
+    biases = random_biases(tiny_bench)
+    with sparsified(tiny_bench.model, plan, {}, biases):
         y = layer(x)
-    assert y.dtype == torch.bfloat16
-    assert torch.equal(y, plain + biases.vectors[DOWN].bfloat16())
+    assert torch.equal(y[:, :4], layer(x)[:, :4])
+    torch.testing.assert_close(y[:, 4:], alone[:, 4:] + biases.vectors[DOWN])
 
 
 @pytest.mark.parametrize("form", ["output_bias", "input_vector"])
 def test_gradients_reach_the_fp32_vectors(tiny_trial, form):
     bench = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
     biases = SponBiases(bench.model, (DOWN, KEY), form)
-    with biased(bench.model, biases):
+    with sparsified(bench.model, NO_LEVELS, {}, biases):
         bench.model.hidden(bench.blocks("validation").tokens[:2]).float().square().sum().backward()
     assert all(vector.grad is not None and vector.grad.dtype == torch.float32 for vector in biases.parameters())
 
 
 def test_leaving_restores_the_dense_model_even_by_an_exception(tiny_bench, tokens):
     dense = tiny_bench.model.hidden(tokens)
-    with pytest.raises(ZeroDivisionError), biased(tiny_bench.model, random_biases(tiny_bench)):
+    with pytest.raises(ZeroDivisionError), sparsified(tiny_bench.model, NO_LEVELS, {}, random_biases(tiny_bench)):
         _ = 1 / 0
     assert torch.equal(tiny_bench.model.hidden(tokens), dense)
 

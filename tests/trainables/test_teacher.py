@@ -9,9 +9,9 @@ from torch import Tensor
 from trainables import loss, model, teacher
 from trainables.evaluation import score
 from trainables.loss import linear_kl
-from trainables.spon import SponBiases, biased
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.teacher import Teacher, next_tokens, teacher_of
-from trainables.teal import sparsified
 from trainables.workbench import Workbench
 
 
@@ -59,7 +59,11 @@ def test_a_sparse_or_biased_model_is_not_taken_for_the_dense_one(bench, tiny_tri
     ):
         ask(bench)
     biases = SponBiases(bench.model, (next(iter(bench.model.shape.sites)),), "output_bias")
-    with biased(bench.model, biases), pytest.raises(RuntimeError, match="the model must be dense here"):
+    no_levels = tiny_trial.plan.model_copy(update={"levels": {}})
+    with (
+        sparsified(bench.model, no_levels, {}, biases),
+        pytest.raises(RuntimeError, match="the model must be dense here"),
+    ):
         ask(bench)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from trainables.sparse import sparsified
 from trainables.teal import (
     SparsityMeter,
     keep_above,
@@ -17,7 +18,6 @@ from trainables.teal import (
     magnitude_histograms,
     mean_removed,
     quantile_threshold,
-    sparsified,
 )
 from trainables.workbench import Workbench
 
@@ -49,19 +49,20 @@ def sparsified_by_sorting(x: Tensor, sparsity: float) -> Tensor:
     return torch.stack(rows).view_as(x)
 
 
-def seen_by(layer: nn.Module, seen: list[Tensor]) -> torch.utils.hooks.RemovableHandle:
-    """Note the input that a layer really computes with; ask before the model is sparsified."""
-    return layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].detach().clone()))
-
-
 def input_of(bench: Workbench, site: Site, tokens: Tensor, plan: TrialPlan | None = None) -> Tensor:
-    """What a site computes with, dense or under a plan."""
-    seen: list[Tensor] = []
-    with sparsified(bench.model, plan or plan_of({}), bench.thresholds(plan) if plan else {}):
-        handle = seen_by(bench.model.linear(site), seen)
+    """What a site computes with, dense or under a plan: all positions that its weight is multiplied with."""
+    seen, weight, linear = [], bench.model.linear(site).weight, F.linear
+
+    def watch(x: Tensor, w: Tensor, *bias: Tensor | None) -> Tensor:
+        if w is weight:
+            seen.append(x.detach().clone())
+        return linear(x, w, *bias)
+
+    thresholds = bench.thresholds(plan) if plan else {}
+    with sparsified(bench.model, plan or plan_of({}), thresholds), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "linear", watch)
         bench.model.hidden(tokens)
-        handle.remove()
-    return seen[0]
+    return torch.cat(seen[::-1], dim=-2)  # the dense prefix is multiplied last
 
 
 @pytest.mark.parametrize(
@@ -163,14 +164,14 @@ def test_a_threshold_plan_zeroes_the_share_that_was_asked_for(bench, tokens):
         share = (input_of(bench, site, tokens, alone) == 0).double().mean().item()
         assert share == pytest.approx(level, abs=0.01)
     meter = SparsityMeter()
-    with sparsified(bench.model, plan, bench.thresholds(plan), meter):
+    with sparsified(bench.model, plan, bench.thresholds(plan), meter=meter):
         bench.model.hidden(bench.blocks("validation").tokens)
     assert meter.realised() == pytest.approx({"0.down_proj": 0.6, "1.q_proj": 0.3}, abs=0.05)
 
 
 def test_every_site_has_its_own_level(bench, tokens):
     meter = SparsityMeter()
-    with sparsified(bench.model, plan_of({DOWN: 0.75, QUERY: 0.25}), {}, meter):
+    with sparsified(bench.model, plan_of({DOWN: 0.75, QUERY: 0.25}), {}, meter=meter):
         bench.model.hidden(tokens)
     assert meter.realised() == {"0.down_proj": 0.75, "1.q_proj": 0.25}
 
@@ -198,7 +199,7 @@ def test_a_token_policy_leaves_exactly_its_prefix_dense(bench, tokens, policy, s
 
 def test_the_meter_does_not_count_the_dense_prefix(bench, tokens):
     meter = SparsityMeter()
-    with sparsified(bench.model, plan_of({DOWN: 0.5}, tokens="second_half"), {}, meter):
+    with sparsified(bench.model, plan_of({DOWN: 0.5}, tokens="second_half"), {}, meter=meter):
         bench.model.hidden(tokens)
     assert meter.realised() == {"0.down_proj": 0.5}
 

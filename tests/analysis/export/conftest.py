@@ -22,8 +22,8 @@ from transformers import (
 
 from tests.conftest import VOCABULARY, make_llama, sharpen, trials_of
 from trainables.checkpoint import Checkpoint, write_checkpoint
-from trainables.spon import SponBiases, biased
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
+from trainables.spon import SponBiases
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
@@ -60,7 +60,7 @@ class Exportable:
         biases = SponBiases(model, tuple(self.checkpoint.biases), meta.config.training.form)
         biases.load(self.checkpoint.biases)
         thresholds = self.bench.thresholds(meta.config.plan)
-        with torch.no_grad(), sparsified(model, meta.config.plan, thresholds), biased(model, biases):
+        with torch.no_grad(), sparsified(model, meta.config.plan, thresholds, biases):
             return model.network(tokens).logits
 
 

@@ -10,7 +10,7 @@ from analysis.questions import norms
 from analysis.questions.norms import depth_correlation, scales_of
 from analysis.subject import Subject, states_of
 from tests.analysis.conftest import with_levels
-from trainables.teal import sparsified
+from trainables.sparse import sparsified
 
 
 @pytest.mark.parametrize("kind", ["topk", "threshold"])
