@@ -25,7 +25,7 @@ def multiplies_bf16(device: str) -> bool:
     On a CPU torch's own capability counts too: ``ATEN_CPU_CAPABILITY=avx2`` imitates an older machine.
     """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
     if platform.machine() in ("aarch64", "arm64"):
         return bool(has.get("bf16"))

@@ -27,11 +27,11 @@ def token_chunks(rows: Tensor) -> Iterator[slice]:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with an output of at least fp32, from operands of b's dtype; bf16 ones on CUDA only.
+    """Multiply with an output of at least fp32, by operands of the dtype of b; bf16 ones on CUDA only.
 
-    A bf16 output would round the logits, and softmax(U h) U, from which a nearly equal m is taken. On the embedded model
-    at 50% a token's gradient had a cosine of 0.964 to the exact one by that, -0.01 at worst; with bf16 operands and fp32
-    output 0.99997 and 0.998.
+    A bf16 output would round the logits, and softmax(U h) U, from which a nearly equal m is taken. On the embedded
+    model at 50% a token's gradient then had a cosine of 0.964 to the exact one, -0.01 at worst; with bf16 operands and
+    fp32 output it is 0.99997 and 0.998.
     """
     if b.dtype == torch.bfloat16:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)

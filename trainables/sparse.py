@@ -62,7 +62,7 @@ def sparsified(
         for site in sorted(levels.keys() | vectors.keys(), key=site_order):
             layer = model.linear(site)
             assert not model.is_changed(site), f"{site} is sparsified already"
-            layer.forward = forward_of(site, layer)  # type: ignore[method-assign]
+            layer.forward = forward_of(site, layer)  # type: ignore[method-assign, assignment]
             stack.callback(delattr, layer, "forward")  # the class's own is left
         yield
 

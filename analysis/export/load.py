@@ -83,7 +83,7 @@ class SponSpec:
 class SponHandle:
     """Takes everything off the model again, by ``remove`` or at the end of a ``with`` block."""
 
-    def __init__(self, model: PreTrainedModel, hooks: list[RemovableHandle]) -> None:
+    def __init__(self, model: PreTrainedModel, hooks: "list[RemovableHandle | _BiasInProduct]") -> None:
         self._model, self._hooks = model, hooks
         setattr(model, _ATTACHED, True)
 
@@ -123,7 +123,7 @@ def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
     biases = {} if spec.absorbed else _read(directory / BIASES, load_file)
     layers = _fitting_layers(model, spec, biases)
     policy = _TokenPolicy(spec)
-    hooks = []
+    hooks: list[RemovableHandle | _BiasInProduct] = []
     if spec.tokens != "all":
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
         hooks.append(decoder.register_forward_pre_hook(policy.observe, with_kwargs=True))
@@ -131,7 +131,7 @@ def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
         if spec.sites[path].sparsity:
             hooks.append(layer.register_forward_pre_hook(_sparsifier(spec.sites[path], policy)))
         if path in biases:
-            hooks.append(layer.register_forward_hook(_adder(biases[path].to(layer.weight.device))))
+            hooks.append(_BiasInProduct(layer, biases[path], policy))
     return SponHandle(model, hooks)
 
 
@@ -209,11 +209,25 @@ def _sparsifier(site: SiteSpec, policy: "_TokenPolicy") -> Callable[..., tuple[T
     return sparsify
 
 
-def _adder(bias: Tensor) -> Callable[..., Tensor]:
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + bias.to(output.device, output.dtype)
+class _BiasInProduct:
+    """Makes b the layer's bias, so that product and b are rounded once; a bias of the layer's own is added after."""
 
-    return add
+    def __init__(self, layer: nn.Linear, bias: Tensor, policy: "_TokenPolicy") -> None:
+        self._layer, self._own, self._policy = layer, layer.bias, policy
+        layer.bias = nn.Parameter(bias.to(layer.weight.device, layer.weight.dtype), requires_grad=False)
+        self._hook = layer.register_forward_hook(self._finish)
+
+    def _finish(self, layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        dense = self._policy.dense
+        sparse = output if self._own is None else output + self._own
+        if dense is None:
+            return sparse
+        return torch.where(dense[..., None], F.linear(inputs[0], layer.weight, self._own), sparse)
+
+    def remove(self) -> None:
+        """Give the layer its own bias back."""
+        self._hook.remove()
+        self._layer.bias = self._own
 
 
 def keep_largest(x: Tensor, sparsity: float) -> Tensor:
