@@ -10,6 +10,8 @@ from typing import Literal
 import pandas as pd
 
 from search_spaces.errors import SponError
+from search_spaces.schema import TrialPlan
+from search_spaces.sites import MODULES, Site
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores
@@ -41,9 +43,9 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
         split: which scores; the test split by default where every finished trial has it, else validation.
 
     Returns:
-        Columns ``trial``, ``plan``, ``allocation``, ``seed``, ``sparsity``, ``n_spon_layers``, ``n_spon_params``,
-        ``relative_params``, ``split``, ``bootstrap_over``, ``realised_sparsity`` (mean over sites), ``pareto``, and
-        for every statistic ``name``, ``name_low``, ``name_high``.
+        Columns ``trial``, ``plan``, ``plan_title``, ``allocation``, ``seed``, ``sparsity``, ``n_spon_layers``,
+        ``n_spon_params``, ``relative_params``, ``split``, ``bootstrap_over``, ``realised_sparsity`` (mean over sites),
+        ``pareto``, and for every statistic ``name``, ``name_low``, ``name_high``.
 
     Raises:
         SponError: if no trial has finished, or one lacks the split.
@@ -68,6 +70,7 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
     row: dict[str, object] = {
         "trial": config.name,
         "plan": config.plan.label,
+        "plan_title": plan_title(config.plan),
         "allocation": config.allocation,
         "seed": config.training.seed,
         "sparsity": config.sparsity,
@@ -81,6 +84,17 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
     for name, interval in paired_bootstrap(models, STATISTICS).items():
         row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return row
+
+
+def plan_title(plan: TrialPlan) -> str:
+    """A plan of one level in words, such as ``down_proj at 50% (threshold)``; the label of any other."""
+    levels = set(plan.levels.values())
+    if len(levels) != 1:
+        return plan.label
+    modules = list(dict.fromkeys(Site.parse(site).module for site in plan.levels))
+    what = "all projections" if set(modules) == set(MODULES) else "+".join(modules)
+    how = plan.rule if plan.tokens == "all" else f"{plan.rule}, {plan.tokens}"
+    return f"{what} at {100 * levels.pop():g}% ({how})"
 
 
 def _models(checkpoint: Checkpoint, split: EvaluationSplit) -> Mapping[str, Scores]:

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
+    form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
     for kind in ("csv", "latex", "json"):
         form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind)
     return parser
@@ -125,11 +126,12 @@ def _status(arguments: argparse.Namespace) -> int:
 def _board(arguments: argparse.Namespace) -> int:
     from sweep.board import make_board
     from sweep.folder import open_sweep
-    from sweep.render import as_latex, as_text
+    from sweep.render import as_latex, as_text, as_wide_text
 
     board = make_board(open_sweep(arguments.storage, arguments.name), arguments.split)
     forms: dict[str | None, Callable[[], str]] = {
         None: lambda: as_text(board),
+        "wide": lambda: as_wide_text(board),
         "csv": lambda: board.to_csv(index=False),
         "latex": lambda: as_latex(board),
         "json": lambda: board.to_json(orient="records", indent=1),

@@ -1,12 +1,32 @@
-"""The board as text, CSV, JSON, LaTeX and a picture."""
+"""The board as text for a terminal, as text with all columns, as CSV, JSON and LaTeX, and as a picture."""
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import wrap
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-_COLUMNS: dict[str, Callable[[pd.Series], str]] = {
+Cell = Callable[[pd.Series], str]
+
+
+class _Column(NamedTuple):
+    name: str
+    align: Literal["<", ">"]
+    cell: Cell
+
+
+_COLUMNS = (
+    _Column("allocation", "<", lambda r: r["allocation"]),
+    _Column("params", ">", lambda r: f"{r['n_spon_params']:,}"),
+    _Column("KL, nats [95%]", "<", lambda r: _interval(r, "kl_nats", ".4f")),
+    _Column("KL recovered [95%]", "<", lambda r: _recovery_interval(r, "kl_recovered")),
+    _Column("PPL", ">", lambda r: f"{r['ppl']:.2f}"),
+    _Column("PPL recovered", ">", lambda r: _recovery(r, "ppl_recovered")),
+)
+
+_WIDE: dict[str, Cell] = {
     "allocation": lambda r: r["allocation"],
     "layers": lambda r: f"{r['n_spon_layers']}",
     "params": lambda r: f"{r['n_spon_params']:,}",
@@ -21,7 +41,10 @@ _COLUMNS: dict[str, Callable[[pd.Series], str]] = {
     "Pareto": lambda r: "*" if r["pareto"] else "",
 }
 
-
+_WIDTH = 100
+"""Characters of a terminal's line that the text for it fits in."""
+_SHORTEST = 17
+"""Characters of an allocation's name that are shown even where its line is then too long."""
 _MOST = 40
 """Trials of a plan that fit into a picture, and on a screen."""
 
@@ -41,24 +64,60 @@ def _recovery(row: pd.Series, name: str) -> str:
     return "no damage" if pd.isna(row[name]) else f"{row[name]:+.1%}"
 
 
+def _recovery_interval(row: pd.Series, name: str) -> str:
+    value, low, high = _recovery(row, name), row[f"{name}_low"], row[f"{name}_high"]
+    return f"{value:>6} [{100 * low:+.1f}, {100 * high:+.1f}]" if low < high else f"{value:>6}"
+
+
 def as_text(board: pd.DataFrame) -> str:
-    """Tables for a terminal, one a sparsity plan."""
+    """Tables for a terminal of 100 columns, one a sparsity plan, and a line that explains them."""
+    plans = ["\n".join([*_head(rows), *_table(rows)]) for _, rows in board.groupby("plan", sort=False)]
+    return "\n\n".join([*plans, _key(board)])
+
+
+def _head(rows: pd.DataFrame) -> list[str]:
+    first = rows.iloc[0]
+    return wrap(f"{first['plan_title']}: {_baselines(first)}", _WIDTH, subsequent_indent="  ")
+
+
+def _table(rows: pd.DataFrame) -> list[str]:
+    names, *others = ([column.name, *(column.cell(row) for _, row in rows.iterrows())] for column in _COLUMNS)
+    room = max(_SHORTEST, _WIDTH - sum(2 + max(map(len, cells)) for cells in others))
+    names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    aligned = (_aligned(cells, column.align) for cells, column in zip((names, *others), _COLUMNS, strict=True))
+    return ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
+
+
+def _aligned(cells: list[str], align: str) -> list[str]:
+    return [f"{cell:{align}{max(map(len, cells))}}" for cell in cells]
+
+
+def _key(board: pd.DataFrame) -> str:
+    first = board.iloc[0]
+    unsure = board[["kl_recovered", "ppl_recovered"]].isna().any(axis=None)
+    share = "no damage: TEAL's is not certain" if unsure else "recovered: of TEAL's damage"
+    return f"[95%]: paired, over {first['split']} {first['bootstrap_over']}; KL: KL(dense || sparse); {share}"
+
+
+def _baselines(row: pd.Series) -> str:
+    return f"dense PPL {row['dense_ppl']:.2f}; TEAL alone PPL {row['teal_ppl']:.2f}, KL {row['teal_kl_nats']:.4f} nats"
+
+
+def as_wide_text(board: pd.DataFrame) -> str:
+    """Tables with all columns, one a sparsity plan."""
     first = board.iloc[0]
     head = f"{first['split']} split; 95% paired bootstrap over {first['bootstrap_over']}; * = Pareto on validation KL"
-    return "\n".join([head, *(_plan_text(str(plan), rows) for plan, rows in board.groupby("plan", sort=False))])
+    return "\n".join([head, *(_wide_plan(str(plan), rows) for plan, rows in board.groupby("plan", sort=False))])
 
 
-def _plan_text(plan: str, rows: pd.DataFrame) -> str:
+def _wide_plan(plan: str, rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
-    head = (
-        f"{plan} (realised {first['realised_sparsity']:.3f}): dense PPL {first['dense_ppl']:.2f}; "
-        f"TEAL alone PPL {first['teal_ppl']:.2f}, KL {first['teal_kl_nats']:.4f} nats"
-    )
+    head = f"{plan} (realised {first['realised_sparsity']:.3f}): {_baselines(first)}"
     return f"\n{head}\n{_cells(rows).to_string(index=False)}"
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({name: [cell(row) for _, row in rows.iterrows()] for name, cell in _COLUMNS.items()})
+    return pd.DataFrame({name: [cell(row) for _, row in rows.iterrows()] for name, cell in _WIDE.items()})
 
 
 def as_latex(board: pd.DataFrame) -> str:
@@ -94,7 +153,7 @@ def difference_figure(board: pd.DataFrame) -> Figure:
 def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
     """Write the board in every form into the sweep's folder and return the files."""
     files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex", "png")]
-    files[0].write_text(as_text(board) + "\n")
+    files[0].write_text(as_wide_text(board) + "\n")
     board.to_csv(files[1], index=False)
     board.to_json(files[2], orient="records", indent=1)
     files[3].write_text(as_latex(board))

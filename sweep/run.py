@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 import ray
 
@@ -21,11 +22,15 @@ from sweep.search.measure import Measurement, without_measured
 from sweep.search.stages import Search
 from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, Outcome, run_trials
+from trainables.checkpoint import read_checkpoint
 from trainables.dtype import with_dtype
+from trainables.selection import SELECTION, read_selection
 from trainables.workbench import find_materials
 
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
 """How to call this interpreter from here, such as ``.venv/bin/python``."""
+_EXPORTED = "exported"
+"""Directory that the command to export the best trial makes."""
 
 
 def run_sweep(
@@ -117,20 +122,48 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> None:
 
 
 def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float) -> str:
+    """What it took, what failed and, a line each, what to do next."""
     lines = [f"{folder.name} took {seconds / 60:.1f} min; table, figure and checkpoints are in {folder.path}"]
     if failed:
         lines.append(f"{failed} trials FAILED:")
         lines += [f"  {trial.path.name}: {trial.failure}" for trial in folder.trials if trial.state == "failed"]
-    ui = (
-        tracking_uri
-        if tracking_uri.startswith("http")
-        else f"{_PYTHON} -m mlflow ui --backend-store-uri {tracking_uri}"
-    )
-    lines.append(f"compare in MLflow:  {ui}")
-    lines.append(f"run the analysis:   {_command('analysis interpret --sweep', folder)} --top 2")
+    lines.append(f"compare in MLflow:  {_mlflow(tracking_uri)}")
+    best = _best(folder)
+    if best is not None:
+        lines.append(f"analyse the best:   {_command('analysis interpret --sweep', folder)} --top 2")
+        lines.append(f"use the best one:   {_PYTHON} -m analysis export {quote(str(best))} {_EXPORTED}")
     return "\n".join(lines)
+
+
+def _mlflow(tracking_uri: str) -> str:
+    if tracking_uri.startswith("http"):
+        return tracking_uri
+    return f"{_PYTHON} -m mlflow ui --backend-store-uri {quote(tracking_uri)}"
+
+
+def _best(folder: SweepFolder) -> Path | None:
+    """The checkpoint that recovers the largest share of TEAL's validation KL; after a search, of those that it chose.
+
+    None if no finished trial has biases.
+    """
+    recovered = {}
+    for path in _candidates(folder):
+        meta = read_checkpoint(path).meta
+        if meta.config.sites:
+            recovered[path] = meta.metrics["val_kl_recovered"]
+    return max(recovered, key=recovered.__getitem__, default=None)
+
+
+def _candidates(folder: SweepFolder) -> list[Path]:
+    file = folder.path / SELECTION
+    if file.exists():
+        masks = [mask for plan in read_selection(file).plans for mask in plan.masks if mask.role == "chosen"]
+        return [folder.path / place for mask in masks for place in mask.checkpoints]
+    return [trial.checkpoint_path for trial in folder.trials if trial.state == "finished" and not trial.is_auxiliary]
 
 
 def _command(command: str, folder: SweepFolder) -> str:
     storage = folder.path.parent
-    return f"{_PYTHON} -m {command} {folder.name}" + ("" if storage == Path("runs") else f" --storage {storage}")
+    return f"{_PYTHON} -m {command} {folder.name}" + (
+        "" if storage == Path("runs") else f" --storage {quote(str(storage))}"
+    )

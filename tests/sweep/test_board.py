@@ -1,11 +1,15 @@
 import json
+from itertools import cycle
 
 import pandas as pd
 import pytest
 
 from search_spaces.errors import SponError
-from sweep.board import make_board, pareto_flags
+from search_spaces.schema import TrialPlan
+from search_spaces.sites import MODULES
+from sweep.board import make_board, pareto_flags, plan_title
 from sweep.folder import SweepFolder
+from sweep.render import as_text
 from tests.conftest import trials_of
 from trainables.checkpoint import Checkpoint
 from trainables.trial import run_trial
@@ -62,6 +66,23 @@ def test_intervals_hold_their_values(folder: SweepFolder) -> None:
     assert (board["kl_nats"] <= board["kl_nats_high"]).all()
 
 
+@pytest.mark.parametrize(
+    ("modules", "levels", "tokens", "says"),
+    [
+        (("down_proj",), (0.525,), "all", "down_proj at 52.5% (topk)"),
+        (("o_proj", "down_proj"), (0.55,), "second_half", "o_proj+down_proj at 55% (topk, second_half)"),
+        (MODULES, (0.5,), "all", "all projections at 50% (topk)"),
+        (("o_proj", "down_proj"), (0.4, 0.6), "all", "o_proj+down_proj@0.40-0.60#"),
+    ],
+)
+def test_a_plan_of_one_level_is_named_in_words(
+    modules: tuple[str, ...], levels: tuple[float, ...], tokens: str, says: str
+) -> None:
+    sites = {f"0.{module}": level for module, level in zip(modules, cycle(levels), strict=False)}
+    plan = TrialPlan(levels=sites, rule="topk", tokens=tokens, skip_first=0, calibration_blocks=1)
+    assert plan_title(plan).startswith(says)
+
+
 def test_the_test_split_is_refused_before_it_is_scored(folder: SweepFolder) -> None:
     with pytest.raises(SponError, match="test split is scored at the end"):
         make_board(folder, "test")
@@ -96,6 +117,12 @@ def test_recovery_is_not_given_where_teal_does_no_certain_damage(
     board = make_board(folder).set_index("allocation")
     assert pd.isna(board.loc["TOP-50", "ppl_recovered"])
     assert not pd.isna(board.loc["UNIF-ALL", "kl_recovered"])
+
+
+def test_the_text_of_a_real_board_fits_a_terminal(folder: SweepFolder) -> None:
+    text = as_text(make_board(folder))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "down_proj at 60% (topk): dense PPL " in text
 
 
 def test_a_board_says_nothing_that_json_cannot(folder: SweepFolder) -> None:

@@ -1,3 +1,4 @@
+import re
 import socket
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,8 +14,8 @@ from mlflow.cli import cli
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints
 from sweep.folder import SweepFolder
-from sweep.run import _check_outlasts, _check_same
-from tests.swept import SECRETS, Swept, run, write_space
+from sweep.run import _check_outlasts, _check_same, _closing
+from tests.swept import ROOT, SECRETS, Swept, run, write_space
 from trainables.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -22,9 +23,40 @@ pytestmark = pytest.mark.ray
 
 def test_a_sweep_ends_well_and_says_what_to_do_next(swept: Swept) -> None:
     assert swept.ran.code == 0, swept.ran.err
-    *_, mlflow, analysis = swept.ran.out.splitlines()
+    *_, took, mlflow, analyse, use = swept.ran.out.splitlines()
+    assert took.startswith("tiny took ")
     assert f"-m mlflow ui --backend-store-uri {swept.tracking_uri}" in mlflow
-    assert "-m analysis interpret --sweep tiny" in analysis
+    assert "-m analysis interpret --sweep tiny" in analyse
+    assert re.search(r" -m analysis export \S+/tiny/trials/\S+/checkpoint exported$", use)
+
+
+def test_the_best_one_recovers_most_of_the_validation_kl(swept: Swept) -> None:
+    *_, use = swept.ran.out.splitlines()
+    (path,) = re.findall(r"export (\S+)", use)
+    checkpoints = [read_checkpoint(trial.checkpoint_path) for trial in swept.folder.trials]
+    best = max(checkpoints, key=lambda c: c.meta.metrics["val_kl_recovered"])
+    assert read_checkpoint(ROOT / path).meta.config.name == best.meta.config.name
+
+
+def test_a_sweep_of_teal_alone_has_nothing_to_analyse_or_to_use(swept: Swept, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "teal")
+    (teal,) = [trial for trial in swept.folder.trials if not trial.config.sites]
+    folder.trial(teal.config).start(teal.config)
+    folder.trial(teal.config).store(read_checkpoint(teal.checkpoint_path))
+    took, compare = _closing(folder, "http://server:5000", 0, 90).splitlines()
+    assert took == f"teal took 1.5 min; table, figure and checkpoints are in {folder.path}"
+    assert compare == "compare in MLflow:  http://server:5000"
+
+
+def test_the_table_fits_100_columns(swept: Swept) -> None:
+    ran = run("board", "tiny", "--storage", swept.storage)
+    assert ran.out.strip() in swept.ran.out
+    assert max(map(len, ran.out.splitlines())) <= 100
+
+
+def test_the_wide_table_is_the_file(swept: Swept) -> None:
+    ran = run("board", "tiny", "--storage", swept.storage, "--wide")
+    assert ran.out == (swept.folder.path / "board.txt").read_text()
 
 
 def test_every_distinct_trial_is_finished_once_and_tested(swept: Swept) -> None:

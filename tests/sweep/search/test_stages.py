@@ -65,6 +65,13 @@ def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(search
     assert len(plan.differences) == len(plan.masks) - 1
 
 
+def test_what_it_says_to_use_is_a_mask_that_it_chose(searched: Swept) -> None:
+    *_, use = searched.ran.out.splitlines()
+    (plan,) = read_selection(searched.folder.path / SELECTION).plans
+    (chosen,) = [mask for mask in plan.masks if mask.role == "chosen"]
+    assert any(f"analysis export {searched.folder.path / place} " in use for place in chosen.checkpoints)
+
+
 def test_only_the_final_comparison_has_seen_the_test_split(searched: Swept) -> None:
     for trial in searched.folder.trials:
         seed = trial.config.training.seed
