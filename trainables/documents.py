@@ -5,7 +5,6 @@ A document is a list of rows. It has one row, unless rows are grouped into artic
 Nothing is ever read in place of what was asked for: a text that is missing, gated or out of reach is an error.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTT
 from search_spaces.errors import SponError
 from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables import embedded
+from trainables.fingerprint import file_sha256
 
 _BATCH = 256  # rows read at once
 _HUB_TIMEOUT_S = 10.0
@@ -45,15 +45,7 @@ def source_version(corpus: CorpusConfig) -> object:
     """What the config does not say of the text: the embedded documents, or the content of local files."""
     if corpus.source == EMBEDDED:
         return embedded.documents_key()
-    return {name: _sha256(Path(name)) for names in corpus.files.values() for name in names}
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise SponError(f"a corpus file must be readable, but {error.strerror} (at {path})") from error
+    return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
 
 
 def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[list[str]]]:
