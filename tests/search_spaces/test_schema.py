@@ -105,9 +105,14 @@ def test_a_seed_that_a_generator_cannot_take_is_refused(seed):
         space(seeds=[seed])
 
 
-def test_a_training_seed_beside_seeds_is_refused_because_it_would_be_ignored():
-    with pytest.raises(ValidationError, match=r"given as seeds, but got training\.seed=7"):
-        space(training={"seed": 7})
+@pytest.mark.parametrize(("seed", "seeds"), [(7, [42]), (42, [1]), (1, [1, 2])])
+def test_a_training_seed_beside_other_seeds_is_refused_because_it_would_be_ignored(seed, seeds):
+    with pytest.raises(ValidationError, match=rf"given as seeds, .*but got training\.seed={seed}, seeds=\[{seeds[0]}"):
+        space(training={"seed": seed}, seeds=seeds)
+
+
+def test_a_training_seed_that_is_the_only_seed_is_taken():
+    assert space(training={"seed": 7}, seeds=[7]).seeds == (7,)
 
 
 def test_a_skip_as_long_as_a_block_is_refused_because_nothing_would_be_sparsified():
@@ -233,7 +238,7 @@ def test_training_numbers_without_meaning_are_refused(given):
         TrainingConfig.model_validate(given)
 
 
-@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (2, "cuda")])
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (1, "cuda")])
 def test_a_trial_is_on_cuda_exactly_when_it_asks_for_a_gpu(gpus, device):
     assert ResourcesConfig(gpus_per_trial=gpus).device == device
 
@@ -243,9 +248,10 @@ def test_memory_is_asked_of_ray_in_bytes_and_only_where_it_is_given():
     assert ResourcesConfig().bundle == {"CPU": 1}
 
 
-def test_several_gpus_are_a_whole_number():
-    with pytest.raises(ValidationError, match=r"a whole number above 1, but got 1\.5"):
-        ResourcesConfig(gpus_per_trial=1.5)
+@pytest.mark.parametrize("gpus", [1.5, 4])
+def test_more_than_one_gpu_is_refused_because_a_trial_uses_one(gpus):
+    with pytest.raises(ValidationError, match=f"must use one GPU, or a fraction to share one, but got .*={gpus}"):
+        ResourcesConfig(gpus_per_trial=gpus)
 
 
 def test_a_revision_of_the_embedded_model_is_refused():
