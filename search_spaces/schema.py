@@ -190,6 +190,10 @@ class WarmStart(Config):
     checkpoint: str
 
 
+ALGORITHM = 2
+"""Of the trials that this code runs; raise it when the same config gives another result."""
+
+
 class TrialConfig(Config):
     """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
 
@@ -199,6 +203,9 @@ class TrialConfig(Config):
         sites: biased sites in canonical order; none for TEAL alone.
         num_layers: depth of the model.
         sparsity: the sweep's level, for tables.
+        device: kind of device that the trial runs on; another kind rounds otherwise.
+        algorithm: ``ALGORITHM`` of the code that the trial was made for, which is raised when the same config gives
+            another result. The identity includes it, and the device.
         warm_start: biases to start from, if not those of ``training.init``.
     """
 
@@ -215,22 +222,32 @@ class TrialConfig(Config):
     relative_params: float
     training: TrainingConfig
     device: Literal["cpu", "cuda"] = "cpu"
+    algorithm: int = 1
     warm_start: WarmStart | None = None
 
     @property
     def identity(self) -> str:
         """Hash of what decides the result: two ways to say the same trial have one identity, and are trained once."""
-        decides: dict[str, object] = {
+        decides = {
+            "algorithm": self.algorithm,
+            "device": self.device,
             "model": self.model_fingerprint,
             "dtype": self.model.dtype,
             "corpus": self.corpus_fingerprint,
-            "plan": self.plan.model_dump(),
+            "plan": self.plan.model_dump() if self.plan.levels else None,
             "sites": self.sites,
-            "training": self.training.model_dump() if self.sites else None,
+            "training": self._training_that_decides() if self.sites else None,
         }
-        if self.warm_start is not None:
-            decides["warm_start"] = self.warm_start.identity
         return _hash(decides)[:16]
+
+    def _training_that_decides(self) -> dict[str, object]:
+        """How the biases are trained, without the settings that do nothing beside the others."""
+        training: dict[str, object] = self.training.model_dump()
+        if self.warm_start is not None:
+            training["init"] = self.warm_start.identity
+        if training["init"] != "bias_correction":
+            del training["init_scale"]
+        return training
 
     @property
     def name(self) -> str:

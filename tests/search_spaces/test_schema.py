@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import (
+    ALGORITHM,
     AllocationConfig,
     CorpusConfig,
     ModelConfig,
@@ -314,6 +315,28 @@ def test_a_warm_start_is_part_of_the_identity_and_the_place_of_its_file_is_not(s
     one, moved, other = (cold.model_copy(update={"warm_start": start}).identity for start in starts)
     assert one == moved
     assert len({cold.identity, one, other}) == 3
+
+
+def test_a_warm_start_takes_the_place_of_the_init(shape, fingerprints):
+    start = WarmStart(identity="a", checkpoint="/x")
+    inits = [{}, {"init": "bias_correction"}, {"init": "bias_correction", "init_scale": 0.9}]
+    trials = [resolve_space(space(training=init), shape, fingerprints)[0] for init in inits]
+    assert len({trial.identity for trial in trials}) == 3
+    assert len({trial.model_copy(update={"warm_start": start}).identity for trial in trials}) == 1
+
+
+def test_a_trial_without_biases_has_nothing_to_start_from(shape, fingerprints):
+    (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
+    start = WarmStart(identity="a", checkpoint="/x")
+    assert trial.model_copy(update={"warm_start": start}).identity == trial.identity
+
+
+def test_a_trial_is_of_the_algorithm_of_today_and_one_without_a_number_of_the_first(shape, fingerprints):
+    (trial,) = resolve_space(space(), shape, fingerprints)
+    raw = trial.model_dump(exclude={"algorithm"})
+    assert trial.algorithm == ALGORITHM
+    assert TrialConfig.model_validate(raw).algorithm == 1
+    assert TrialConfig.model_validate(raw).identity != trial.identity
 
 
 def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerprints):
