@@ -60,7 +60,7 @@ def _middle(percent: int, depth: int, seed: int) -> list[int]:
 
 def _alternating(percent: int, depth: int, seed: int) -> list[int]:
     count = _share(percent, depth)
-    return list(range(0, depth, max(1, depth // count)))[:count]
+    return [i * depth // count for i in range(count)]
 
 
 def _random(count: int, depth: int, seed: int) -> list[int]:
@@ -92,7 +92,7 @@ def parse_allocation(name: str) -> tuple[str, int]:
     if not match or match[1] not in _FAMILIES or (match[2] is None and match[1] not in ("MIDDLE", "ALTERNATING")):
         raise ValueError(f"an allocation must be one of {', '.join(NAMES)}, but got {name!r}")
     family, number = match[1], int(match[2] or 50)
-    most = {"ALTERNATING": 50}.get(family, 100)  # above a half, steps of one would make it TOP
+    most = {"ALTERNATING": 50}.get(family, 100)  # above a half, neighbours would be among them
     if family != "RANDOM" and not 1 <= number <= most:
         raise ValueError(f"{family}-p must have 1 <= p <= {most} percent, but got {name!r}")
     return family, number

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from search_spaces.allocations import named_allocation
 from search_spaces.errors import SponError
-from search_spaces.schema import AllocationConfig, PlanConfig, SpaceConfig, TrialConfig, TrialPlan
+from search_spaces.schema import ALGORITHM, AllocationConfig, PlanConfig, SpaceConfig, TrialConfig, TrialPlan
 from search_spaces.sites import MODULES, ModelShape, Module, Site, site_order
 
 
@@ -112,6 +112,7 @@ def resolve_trial(
         relative_params=shape.relative_params(n_params),
         training=training,
         device=space.resources.device,
+        algorithm=ALGORITHM,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from search_spaces.placement import AllocationConfig, Level, PlanConfig, Seed
+from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
 from search_spaces.sites import Site
 from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
@@ -83,55 +84,6 @@ class TrainingConfig(Config):
         return self
 
 
-class ResourcesConfig(Config):
-    """What one trial asks of the cluster, and how much of it at most. No result depends on it.
-
-    Attributes:
-        cpus_per_trial: Ray CPUs, and torch threads, of a trial.
-        gpus_per_trial: Ray GPUs of a trial; a fraction lets trials share one, zero trains on the CPU.
-        accelerator_type: Ray's name of the accelerator that a trial must have, such as ``A100``; any by default.
-        memory_gib: what a trial is said to take of its node's memory. Ray starts no more trials on a node than fit by
-            this figure, but holds none to it: where a node's memory runs out, Ray kills a worker, which is one of
-            ``max_failures``.
-        max_concurrent: trials at once; as many as fit by default.
-        max_failures: times that a trial is started again after its process or node was lost; a node may cost two.
-        max_minutes: of training and validation before a trial is failed, looked at between optimiser steps.
-        price_per_hour: of the place of one trial, in any currency, for ``sweep status``.
-    """
-
-    cpus_per_trial: int = Field(default=1, ge=1)
-    gpus_per_trial: float = Field(default=0.0, ge=0)
-    accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
-    memory_gib: float | None = Field(default=None, gt=0)
-    max_concurrent: int | None = Field(default=None, ge=1)
-    max_failures: int = Field(default=2, ge=0)
-    max_minutes: float | None = Field(default=None, gt=0)
-    price_per_hour: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _several_gpus_are_whole(self) -> "ResourcesConfig":
-        if self.gpus_per_trial > 1 and not self.gpus_per_trial.is_integer():
-            raise ValueError(f"gpus_per_trial must be a whole number above 1, but got {self.gpus_per_trial}")
-        return self
-
-    @property
-    def device(self) -> Literal["cuda", "cpu"]:
-        """Where a trial runs: CUDA exactly when it asks for a GPU."""
-        return "cuda" if self.gpus_per_trial else "cpu"
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """What a trial takes of a node, by the names that Ray gives to resources."""
-        bundle: dict[str, float] = {"CPU": self.cpus_per_trial}
-        if self.gpus_per_trial:
-            bundle["GPU"] = self.gpus_per_trial
-        if self.memory_gib:
-            bundle["memory"] = round(self.memory_gib * 2**30)
-        if self.accelerator_type:
-            bundle[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark of the node, which Ray counts to one
-        return bundle
-
-
 class SpaceConfig(Config):
     """A sweep: one model, one corpus, and the grid of sparsities x allocations x seeds to train.
 
@@ -168,9 +120,9 @@ class SpaceConfig(Config):
 
     @model_validator(mode="after")
     def _nothing_is_overruled(self) -> "SpaceConfig":
-        default: int = TrainingConfig.model_fields["seed"].default
-        if self.training.seed not in (default, *self.seeds):
-            raise ValueError(f"a seed must be given as seeds, but got training.seed={self.training.seed}")
+        if "seed" in self.training.model_fields_set and self.seeds != (self.training.seed,):
+            got = f"training.seed={self.training.seed}, seeds={list(self.seeds)}"
+            raise ValueError(f"a seed must be given as seeds, which overrule training.seed, but got {got}")
         if self.plan.skip_first >= self.corpus.block_size:
             got = f"plan.skip_first={self.plan.skip_first}, corpus.block_size={self.corpus.block_size}"
             raise ValueError(f"skip_first must leave tokens of a block to sparsify, but got {got}")
@@ -238,6 +190,10 @@ class WarmStart(Config):
     checkpoint: str
 
 
+ALGORITHM = 2
+"""Of the trials that this code runs; raise it when the same config gives another result."""
+
+
 class TrialConfig(Config):
     """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
 
@@ -247,6 +203,9 @@ class TrialConfig(Config):
         sites: biased sites in canonical order; none for TEAL alone.
         num_layers: depth of the model.
         sparsity: the sweep's level, for tables.
+        device: kind of device that the trial runs on; another kind rounds otherwise.
+        algorithm: ``ALGORITHM`` of the code that the trial was made for, which is raised when the same config gives
+            another result. The identity includes it, and the device.
         warm_start: biases to start from, if not those of ``training.init``.
     """
 
@@ -263,6 +222,7 @@ class TrialConfig(Config):
     relative_params: float
     training: TrainingConfig
     device: Literal["cpu", "cuda"] = "cpu"
+    algorithm: int = 1
     warm_start: WarmStart | None = None
 
     @field_validator("model")
@@ -275,17 +235,26 @@ class TrialConfig(Config):
     @property
     def identity(self) -> str:
         """Hash of what decides the result: two ways to say the same trial have one identity, and are trained once."""
-        decides: dict[str, object] = {
+        decides = {
+            "algorithm": self.algorithm,
+            "device": self.device,
             "model": self.model_fingerprint,
             "dtype": self.model.dtype,
             "corpus": self.corpus_fingerprint,
-            "plan": self.plan.model_dump(),
+            "plan": self.plan.model_dump() if self.plan.levels else None,
             "sites": self.sites,
-            "training": self.training.model_dump() if self.sites else None,
+            "training": self._training_that_decides() if self.sites else None,
         }
-        if self.warm_start is not None:
-            decides["warm_start"] = self.warm_start.identity
         return _hash(decides)[:16]
+
+    def _training_that_decides(self) -> dict[str, object]:
+        """How the biases are trained, without the settings that do nothing beside the others."""
+        training: dict[str, object] = self.training.model_dump()
+        if self.warm_start is not None:
+            training["init"] = self.warm_start.identity
+        if training["init"] != "bias_correction":
+            del training["init_scale"]
+        return training
 
     @property
     def name(self) -> str:

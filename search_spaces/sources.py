@@ -56,7 +56,10 @@ class CorpusConfig(Config):
         splits: for a hub dataset, its split for each of ours. Without a validation split, every tenth calibration
             document is taken for it.
         files: for ``files``, paths for each split (the same rule for a missing validation split).
-        sample_by: what one document is in a text file.
+        document: what one document is. Intervals resample documents, and no document is torn for a missing validation
+            split. A ``row`` is one of a dataset or parquet file, or a line of a text file; ``paragraph`` and ``file``
+            are for text files only. With ``heading``, each level-one heading, `` = Title = `` as in WikiText, starts an
+            article, and an article is a document.
         text_column: the column to read.
         block_size: tokens in a block.
         blocks: how many blocks at most.
@@ -68,11 +71,20 @@ class CorpusConfig(Config):
     revision: str | None = None
     splits: dict[Split, str] = {"calibration": "train", "validation": "validation", "test": "test"}
     files: dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
-    sample_by: Literal["line", "paragraph", "document"] = "line"
+    document: Literal["row", "paragraph", "file", "heading"] = "row"
     text_column: str = "text"
     block_size: int = Field(default=128, ge=2)
     blocks: BlockCounts = BlockCounts()
     pick: Literal["first", "spread"] = "first"
+
+    @model_validator(mode="after")
+    def _documents_fit_the_source(self) -> "CorpusConfig":
+        got = f"document: {self.document} and source: {self.source}"
+        if self.document in ("paragraph", "file") and self.source != "files":
+            raise ValueError(f"document may be paragraph or file only for text files, but got {got}")
+        if self.document == "heading" and self.source == EMBEDDED:
+            raise ValueError(f"document must be row where a row is an article, but got {got}")
+        return self
 
     @model_validator(mode="after")
     def _splits_are_whole_and_apart(self) -> "CorpusConfig":

@@ -155,7 +155,9 @@ class SweepFolder:
     def space(self) -> SpaceConfig:
         """The space that the sweep was started with."""
         file = self.path / _SPACE
-        return parse_space(json.loads(file.read_text()), str(file))
+        raw = json.loads(file.read_text())
+        raw.get("training", {}).pop("seed", None)  # older sweeps have its default there, beside the seeds that count
+        return parse_space(raw, str(file))
 
     @property
     def trials(self) -> list[TrialFolder]:
@@ -230,7 +232,8 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         storage.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=storage):
             pass
-    if began(storage, space.name) not in (None, space):  # parsed: a key that is new has its default there
+    before = began(storage, space.name)  # parsed: a key that is new has its default there
+    if before is not None and _written(before) != _written(space):
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
             "choose a free one (--set name=...)"
@@ -242,5 +245,10 @@ def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
     folder = SweepFolder(storage / space.name)
     with writable(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(folder.path / _SPACE, json.dumps(space.model_dump(mode="json"), indent=1))
+        write_whole(folder.path / _SPACE, json.dumps(_written(space), indent=1))
     return folder
+
+
+def _written(space: SpaceConfig) -> dict[str, Any]:
+    """What is recorded of a space: all but the training seed, whose default would read as a choice beside ``seeds``."""
+    return space.model_dump(mode="json", exclude={"training": {"seed"}})

@@ -1,7 +1,7 @@
 """The local cache: content-addressed directories that are written once, whole or not at all.
 
 Layout under ``cache_root()``: one folder per kind (``models``, ``corpora``, ``teacher``, ...), in it one directory per
-key. A directory that exists is complete: it was built beside its place and renamed into it.
+key. A directory that exists is complete: it was built beside its place, and renamed into it once the disk had it.
 """
 
 import errno
@@ -45,7 +45,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         build: fills the empty directory that it is given.
 
     Raises:
-        SponError: if the cache cannot be written.
+        SponError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,
+            stays what it is.
     """
     place = cache_root() / kind / key
     if place.is_dir():
@@ -65,18 +66,42 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def written_aside(place: Path) -> Iterator[Path]:
     """A fresh directory that takes the name ``place`` if the block ends without an exception, and is removed otherwise.
 
-    Nobody ever sees a half-written ``place``; one that exists is replaced.
+    Nobody ever sees a half-written ``place``. One that exists is replaced, and comes back if it cannot be.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         yield aside
         aside.chmod(0o755)  # mkdtemp's 0o700 would hide a shared cache from the user's group
-        if place.exists():
-            shutil.rmtree(place)
-        aside.rename(place)
+        _sync(aside)
+        _rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    """Wait until the disk has all of a directory: after a loss of power, a name would stand for half of it."""
+    for path in (*directory.rglob("*"), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _rename(new: Path, place: Path) -> None:
+    """Give a directory the name ``place``; the one that had it is removed afterwards, and not before."""
+    if not place.exists():
+        new.rename(place)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        place.rename(old)
+        new.rename(place)
+    finally:
+        if not place.exists():
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 _UNWRITABLE = {
@@ -89,12 +114,16 @@ _UNWRITABLE = {
 def writable(where: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission or a network's disk that is lost into one clear line.
 
+    An error that names a file elsewhere is not of the output, and stays what it is.
+
     Raises:
         SponError: naming the directory and what to do.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if _is_elsewhere(error, where):
+            raise
         number = _errno(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(next(p for p in (where, *where.parents) if p.exists())).free / 2**20
@@ -104,6 +133,15 @@ def writable(where: Path) -> Iterator[None]:
         if number in _UNWRITABLE:
             raise SponError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
         raise
+
+
+def _is_elsewhere(error: OSError | SafetensorError, where: Path) -> bool:
+    """Whether an error names a file that is neither in the directory nor one of those above it."""
+    named = getattr(error, "filename", None)
+    if not isinstance(named, str):
+        return False
+    file, directory = Path(named).absolute(), where.absolute()
+    return directory not in (file, *file.parents) and file not in directory.parents
 
 
 def _errno(error: OSError | SafetensorError) -> int | None:

@@ -1,7 +1,7 @@
 """Text to documents to token blocks, for each split.
 
-A document is one row of the source (a line, an article, ...). Within a split the documents are tokenised and joined in
-order, and the token stream is cut into blocks that do not overlap, as the seed study does.
+A document is one row of the source, or the rows of an article. Within a split the rows are tokenised one by one and
+joined in order, and the token stream is cut into blocks that do not overlap, as the seed study does.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from pathlib import Path
@@ -25,10 +25,10 @@ from search_spaces.schema import SPLITS, CorpusConfig, Split
 from trainables.cache import cached, content_key
 from trainables.documents import documents_of, source_version
 
-SCHEMA = 1
+SCHEMA = 2
 """Of a prepared corpus; raise it when the same config gives other blocks or another layout."""
 
-_BATCH = 256  # documents in one tokenizer call
+_BATCH = 256  # rows in one tokenizer call
 _SHARED_CHARACTERS = 200  # headings and other short lines recur in any text; a paragraph this long does not
 
 
@@ -69,29 +69,32 @@ def load_blocks(prepared: Path, split: Split) -> Blocks:
 
 
 def corpus_fingerprint(prepared: Path) -> str:
-    """SHA-256 of the token blocks of the three splits, in hex."""
+    """SHA-256, in hex, of the token blocks of the three splits and of the document of each token."""
     return cast(str, json.loads((prepared / "meta.json").read_text())["fingerprint"])
 
 
 @dataclass
 class _Stream:
-    """The tokens of a split's documents, joined.
+    """The tokens of a split's rows, joined.
 
     Attributes:
         tokens: ids, int32.
-        lengths: tokens of each document, in order.
-        long: index of each document that must be in one split only, to the hash and the start of its text.
+        lengths: tokens of each row, in order.
+        documents: index of the document that each row is of.
+        long: index of each row that must be in one split only, to the hash and the start of its text.
     """
 
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     lengths: "array[int]" = field(default_factory=lambda: array("i"))
+    documents: "array[int]" = field(default_factory=lambda: array("i"))
     long: dict[int, tuple[bytes, str]] = field(default_factory=dict)
 
-    def add(self, text: str, ids: list[int]) -> None:
+    def add(self, document: int, text: str, ids: list[int]) -> None:
         if len(text) >= _SHARED_CHARACTERS:
             self.long[len(self.lengths)] = (hashlib.sha256(text.encode()).digest(), text[:60])
         self.tokens.extend(ids)
         self.lengths.append(len(ids))
+        self.documents.append(document)
 
 
 def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -106,20 +109,20 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
             stream = _tokenise(documents, tokenizer, enough)
             starts = _pick(_block_starts(len(stream.tokens), corpus.block_size), wanted, corpus.pick)
             _check_count(split, len(starts), wanted, len(stream.tokens), corpus.block_size)
-            blocks[split] = _cut(stream, starts, corpus.block_size)
-            used = set(blocks[split].documents.flatten().tolist())
-            long[split] = dict(entry for index, entry in stream.long.items() if index in used)
+            blocks[split], long[split] = _cut(stream, starts, corpus.block_size)
     _check_disjoint(long)
     _write(blocks, directory)
 
 
-def _tokenise(documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, enough: int | None) -> _Stream:
-    """Tokenise documents in order, up to and including the one that brings the stream to ``enough`` tokens."""
+def _tokenise(documents: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, enough: int | None) -> _Stream:
+    """Tokenise the rows of documents in order, up to and including the one that makes ``enough`` tokens."""
     stream = _Stream()
-    while batch := list(islice(documents, _BATCH)):
-        ids = tokenizer(batch, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
-        for text, document in zip(batch, ids, strict=True):
-            stream.add(text, document)
+    rows = ((document, text) for document, texts in enumerate(documents) for text in texts)
+    while batch := list(islice(rows, _BATCH)):
+        texts = [text for _, text in batch]
+        ids = tokenizer(texts, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"]
+        for (document, text), tokens in zip(batch, ids, strict=True):
+            stream.add(document, text, tokens)
             if enough is not None and len(stream.tokens) >= enough:
                 return stream
     return stream
@@ -141,12 +144,17 @@ def _pick(starts: range, wanted: int, pick: str) -> list[int]:
     return [starts[int(i)] for i in torch.linspace(0, len(starts) - 1, wanted, dtype=torch.float64).round()]
 
 
-def _cut(stream: _Stream, starts: list[int], block_size: int) -> Blocks:
+def _cut(stream: _Stream, starts: list[int], block_size: int) -> tuple[Blocks, dict[bytes, str]]:
+    """The blocks that start at some tokens, and the hash and the start of each long row that they touch."""
     positions = torch.tensor(starts).unsqueeze(1) + torch.arange(block_size)
-    tokens = torch.frombuffer(stream.tokens, dtype=torch.int32)
     ends = torch.tensor(stream.lengths).cumsum(0)
-    # `right` skips documents without a token, which end where the one before them does
-    return Blocks(tokens[positions].long(), torch.searchsorted(ends, positions, right=True))
+    # `right` skips rows without a token, which end where the one before them does
+    rows = torch.searchsorted(ends, positions, right=True)
+    tokens = torch.frombuffer(stream.tokens, dtype=torch.int32)[positions]
+    documents = torch.frombuffer(stream.documents, dtype=torch.int32)[rows]
+    used = set(rows.flatten().tolist())
+    long = dict(entry for row, entry in stream.long.items() if row in used)
+    return Blocks(tokens.long(), documents.long()), long
 
 
 def _check_count(split: Split, got: int, wanted: int, n_tokens: int, block_size: int) -> None:
@@ -171,7 +179,9 @@ def _write(blocks: dict[Split, Blocks], directory: Path) -> None:
     counts: dict[str, dict[str, int]] = {}
     for split in SPLITS:
         tokens, documents = blocks[split].tokens.int(), blocks[split].documents.int()
-        digest.update(f"{split}{tuple(tokens.shape)}".encode() + tokens.numpy().astype("<i4").tobytes())
+        digest.update(f"{split}{tuple(tokens.shape)}".encode())
+        for part in (tokens, documents):
+            digest.update(part.numpy().astype("<i4").tobytes())
         counts[split] = {
             "n_blocks": tokens.shape[0],
             "n_documents": len(set(documents.flatten().tolist())),

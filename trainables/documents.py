@@ -1,10 +1,12 @@
 """Documents of each split, from the embedded text, local files or the hub.
 
+A document is a list of rows. It has one row, unless rows are grouped into articles by their headings.
+
 Nothing is ever read in place of what was asked for: a text that is missing, gated or out of reach is an error.
 """
 
-import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +25,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTT
 from search_spaces.errors import SponError
 from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables import embedded
+from trainables.fingerprint import file_sha256
 
 _BATCH = 256  # rows read at once
 _HUB_TIMEOUT_S = 10.0
@@ -33,6 +36,8 @@ _REACH_IT = (
     "go online, set HF_HUB_OFFLINE=1 to use a copy in the Hugging Face cache, "
     "or put the text in local files and use source: files"
 )
+_SAMPLE_BY = {"row": "line", "heading": "line", "paragraph": "paragraph", "file": "document"}
+_LEVEL_ONE = re.compile(r"= (?!= ).*(?<! =) =")
 _FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".parquet": "parquet"}
 
 
@@ -40,28 +45,48 @@ def source_version(corpus: CorpusConfig) -> object:
     """What the config does not say of the text: the embedded documents, or the content of local files."""
     if corpus.source == EMBEDDED:
         return embedded.documents_key()
-    return {name: _sha256(Path(name)) for names in corpus.files.values() for name in names}
+    return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise SponError(f"a corpus file must be readable, but {error.strerror} (at {path})") from error
+def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[list[str]]]:
+    """The documents of each split: the rows of each one, stripped, without empty ones.
 
-
-def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[str]]:
-    """The documents of each split, stripped, without empty ones."""
+    Raises:
+        SponError: if the text cannot be read; while it is read, if a split has no heading where headings are asked for.
+    """
     rows = _load(corpus, scratch)
-    column = corpus.text_column
-    documents = {split: _texts(rows[split], column, split) for split in SPLITS if split in rows}
+    documents = {split: _documents(rows[split], corpus, split) for split in SPLITS if split in rows}
     if "validation" not in documents:
-        again = _texts(rows["calibration"], column, "calibration")
-        documents["validation"] = (text for index, text in enumerate(again) if index % 10 == 9)
-        rest = documents["calibration"]
-        documents["calibration"] = (text for index, text in enumerate(rest) if index % 10 != 9)
+        again, rest = _documents(rows["calibration"], corpus, "calibration"), documents["calibration"]
+        documents["validation"] = (document for index, document in enumerate(again) if index % 10 == 9)
+        documents["calibration"] = (document for index, document in enumerate(rest) if index % 10 != 9)
     return documents
+
+
+def _documents(rows: Dataset, corpus: CorpusConfig, split: Split) -> Iterator[list[str]]:
+    texts = _texts(rows, corpus.text_column, split)
+    return _articles(texts, split) if corpus.document == "heading" else ([text] for text in texts)
+
+
+def _articles(rows: Iterable[str], split: Split) -> Iterator[list[str]]:
+    """Rows from each level-one heading to the next; those before the first are a document of their own.
+
+    Raises:
+        SponError: if there is no such heading.
+    """
+    article: list[str] = []
+    headed = False
+    for row in rows:
+        if _LEVEL_ONE.fullmatch(row):
+            if article:
+                yield article
+            article, headed = [], True
+        article.append(row)
+    if not headed:
+        raise SponError(
+            f"a corpus of articles must have headings such as '= Title =', but {split} has none (at corpus.document)"
+        )
+    yield article
 
 
 def _texts(rows: Dataset, column: str, split: Split) -> Iterator[str]:
@@ -89,10 +114,15 @@ def _load_files(corpus: CorpusConfig, split: Split, scratch: Path) -> Dataset:
     kind = formats.pop()
     if kind is None or formats:
         raise SponError(f"the files of a split must all be {' or '.join(_FORMATS)}, but got {files} (at corpus.files)")
+    if kind == "parquet" and corpus.document in ("paragraph", "file"):
+        raise SponError(
+            f"document may be {corpus.document} only for text files, but got {', '.join(files)} (at corpus.document)"
+        )
     try:  # not `load_dataset`, which tells a server of each call, for local files too
         if kind == "parquet":
             return cast(Dataset, Dataset.from_parquet(files, cache_dir=str(scratch)))
-        return cast(Dataset, Dataset.from_text(files, cache_dir=str(scratch), sample_by=corpus.sample_by))
+        sample_by = _SAMPLE_BY[corpus.document]
+        return cast(Dataset, Dataset.from_text(files, cache_dir=str(scratch), sample_by=sample_by))
     except (DatasetsError, ValueError) as error:
         if isinstance(error.__cause__, OSError):  # a full disk, which the cache reports
             raise error.__cause__ from error

@@ -27,9 +27,9 @@ from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables import embedded
 from trainables.attention import SDPA_FP32
+from trainables.fingerprint import file_sha256
 
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
-_SAMPLES, _SAMPLE_BYTES = 256, 2**16
 _INFERENCE_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork; the tokenizer warns at each fork otherwise
@@ -226,24 +226,11 @@ def _check_head(network: PreTrainedModel, name: str) -> None:
 
 
 def _directory_fingerprint(directory: Path) -> str:
-    """Hash of a local model: whole small files; of weight files the size and 256 samples of 64 KiB at even distances.
-
-    Reading 16 GB to name a trial would cost more than some trials. Files of up to 16 MiB are read whole; in larger ones
-    the samples see a fine-tuning of all layers, even if it spares the embedding, but not one of a few layers.
-    """
-    digest = hashlib.sha256()
+    """Hash of a local model: its name, and every file that a model or tokenizer is read from, whole."""
     suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
-    for file in sorted(p for p in directory.iterdir() if p.suffix in suffixes):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        with file.open("rb") as stream:
-            if file.suffix not in (".safetensors", ".bin"):
-                digest.update(stream.read())
-                continue
-            for start in range(0, size, max(_SAMPLE_BYTES, size // _SAMPLES)):
-                stream.seek(start)
-                digest.update(stream.read(_SAMPLE_BYTES))
-    return f"{directory.name}@{digest.hexdigest()[:16]}"
+    files = sorted(file for file in directory.iterdir() if file.suffix in suffixes)
+    hashes = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
+    return f"{directory.name}@{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
 
 
 def _hub_commit(config: ModelConfig) -> str:

@@ -87,7 +87,7 @@ class MaskScorer:
         self.evaluated = 0
         self._bench, self._plan, self._split, self._form = bench, plan, split, form
         self._biases = biases
-        self._known: dict[Mask, list[Tensor]] = {}
+        self._known: dict[Mask, Tensor] = {}
         self._switched_on(frozenset(biases))  # vectors that do not fit are refused here, not in the middle of a search
 
     def kl_nats(self, mask: Mask, n_blocks: int) -> float:
@@ -100,14 +100,15 @@ class MaskScorer:
         Raises:
             SponError: if a site of the mask has no shared bias, or the split has fewer blocks.
         """
-        known = self._known.setdefault(mask, [])
+        known = self._known.get(mask, torch.empty(0, 4, dtype=torch.float64))
         if len(known) < n_blocks:
-            known += self._run(mask, slice(len(known), n_blocks))
-        kl, nll, positions, predictions = torch.stack(known[:n_blocks]).sum(dim=0).tolist()
+            known = torch.cat((known, self._run(mask, slice(len(known), n_blocks))))
+            self._known[mask] = known
+        kl, nll, positions, predictions = known[:n_blocks].sum(dim=0).tolist()
         return MaskScore(kl / positions, nll / predictions)
 
-    def _run(self, mask: Mask, rows: slice) -> list[Tensor]:
-        """For each block of some: summed KL and NLL, positions and predictions, (4,) fp64."""
+    def _run(self, mask: Mask, rows: slice) -> Tensor:
+        """For some blocks: summed KL and NLL, positions and predictions of each, (blocks, 4) fp64."""
         biases = self._switched_on(mask)
         blocks, teacher = some_blocks(self._bench, self._split, rows)
         model, thresholds = self._bench.model, self._bench.thresholds(self._plan)
@@ -115,7 +116,7 @@ class MaskScorer:
             scores = score(model, blocks, teacher)
         self.evaluated += len(blocks.tokens)
         sums = (scores.block_kl, scores.block_nll, scores.block_positions, scores.block_predictions)
-        return list(torch.stack(sums, dim=1))
+        return torch.stack(sums, dim=1)
 
     def _switched_on(self, mask: Mask) -> SponBiases:
         vectors = warm_start(self._biases, mask)

@@ -1,7 +1,7 @@
 """Teacher statistics: everything that a trial needs to know of the dense model, computed once and kept on local disk.
 
-See ``trainables.loss`` for the mathematics. The statistics depend on the model, the text and the temperature alone, so
-every trial of every sweep shares them, and no trial runs the dense model.
+See ``trainables.loss`` for the mathematics. The statistics depend on the model, the kind of device, the text and the
+temperature alone, so every trial of every sweep shares them, and no trial runs the dense model.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def teacher_of(
         RuntimeError: if the statistics are not there yet and the model is not dense.
     """
     text = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
-    identity = (model.fingerprint, str(model.network.dtype), text, tokens.shape)
+    identity = (model.fingerprint, str(model.network.dtype), model.device.type, text, tokens.shape)
     key = content_key(_SCHEMA, *identity, float(temperature), with_hidden)
 
     def build(directory: Path) -> None:

@@ -175,7 +175,7 @@ class Workbench:
         return dense_scores(self.teacher(split), self.blocks(split))
 
     def teal_baseline(self, plan: TrialPlan, split: Split) -> Baseline:
-        """Scores of the sparse model without biases, computed once per (model, corpus, plan) and kept on disk.
+        """Scores of the sparse model without biases, computed once per (model, device, corpus, plan) and kept on disk.
 
         A plan that sparsifies nothing has the dense model's scores, without the rounding of another pass.
 
@@ -206,6 +206,6 @@ class Workbench:
         if split == "test" and not self._open_test:
             raise SponError("the test split is for the final report only, but a trial asked for it")
 
-    def _identity(self) -> tuple[int, str, str, str]:
+    def _identity(self) -> tuple[int, str, str, str, str]:
         prints = self.materials.fingerprints
-        return _SCHEMA, prints.model, str(self.model.network.dtype), prints.corpus
+        return _SCHEMA, prints.model, str(self.model.network.dtype), self.model.device.type, prints.corpus

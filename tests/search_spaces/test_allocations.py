@@ -58,11 +58,13 @@ def test_middle_leaves_as_much_before_as_after(name, depth, first, last):
         ("ALTERNATING", 16, [0, 2, 4, 6, 8, 10, 12, 14]),
         ("ALTERNATING", 30, list(range(0, 30, 2))),
         ("ALTERNATING-25", 28, [0, 4, 8, 12, 16, 20, 24]),
-        ("ALTERNATING-25", 30, [0, 4, 8, 12, 16, 20, 24]),
-        ("ALTERNATING-33", 32, [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]),
+        ("ALTERNATING", 7, [0, 2, 4]),
+        ("ALTERNATING-25", 30, [0, 4, 8, 12, 17, 21, 25]),
+        ("ALTERNATING-33", 32, [0, 3, 6, 9, 12, 16, 19, 22, 25, 28]),
+        ("ALTERNATING-40", 30, [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27]),
     ],
 )
-def test_alternating_takes_every_nth_layer(name, depth, layers):
+def test_alternating_spreads_its_layers_over_the_whole_depth(name, depth, layers):
     assert named_allocation(name, depth)[0] == layers
 
 

@@ -224,6 +224,7 @@ def test_two_ways_to_say_the_same_mask_have_one_identity(identity, same):
         {"plan": {"levels": {"3.down_proj": 0.5}}},
         {"name": "other"},
         {"resources": {"cpus_per_trial": 4}},
+        {"training": {"init_scale": 0.9}},
         {"resources": {"accelerator_type": "A100", "max_failures": 5, "max_minutes": 9, "price_per_hour": 2.5}},
     ],
 )
@@ -247,11 +248,25 @@ def test_what_does_not_change_the_result_does_not_change_the_identity(identity, 
         {"training": {"lr": 1e-3}},
         {"training": {"epochs": 1}},
         {"training": {"form": "input_vector"}},
+        {"training": {"init": "bias_correction"}},
+        {"training": {"warmup_steps": 2}},
+        {"training": {"weight_decay": 0.1}},
+        {"resources": {"gpus_per_trial": 1}},
     ],
     ids=str,
 )
 def test_what_changes_the_result_changes_the_identity(identity, different):
     assert identity(**different) != identity()
+
+
+def test_the_scale_of_an_init_is_part_of_the_identity_where_it_is_used(identity):
+    scales = [{"training": {"init": "bias_correction", "init_scale": scale}} for scale in (0.5, 0.9)]
+    assert identity(**scales[0]) != identity(**scales[1])
+
+
+def test_the_rule_of_a_plan_without_sites_is_no_part_of_the_identity(identity):
+    dense = {"sparsity": [0.0], "allocations": ["BASELINE-TEAL"]}
+    assert identity(**dense, plan={"rule": "topk"}) == identity(**dense, plan={"calibration_blocks": 8})
 
 
 @pytest.mark.parametrize("changes", [{"training": {"lr": 1e-3}}, {"seeds": [1]}])

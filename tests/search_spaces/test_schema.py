@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import (
+    ALGORITHM,
     AllocationConfig,
     CorpusConfig,
     ModelConfig,
@@ -105,9 +106,14 @@ def test_a_seed_that_a_generator_cannot_take_is_refused(seed):
         space(seeds=[seed])
 
 
-def test_a_training_seed_beside_seeds_is_refused_because_it_would_be_ignored():
-    with pytest.raises(ValidationError, match=r"given as seeds, but got training\.seed=7"):
-        space(training={"seed": 7})
+@pytest.mark.parametrize(("seed", "seeds"), [(7, [42]), (42, [1]), (1, [1, 2])])
+def test_a_training_seed_beside_other_seeds_is_refused_because_it_would_be_ignored(seed, seeds):
+    with pytest.raises(ValidationError, match=rf"given as seeds, .*but got training\.seed={seed}, seeds=\[{seeds[0]}"):
+        space(training={"seed": seed}, seeds=seeds)
+
+
+def test_a_training_seed_that_is_the_only_seed_is_taken():
+    assert space(training={"seed": 7}, seeds=[7]).seeds == (7,)
 
 
 def test_a_skip_as_long_as_a_block_is_refused_because_nothing_would_be_sparsified():
@@ -233,7 +239,7 @@ def test_training_numbers_without_meaning_are_refused(given):
         TrainingConfig.model_validate(given)
 
 
-@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (2, "cuda")])
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (1, "cuda")])
 def test_a_trial_is_on_cuda_exactly_when_it_asks_for_a_gpu(gpus, device):
     assert ResourcesConfig(gpus_per_trial=gpus).device == device
 
@@ -243,9 +249,10 @@ def test_memory_is_asked_of_ray_in_bytes_and_only_where_it_is_given():
     assert ResourcesConfig().bundle == {"CPU": 1}
 
 
-def test_several_gpus_are_a_whole_number():
-    with pytest.raises(ValidationError, match=r"a whole number above 1, but got 1\.5"):
-        ResourcesConfig(gpus_per_trial=1.5)
+@pytest.mark.parametrize("gpus", [1.5, 4])
+def test_more_than_one_gpu_is_refused_because_a_trial_uses_one(gpus):
+    with pytest.raises(ValidationError, match=f"must use one GPU, or a fraction to share one, but got .*={gpus}"):
+        ResourcesConfig(gpus_per_trial=gpus)
 
 
 def test_a_revision_of_the_embedded_model_is_refused():
@@ -264,6 +271,9 @@ def test_a_revision_of_the_embedded_model_is_refused():
         ({"source": "x/y", "splits": {"calibration": "train", "test": "train"}}, "one split only, but got 'train'"),
         ({"source": "x/y", "splits": {"calibration": "a", "test": "b", "dev": "c"}}, "'calibration', 'validation' or"),
         ({"name": "wikitext"}, "only for a hub dataset, but got 'wikitext'"),
+        ({"source": "x/y", "document": "paragraph"}, "text files, but got document: paragraph and source: x/y"),
+        ({"document": "file"}, "only for text files, but got document: file and source: embedded"),
+        ({"document": "heading"}, "must be row where a row is an article, but got document: heading"),
         ({"block_size": 1}, "greater than or equal to 2"),
         ({"blocks": {"test": 0}}, "greater than or equal to 1"),
     ],
@@ -305,6 +315,28 @@ def test_a_warm_start_is_part_of_the_identity_and_the_place_of_its_file_is_not(s
     one, moved, other = (cold.model_copy(update={"warm_start": start}).identity for start in starts)
     assert one == moved
     assert len({cold.identity, one, other}) == 3
+
+
+def test_a_warm_start_takes_the_place_of_the_init(shape, fingerprints):
+    start = WarmStart(identity="a", checkpoint="/x")
+    inits = [{}, {"init": "bias_correction"}, {"init": "bias_correction", "init_scale": 0.9}]
+    trials = [resolve_space(space(training=init), shape, fingerprints)[0] for init in inits]
+    assert len({trial.identity for trial in trials}) == 3
+    assert len({trial.model_copy(update={"warm_start": start}).identity for trial in trials}) == 1
+
+
+def test_a_trial_without_biases_has_nothing_to_start_from(shape, fingerprints):
+    (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
+    start = WarmStart(identity="a", checkpoint="/x")
+    assert trial.model_copy(update={"warm_start": start}).identity == trial.identity
+
+
+def test_a_trial_is_of_the_algorithm_of_today_and_one_without_a_number_of_the_first(shape, fingerprints):
+    (trial,) = resolve_space(space(), shape, fingerprints)
+    raw = trial.model_dump(exclude={"algorithm"})
+    assert trial.algorithm == ALGORITHM
+    assert TrialConfig.model_validate(raw).algorithm == 1
+    assert TrialConfig.model_validate(raw).identity != trial.identity
 
 
 def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerprints):

@@ -24,7 +24,7 @@ NOTHING = (
 """What the autoscaler wants to be there, which a cloud's defaults would fill in."""
 GIB = 2.0**30
 A100 = ResourcesConfig(accelerator_type="A100")
-ASKED = "a node must have what a trial asks for, CPU 1, GPU 8"
+ASKED = "a node must have what a trial asks for, CPU 1, GPU 1"
 
 
 def config(address: str) -> dict[str, object]:
@@ -69,7 +69,7 @@ def growing() -> Iterator[str]:
 @pytest.mark.ray
 def test_what_no_node_type_has_is_refused_with_what_was_asked_and_what_there_is(growing: str) -> None:
     with pytest.raises(SponError, match=rf"{ASKED}, but no node that the autoscaler can add has it.*CPU 0, GPU 0"):
-        start_ray(ResourcesConfig(gpus_per_trial=8), growing)
+        start_ray(ResourcesConfig(gpus_per_trial=1), growing)
     assert not ray.is_initialized()
 
 
@@ -84,7 +84,7 @@ def test_a_cluster_without_an_autoscaler_has_what_it_has(growing: str, monkeypat
     monkeypatch.setattr(cluster, "_autoscaler", lambda: Autoscaler(False, {}, (), ()))
     monkeypatch.setattr(cluster, "_SILENT_SECONDS", 0)
     with pytest.raises(SponError, match=f"{ASKED}, but there is no autoscaler, and the nodes have: CPU 0, GPU 0"):
-        start_ray(ResourcesConfig(gpus_per_trial=8), growing)
+        start_ray(ResourcesConfig(gpus_per_trial=1), growing)
 
 
 @pytest.mark.ray

@@ -73,6 +73,24 @@ def test_a_sweep_gives_back_its_space(tmp_path: Path, tiny_raw: dict[str, object
     assert open_sweep(tmp_path, "tiny").space == space
 
 
+@pytest.mark.parametrize("seeds", [{"seeds": [1, 2]}, {"seeds": [7], "training": {"seed": 7}}])
+def test_a_space_with_seeds_of_its_own_may_come_again(
+    tmp_path: Path, tiny_raw: dict[str, object], seeds: dict[str, object]
+) -> None:
+    space = parse_space(tiny_raw | seeds, "test")
+    create_sweep(tmp_path, space)
+    assert open_sweep(tmp_path, "tiny").space.seeds == space.seeds
+    check_sweep(tmp_path, space)
+
+
+def test_a_space_that_was_written_with_the_training_seed_is_read(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
+    space = parse_space(tiny_raw | {"seeds": [1, 2]}, "test")
+    file = create_sweep(tmp_path, space).path / "space.json"
+    file.write_text(space.model_dump_json())
+    assert '"seed":42' in file.read_text()
+    check_sweep(tmp_path, space)
+
+
 def test_the_same_space_may_come_again(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
     space = parse_space(tiny_raw, "test")
     create_sweep(tmp_path, space)

@@ -7,9 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from trainables.model import ResidentModel
 
 # Read before the session's own cache replaces it
 _CACHE_OF_USER = os.environ.get("SPON_CACHE")
+
+
+class _Elsewhere(ResidentModel):
+    """A model that says that it is on another device."""
+
+    device = torch.device("meta")
+
+
+def elsewhere(model: ResidentModel) -> ResidentModel:
+    """The same model, as far as anyone can tell on another device."""
+    return _Elsewhere(**vars(model))
 
 
 @pytest.fixture

@@ -115,6 +115,41 @@ def test_a_directory_written_aside_replaces_the_old_one(tmp_path):
     assert [path.name for path in (tmp_path / "place").iterdir()] == ["hello.txt"]
 
 
+def test_a_directory_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == place and (path / "hello.txt").exists():
+            raise OSError(errno.EIO, "lost", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="lost"), written_aside(place) as aside:
+        build_hello(aside)
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert (place / "old.txt").read_text() == "old"
+
+
+def test_the_disk_has_the_files_before_they_have_their_name(tmp_path, monkeypatch):
+    place, synced = tmp_path / "place", []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        assert not place.exists()
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with written_aside(place) as aside:
+        build_hello(aside)
+        (aside / "inner").mkdir()
+        (aside / "inner" / "more.txt").write_text("more")
+    assert {"hello.txt", "inner", "more.txt", aside.name} <= set(synced)
+
+
 def test_a_directory_written_aside_can_be_read_by_others(tmp_path):
     with written_aside(tmp_path / "place"):
         pass
@@ -146,6 +181,23 @@ def test_a_missing_permission_and_a_lost_disk_are_one_line(tmp_path, number):
     said = f"the output directory must be writable, but {os.strerror(number)}"
     with pytest.raises(SponError, match=said), writable(tmp_path):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_an_input_that_cannot_be_read_is_not_taken_for_the_output(spon_cache, tmp_path, number):
+    error = OSError(number, os.strerror(number), str(tmp_path / "input.parquet"))
+    with pytest.raises(OSError, match=r"input\.parquet") as caught:
+        cached("texts", "k", lambda directory: fail(error))
+    assert caught.value is error
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(spon_cache, monkeypatch):
+    def refuse(self: Path, *args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(spon_cache.parent))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SponError, match="the output directory must be writable, but Permission denied"):
+        cached("texts", "k", build_hello)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), SafetensorError("not ours")])

@@ -207,6 +207,11 @@ def test_the_fingerprint_is_of_the_tokens(files: Files, tokenizer: PreTrainedTok
     assert corpus_fingerprint(prepare_corpus(_config({**files, "test": (str(moved),)}), tokenizer, "words")) == before
 
 
+def test_the_fingerprint_is_of_the_documents_too(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows, articles = (prepare_corpus(_config(wiki, document=one), tokenizer, "words") for one in ("row", "heading"))
+    assert corpus_fingerprint(rows) != corpus_fingerprint(articles)
+
+
 def test_a_changed_file_gives_another_corpus(files: Files, tokenizer: PreTrainedTokenizerFast) -> None:
     before = corpus_fingerprint(prepare_corpus(_config(files), tokenizer, "words"))
     path = Path(files["test"][0])
@@ -232,8 +237,112 @@ def test_parquet_is_read(files: Files, tokenizer: PreTrainedTokenizerFast, tmp_p
 
 
 def test_a_document_may_be_a_whole_file(files: Files, tokenizer: PreTrainedTokenizerFast) -> None:
-    prepared = prepare_corpus(_config(files, sample_by="document"), tokenizer, "words")
+    prepared = prepare_corpus(_config(files, document="file"), tokenizer, "words")
     assert load_blocks(prepared, "calibration").documents.max() == 0
+
+
+def test_a_document_may_be_a_paragraph(files: Files, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text("1 2 3\n4 5 6\n\n7 8 9 10 11 12")
+    prepared = prepare_corpus(_config({**files, "test": (str(path),)}, document="paragraph"), tokenizer, "words")
+    assert load_blocks(prepared, "test").documents.tolist() == [[0] * 6 + [1] * 2]
+
+
+def test_paragraphs_are_of_text_files_only(files: Files, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    Dataset.from_dict({"text": ["1 2 3"]}).to_parquet(str(path))
+    with pytest.raises(SponError, match=r"only for text files, but got .*test\.parquet \(at corpus\.document"):
+        prepare_corpus(_config({**files, "test": (str(path),)}, document="paragraph"), tokenizer, "words")
+
+
+def _articles(first: int, count: int) -> str:
+    """Articles as WikiText has them: three numbers under a level-one heading, three under one of level two."""
+    return "\n".join(
+        f" = Title {n} = \n \n {n} {n} {n} \n \n = = Part = = \n \n {n} {n} {n} \n "
+        for n in range(first, first + count)
+    )
+
+
+@pytest.fixture
+def wiki(tmp_path: Path) -> Files:
+    """20 articles for calibration (1..20), 10 each for validation (31..) and test (51..)."""
+    named: Files = {}
+    for split, first, count in (("calibration", 1, 20), ("validation", 31, 10), ("test", 51, 10)):
+        path = tmp_path / f"{split}.wiki.txt"
+        path.write_text(_articles(first, count))
+        named[split] = (str(path),)  # type: ignore[index]
+    return named
+
+
+def _prepared(files: Files, tokenizer: PreTrainedTokenizerFast, document: str) -> dict[Split, Any]:
+    prepared = prepare_corpus(_config(files, document=document), tokenizer, "words")
+    return {split: load_blocks(prepared, split) for split in SPLITS}
+
+
+def _marks(blocks: Any) -> set[tuple[int, int]]:
+    """Which number, of those that mark an article, is in which document."""
+    pairs = zip(blocks.documents.flatten().tolist(), blocks.tokens.flatten().tolist(), strict=True)
+    return {(document, token) for document, token in pairs if token}
+
+
+def test_articles_are_told_apart_by_their_headings(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = Path(wiki["calibration"][0]).read_text().splitlines()
+    assert len(rows) == 8 * 20
+    marks = _marks(_prepared(wiki, tokenizer, "heading")["calibration"])
+    assert marks == {(n - 1, n) for n in range(1, 21)}
+
+
+def test_articles_have_the_tokens_of_their_rows(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows, articles = (_prepared(wiki, tokenizer, document) for document in ("row", "heading"))
+    for split in SPLITS:
+        assert torch.equal(articles[split].tokens, rows[split].tokens)
+        assert len(articles[split].documents.unique()) < len(rows[split].documents.unique())
+
+
+def test_articles_give_the_blocks_of_the_study(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = Path(wiki["calibration"][0]).read_text().split("\n")
+    for count in (1, 3, 100):
+        prepared = prepare_corpus(_config(wiki, document="heading", blocks=_few(count)), tokenizer, "words")
+        assert load_blocks(prepared, "calibration").tokens.tolist() == _study_blocks(rows, tokenizer, count, 8)
+
+
+def test_text_before_the_first_heading_is_a_document(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = Path(wiki["test"][0])
+    path.write_text("99 99\n99\n" + path.read_text())
+    marks = _marks(_prepared(wiki, tokenizer, "heading")["test"])
+    assert {(0, 99), (1, 51), (2, 52)} <= marks
+
+
+def test_every_tenth_article_validates_when_no_split_does(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    without: Files = {"calibration": wiki["calibration"], "test": wiki["test"]}
+    blocks = _prepared(without, tokenizer, "heading")
+    assert {token for _, token in _marks(blocks["validation"])} == {10, 20}
+    assert {token for _, token in _marks(blocks["calibration"])} == set(range(1, 20)) - {10}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_without_a_heading_is_one_line(wiki: Files, tokenizer: PreTrainedTokenizerFast, split: Split) -> None:
+    Path(wiki[split][0]).write_text(" = = Part = = \n = = = Piece = = = \n 1 = 2 = 3 \n" * 9)
+    with pytest.raises(SponError, match=rf"but {split} has none \(at corpus\.document\)") as caught:
+        _prepared(wiki, tokenizer, "heading")
+    assert "\n" not in str(caught.value)
+
+
+def test_articles_share_no_long_row(wiki: Files, tokenizer: PreTrainedTokenizerFast) -> None:
+    for split in ("calibration", "test"):
+        path = Path(wiki[split][0])
+        path.write_text(f"{path.read_text()} = Last = \n {split} alone \n {'the same paragraph ' * 12}")
+    with pytest.raises(SponError, match="calibration and test have 'the same paragraph"):
+        _prepared(wiki, tokenizer, "heading")
+
+
+def test_articles_of_a_parquet_file_are_told_apart(
+    wiki: Files, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "test.parquet"
+    Dataset.from_dict({"text": Path(wiki["test"][0]).read_text().splitlines()}).to_parquet(str(path))
+    text, parquet = (_prepared(files, tokenizer, "heading") for files in (wiki, {**wiki, "test": (str(path),)}))
+    assert torch.equal(parquet["test"].documents, text["test"].documents)
 
 
 def test_a_missing_file_is_named(files: Files, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -331,6 +440,14 @@ def test_a_hub_dataset_is_read(hub: Callable[..., None], tokenizer: PreTrainedTo
     hub()
     blocks = load_blocks(prepare_corpus(_hub_config(), tokenizer, "words"), "calibration")
     assert blocks.tokens.tolist() == [list(range(1, 9)), list(range(9, 17))]
+
+
+def test_a_hub_dataset_must_have_headings_where_they_are_asked_for(
+    hub: Callable[..., None], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    hub()
+    with pytest.raises(SponError, match=r"calibration has none \(at corpus\.document\)"):
+        prepare_corpus(_hub_config(document="heading"), tokenizer, "words")
 
 
 def test_another_commit_from_the_cache_is_refused(hub: Callable[..., None], tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,6 +1,7 @@
 """Finding and loading models: families of the Llama layout run, all else is refused in one line."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -262,16 +263,22 @@ def test_another_tokenizer_is_another_fingerprint(tmp_path):
     assert fingerprint(directory) != before
 
 
-def test_large_weights_are_sampled_over_their_whole_length(monkeypatch, tmp_path):
-    monkeypatch.setattr(model, "_SAMPLES", 8)
-    monkeypatch.setattr(model, "_SAMPLE_BYTES", 16)
-    seen = set()
-    for start in range(0, 1024, 128):
-        content = bytearray(1024)
-        content[start : start + 16] = bytes(range(1, 17))
-        (tmp_path / "model.safetensors").write_bytes(content)
-        seen.add(fingerprint(tmp_path))
-    assert len(seen) == 8
+def test_one_other_byte_anywhere_in_large_weights_is_another_fingerprint(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.touch()
+    os.truncate(weights, 2**25)
+    before = fingerprint(tmp_path)
+    with weights.open("r+b") as file:
+        file.seek(2**24 + 2**16 + 5)  # what samples of 64 KiB at even distances leave out
+        file.write(b"1")
+    assert fingerprint(tmp_path) != before
+
+
+def test_another_name_of_a_file_is_another_fingerprint(tmp_path):
+    directory = make_llama(tmp_path / "model")
+    before = fingerprint(directory)
+    (directory / "tokenizer.json").rename(directory / "other.json")
+    assert fingerprint(directory) != before
 
 
 def test_a_model_that_is_not_dense_is_noticed(tiny_bench, tiny_trial):

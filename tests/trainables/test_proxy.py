@@ -100,6 +100,13 @@ def test_blocks_scored_in_two_goes_score_as_in_one(tiny_bench, trial, scorer):
     assert scorer.scores(ALL, 12) == pytest.approx(scorer_of(tiny_bench, trial).scores(ALL, 12), rel=1e-6)
 
 
+def test_a_mask_keeps_one_array_however_often_it_went_on(scorer):
+    for n_blocks in (2, 5, 9):
+        scorer.scores(ALL, n_blocks)
+    assert scorer._known[ALL].shape == (9, 4)
+    assert scorer._known[ALL].untyped_storage().nbytes() == 9 * 4 * 8
+
+
 def test_a_known_mask_is_not_run_again(scorer):
     first = scorer.scores(frozenset(SITES[:2]), 5)
     assert scorer.scores(frozenset(reversed(SITES[:2])), 5) == first

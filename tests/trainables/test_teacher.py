@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.trainables.conftest import elsewhere
 from trainables import loss, model, teacher
 from trainables.evaluation import score
 from trainables.loss import linear_kl
@@ -88,8 +89,9 @@ def test_statistics_are_computed_once_and_kept_on_disk(bench, monkeypatch):
         lambda b: teacher_of(b.model, b.blocks("validation").tokens.view(-1, 8), "validation"),
         lambda b: teacher_of(b.model, b.blocks("validation").tokens, "validation", with_hidden=True),
         lambda b: teacher_of(replace(b.model, fingerprint="other"), b.blocks("validation").tokens, "validation"),
+        lambda b: teacher_of(elsewhere(b.model), b.blocks("validation").tokens, "validation"),
     ],
-    ids=["temperature", "text", "block size", "hidden", "model"],
+    ids=["temperature", "text", "block size", "hidden", "model", "device"],
 )
 def test_another_question_has_statistics_of_its_own(bench, monkeypatch, other):
     ask(bench)

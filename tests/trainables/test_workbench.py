@@ -4,6 +4,7 @@ import pytest
 
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
+from tests.trainables.conftest import elsewhere
 from trainables import teal, workbench
 from trainables.workbench import Workbench
 
@@ -148,3 +149,28 @@ def test_two_dtypes_share_no_baseline(bench, tiny_trial, monkeypatch):
     other = Workbench(tiny_trial.model.model_copy(update={"dtype": "bfloat16"}), tiny_trial.corpus, "cpu")
     with pytest.raises(pytest.fail.Exception):
         other.teal_baseline(tiny_trial.plan, "validation")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda bench, plan: bench.thresholds(plan),
+        lambda bench, plan: bench.mean_removed(plan),
+        lambda bench, plan: bench.teal_baseline(plan, "validation"),
+    ],
+    ids=["histograms", "means", "baselines"],
+)
+def test_two_devices_share_nothing_in_the_cache(bench, threshold_plan, monkeypatch, ask):
+    keys = []
+
+    def refuse(kind: str, key: str, build: object) -> None:
+        keys.append(key)
+        raise LookupError
+
+    monkeypatch.setattr(workbench, "cached", refuse)
+    here = bench.model
+    for model in (here, here, elsewhere(here)):
+        bench.model = model
+        with pytest.raises(LookupError):
+            ask(bench, threshold_plan)
+    assert keys[0] == keys[1] != keys[2]
