@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, CorpusConfig, Split
+from trainables.activity import tell
 from trainables.cache import cached, content_key
 from trainables.documents import documents_of, source_version
 
@@ -103,7 +104,7 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
             wanted = getattr(corpus.blocks, split)
             # The study stops reading here: a block more than it needs, which its rule for the last block wants
             enough = (wanted + 1) * corpus.block_size if corpus.pick == "first" else None
-            stream = _tokenise(documents, tokenizer, enough)
+            stream = _tokenise(documents, tokenizer, enough, split)
             starts = _pick(_block_starts(len(stream.tokens), corpus.block_size), wanted, corpus.pick)
             _check_count(split, len(starts), wanted, len(stream.tokens), corpus.block_size)
             blocks[split] = _cut(stream, starts, corpus.block_size)
@@ -113,7 +114,9 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
     _write(blocks, directory)
 
 
-def _tokenise(documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, enough: int | None) -> _Stream:
+def _tokenise(
+    documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, enough: int | None, split: Split
+) -> _Stream:
     """Tokenise documents in order, up to and including the one that brings the stream to ``enough`` tokens."""
     stream = _Stream()
     while batch := list(islice(documents, _BATCH)):
@@ -122,6 +125,7 @@ def _tokenise(documents: Iterator[str], tokenizer: PreTrainedTokenizerBase, enou
             stream.add(text, document)
             if enough is not None and len(stream.tokens) >= enough:
                 return stream
+        tell("cutting the text into blocks", len(stream.lengths), unit="document", note=split)
     return stream
 
 
