@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.errors import SponError
+from trainables.activity import listening, printer
+from trainables.quiet import hush
 from trainables.tracking import tracking_uri
 
 if TYPE_CHECKING:
@@ -18,8 +20,10 @@ Command = Callable[[argparse.Namespace], None]
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
     arguments = _parser().parse_args(argv)
+    hush()
     try:
-        arguments.command(arguments)
+        with listening(printer()):
+            arguments.command(arguments)
     except SponError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

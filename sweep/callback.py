@@ -1,5 +1,6 @@
 """What the driver does at each event of Ray Tune: keep it on disk, print and log one line, send it to MLflow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from search_spaces.schema import TrialConfig
+from search_spaces.sites import ModelShape
+from sweep.display import follow
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.progress import Progress
-from sweep.search.task import Counts
 from sweep.sender import Sender
 from sweep.tracking import Tracker
+from trainables.activity import tell
 from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE
 
-_KEPT = ("_folder", "_tracking_uri", "_n_trials", "_counts", "_n_before")
+_KEPT = ("_folder", "_shape", "_tracking_uri", "_n_trials", "_counts", "_n_before", "_places", "_with_test")
 
 
 class SweepCallback(tune.Callback):
@@ -24,37 +27,49 @@ class SweepCallback(tune.Callback):
 
     Args:
         folder: of the sweep.
+        shape: of the model.
         tracking_uri: of MLflow.
-        n_trials: that will come, where Ray is given them one by one; else those that it was given.
+        trials: that Ray is given, unless it is given them one by one.
+        n_trials: that will come, where Ray is given them one by one.
         counts: file of a searcher's counts, if the trials are its proposals.
         n_before: trials that were over before, and which Ray is not given.
+        places: trials at once.
+        with_test: whether the test report is to come after them.
     """
+
+    _trials: Sequence[TrialConfig] = ()  # of a grid, which is never restored
 
     def __init__(
         self,
         folder: SweepFolder,
+        shape: ModelShape,
         tracking_uri: str,
+        trials: Sequence[TrialConfig] = (),
         n_trials: int | None = None,
         counts: Path | None = None,
         n_before: int = 0,
+        places: int = 1,
+        with_test: bool = False,
     ) -> None:
-        self._folder, self._tracking_uri = folder, tracking_uri
+        self._folder, self._shape, self._tracking_uri, self._trials = folder, shape, tracking_uri, trials
         self._n_trials, self._counts, self._n_before = n_trials, counts, n_before
+        self._places, self._with_test = places, with_test
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Open MLflow and the progress line, in the driver that runs the sweep."""
+        """Open MLflow and show the progress, in the driver that runs the sweep."""
         self._sender = Sender(Tracker(self._tracking_uri, self._folder))
-        self._progress = Progress(self._folder.space)
+        self._progress = Progress(
+            self._shape, self._trials, self._places, self._n_trials, self._n_before, self._counts, self._with_test
+        )
+        follow(self._progress)
+
+    @property
+    def speed(self) -> float | None:
+        """Operations a second in one place, for what comes after the trials; None if it is not known."""
+        return self._progress.speed
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _KEPT}
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Print a sign of life now and then."""
-        if self._progress.is_due:
-            over = self._n_before + sum(trial.is_finished() for trial in trials)
-            proposals = Counts.read(self._counts) if self._counts else None
-            self._progress.beat(over, self._n_trials or self._n_before + len(trials), proposals)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that the trial exists."""
@@ -101,6 +116,8 @@ class SweepCallback(tune.Callback):
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Let MLflow have what waits; after this it is for others to use."""
+        follow(None)
+        tell("telling MLflow")
         self._sender.close()
 
     def _failed(self, trial: Trial, reason: str, details: str = "") -> None:

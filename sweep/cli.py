@@ -12,12 +12,16 @@ from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
+from sweep.display import Display
+from trainables.activity import tell
+from trainables.quiet import hush
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
+    hush()
     try:
         arguments = _parser().parse_args(argv)
         return int(arguments.command(arguments))
@@ -81,10 +85,12 @@ def _directory(text: str) -> Path:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from sweep.plan import A100_TFLOPS, print_plan
-
     space = load_space(arguments.space, arguments.set)
-    print_plan(space, measure=not arguments.no_measure, tflops=arguments.tflops or A100_TFLOPS)
+    with Display():
+        tell("loading libraries")
+        from sweep.plan import A100_TFLOPS, print_plan
+
+        print_plan(space, measure=not arguments.no_measure, tflops=arguments.tflops or A100_TFLOPS)
     return 0
 
 
@@ -105,14 +111,16 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
-    from sweep.run import run_sweep
-    from sweep.search.mirror import check_database
-    from trainables.tracking import tracking_uri
+    with Display():
+        tell("loading libraries")
+        from sweep.run import run_sweep
+        from sweep.search.mirror import check_database
+        from trainables.tracking import tracking_uri
 
-    uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    if arguments.optuna_storage:
-        check_database(arguments.optuna_storage)
-    return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
+        uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
+        if arguments.optuna_storage:
+            check_database(arguments.optuna_storage)
+        return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
 
 
 def _status(arguments: argparse.Namespace) -> int:

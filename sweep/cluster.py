@@ -1,7 +1,5 @@
 """The Ray that a sweep runs on: start or find it, and see to it that it has a place for a trial."""
 
-import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,6 +12,8 @@ from ray.util import placement_group, remove_placement_group
 
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
+from sweep.display import say
+from trainables.quiet import hush
 from trainables.ray_trainable import connect_ray
 
 _POLL_SECONDS = 2.0
@@ -33,12 +33,7 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     Raises:
         SponError: if no node can ever hold a trial, or the cluster does not answer.
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of the loggers that are off
-    # Prints the traceback of each lost worker, of which the callback makes one line
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    hush()
     if not ray.is_initialized():
         connect_ray(address)
     try:
@@ -107,7 +102,7 @@ def _wait_for_place(resources: ResourcesConfig, grows: bool) -> None:
             if not said.speaks and waited > _SILENT_SECONDS:
                 raise _impossible(bundle, "there is no autoscaler, and the nodes have")
             if waited - told >= _NEWS_SECONDS:
-                print(_news(bundle, said, waited), flush=True)
+                say(_news(bundle, said, waited))
                 told = waited
     finally:
         remove_placement_group(asked)

@@ -5,6 +5,7 @@
 | mlflow.db, mlartifacts/    | shared by all sweeps                    |
 | NAME/space.json            | the validated space                     |
 | NAME/parent.json           | the sweep's MLflow run                  |
+| NAME/activity.json         | what it is doing, while a driver lives  |
 | NAME/planned.json          | optimiser steps of each trial to come   |
 | NAME/stages.json           | a search: stages so far, their trials   |
 | NAME/tune/STAGE/           | Ray Tune's own state                    |
@@ -44,7 +45,7 @@ from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.schema import SpaceConfig, TrialConfig
-from trainables.cache import writable, written_aside
+from trainables.cache import content_key, writable, written_aside
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 _SPACE, _PLANNED, _STAGES, _STATES = "space.json", "planned.json", "stages.json", "states"
@@ -150,6 +151,11 @@ class SweepFolder:
     def name(self) -> str:
         """The sweep's name."""
         return self.path.name
+
+    @property
+    def ear(self) -> str:
+        """Name of who hears this sweep's workers: the same after a restart, another than any other sweep's."""
+        return f"spon-ear-{content_key(str(self.path.resolve()))}"
 
     @property
     def space(self) -> SpaceConfig:

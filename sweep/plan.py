@@ -16,6 +16,7 @@ from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
+from sweep.display import say
 from sweep.search.measure import without_measured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.dtype import with_dtype
@@ -68,7 +69,7 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
         SponError: if the space does not fit the model or the corpus.
     """
     space, decision = with_dtype(space)
-    print(decision, flush=True)
+    say(decision)
     materials = find_materials(space.model, space.corpus)
     known = without_measured(space)
     trials, others = resolve_grid(known, materials.shape, materials.fingerprints)

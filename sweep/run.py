@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
@@ -12,8 +14,10 @@ from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
+from search_spaces.sites import ModelShape
 from sweep.board import make_board
 from sweep.cluster import start_ray
+from sweep.display import finish, say, showing
 from sweep.folder import SweepFolder, began, check_sweep, create_sweep
 from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
@@ -22,10 +26,12 @@ from sweep.search.measure import Measurement, without_measured
 from sweep.search.stages import Search
 from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, Outcome, run_trials
+from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
 from trainables.dtype import with_dtype
+from trainables.listener import hearing
 from trainables.selection import SELECTION, read_selection
-from trainables.workbench import find_materials
+from trainables.workbench import Materials, find_materials
 
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
 """How to call this interpreter from here, such as ``.venv/bin/python``."""
@@ -58,31 +64,52 @@ def run_sweep(
     started = time.monotonic()
     space, decision = with_dtype(space, began(storage, space.name))
     check_sweep(storage, space)
-    print(decision, flush=True)
+    say(decision)
+    tell("looking for the model and the text")
     materials = find_materials(space.model, space.corpus)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)
     _check_same(SweepFolder(storage / space.name), prints)
     if space.search is not None:
         check_search(known, shape)
+    tell("starting Ray")
     start_ray(space.resources, address)
     _check_outlasts(storage)
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
-    print(f"{folder.name}: results in {folder.path}", flush=True)
+    say(f"{folder.name}: results in {folder.path}")
     try:
-        spaces = Measurement(folder, shape, prints, tracking_uri).spaces()
-        if space.search is not None:
-            outcome = Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
-        else:
-            outcome = _run_grid(folder, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
+        with _heard(folder):
+            outcome = _run(folder, materials, tracking_uri, optuna_storage)
     except Interrupted as interrupted:
-        print(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
+        say(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
         return 130
-    if outcome.finished:
-        _publish(folder, tracking_uri)
+    result = _publish(folder, tracking_uri) if outcome.finished else ""
+    tell("stopping Ray")
     ray.shutdown()
-    print(_closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
+    finish()
+    print(result + _closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
     return outcome.exit_code
+
+
+@contextmanager
+def _heard(folder: SweepFolder) -> Iterator[None]:
+    """Show what the workers of a sweep do while the block runs, here and in its folder."""
+    display = showing()
+    if display is None:
+        yield
+        return
+    display.keep_in(folder.path)
+    with hearing(folder.ear) as ask, display.asking(ask):
+        yield
+
+
+def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_storage: str | None) -> Outcome:
+    """Measure what must be measured first, and run the grid or the search."""
+    shape, prints = materials.shape, materials.fingerprints
+    spaces = Measurement(folder, shape, prints, tracking_uri).spaces()
+    if folder.space.search is not None:
+        return Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
+    return _run_grid(folder, shape, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
 
 
 def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
@@ -99,26 +126,31 @@ def _check_outlasts(storage: Path) -> None:
         raise SponError(f"a job's storage must be an absolute path, but got {storage} (at --storage)")
 
 
-def _run_grid(folder: SweepFolder, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str) -> Outcome:
+def _run_grid(
+    folder: SweepFolder, shape: ModelShape, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str
+) -> Outcome:
     trials = [trial for grid, _ in grids for trial in grid]
-    print(f"grid: {len(trials)} trials", flush=True)
+    say(f"grid: {len(trials)} trials")
+    tell("starting workers")
     for name, known in {pair for _, others in grids for pair in others.items()}:
-        print(f"{name} is the same mask as {known} and is trained once")
-    outcome = run_trials(folder, trials, tracking_uri)
-    report_on_test(folder, [folder.trial(trial) for trial in trials])
+        say(f"{name} is the same mask as {known} and is trained once")
+    outcome = run_trials(folder, shape, trials, tracking_uri, with_test=True)
+    report_on_test(folder, shape, [folder.trial(trial) for trial in trials], outcome.speed)
     return outcome
 
 
-def _publish(folder: SweepFolder, tracking_uri: str) -> None:
+def _publish(folder: SweepFolder, tracking_uri: str) -> str:
+    """Write the board and send it to MLflow; returns what is printed of it."""
+    tell("drawing the board")
     board = make_board(folder)
     write_board(board, folder.path)
+    tell("telling MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:
-        print(f"\n{(folder.path / FINDINGS).read_text()}\n")
-        return
+        return f"\n{(folder.path / FINDINGS).read_text()}\n\n"
     best = best_of(board)
     rest = f"\nthe best of each plan; all {len(board)} trials are in board.txt" if len(best) < len(board) else ""
-    print(f"\n{as_text(best)}{rest}\n")
+    return f"\n{as_text(best)}{rest}\n\n"
 
 
 def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float) -> str:

@@ -3,15 +3,18 @@
 Time is that of training and validation, as trials report it; what a worker takes to load a model is not counted.
 """
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweep.display import ACTIVITY
 from sweep.folder import State, SweepFolder, TrialFolder
 from sweep.search.status import search_lines
 from trainables.schedule import total_steps
 
+_OLD_SECONDS = 30.0
 _ORDER = ("finished", "failed", "stopped", "running", "waiting")
 
 
@@ -47,6 +50,7 @@ class Status:
         price_per_hour: of the place of a trial, if it is said.
         gpus_per_trial: that a running trial holds; how busy they are is not known here.
         search: lines on the stages of a search; none for a grid.
+        now: lines on what the sweep's driver and its workers do at this moment.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Status:
     price_per_hour: float | None
     gpus_per_trial: float = 0.0
     search: tuple[str, ...] = ()
+    now: tuple[str, ...] = ()
 
     @property
     def states(self) -> Counter[str]:
@@ -98,7 +103,7 @@ def status_of(folder: SweepFolder) -> Status:
     whole = total_steps(space.corpus.blocks.calibration, space.training)
     trials = tuple(_trial(trial, planned.get(trial.path.name, whole)) for trial in begun)
     names = {trial.name for trial in trials}
-    signs = [sign for trial in begun if (sign := _last_sign(trial.path)) is not None]
+    signs = [sign for path in (folder.path, *(t.path for t in begun)) if (sign := _last_sign(path)) is not None]
     return Status(
         name=folder.name,
         trials=trials,
@@ -108,7 +113,20 @@ def status_of(folder: SweepFolder) -> Status:
         price_per_hour=space.resources.price_per_hour,
         gpus_per_trial=space.resources.gpus_per_trial,
         search=tuple(search_lines(folder)),
+        now=_now(folder.path / ACTIVITY),
     )
+
+
+def _now(file: Path) -> tuple[str, ...]:
+    """What the driver shows at this moment; with its age if it is old: the driver may have been killed."""
+    try:
+        view = json.loads(file.read_text())
+    except FileNotFoundError:  # no driver lives
+        return ()
+    age = time.time() - view["at"]
+    old = f" (said {_duration(age)} ago)" if age > _OLD_SECONDS else ""
+    head = ", ".join(filter(None, (view["text"], view["left"])))
+    return f"now: {head}{old}", *(f"  {who}: {what}" for who, what in view["workers"])
 
 
 def _trial(folder: TrialFolder, steps: int) -> TrialStatus:
@@ -125,8 +143,8 @@ def _trial(folder: TrialFolder, steps: int) -> TrialStatus:
     )
 
 
-def _last_sign(trial: Path) -> float | None:
-    files = (trial / name for name in ("trial.json", "progress.jsonl", "failure.txt", "stopped.txt"))
+def _last_sign(folder: Path) -> float | None:
+    files = (folder / name for name in (ACTIVITY, "trial.json", "progress.jsonl", "failure.txt", "stopped.txt"))
     return max((file.stat().st_mtime for file in files if file.exists()), default=None)
 
 
@@ -135,7 +153,7 @@ def as_lines(status: Status) -> list[str]:
     states, total = status.states, sum(status.states.values())
     counts = ", ".join(f"{states[state]} {state}" for state in _ORDER if states[state]) or "none yet"
     sign = "" if status.quiet_seconds is None else f"; last sign of life {_duration(status.quiet_seconds)} ago"
-    lines = [f"{status.name}: {total} trials: {counts}{sign}", *status.search]
+    lines = [f"{status.name}: {total} trials: {counts}{sign}", *status.search, *status.now]
     if status.gpus_per_trial and states["running"]:
         lines.append(f"GPUs: {states['running'] * status.gpus_per_trial:g} held by running trials")
     for trial in status.trials:

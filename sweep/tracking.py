@@ -5,7 +5,6 @@ away, it goes on where it stopped, and no trial gets a second run. An MLflow tha
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -20,8 +19,10 @@ from requests import HTTPError
 from search_spaces.files import write_whole
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
+from sweep.display import say
 from sweep.folder import State, SweepFolder, TrialFolder
 from trainables.checkpoint import META
+from trainables.quiet import hush
 from trainables.selection import SELECTION
 from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
 
@@ -30,8 +31,7 @@ _ARTIFACTS = ("board.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
 """Of a sweep as a whole, for its parent run."""
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
-for chatty in ("alembic", "mlflow.store.db.utils"):  # forty lines at the first use of a new database otherwise
-    logging.getLogger(chatty).setLevel(logging.WARNING)
+hush()
 bound_waiting()
 
 
@@ -67,7 +67,7 @@ class Tracker:
             self._may_have_more = True  # an answer that was lost is no sign that nothing was done
             if not self._warned:
                 reason = str(error).splitlines()[0]
-                print(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
+                say(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
             self._warned = True
             return False
         return True

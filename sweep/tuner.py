@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler
 
 from search_spaces.schema import TrialConfig
+from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
+from sweep.cluster import places
+from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.free_worker import patient
 from trainables.cache import writable
@@ -33,11 +36,12 @@ class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
 
 @dataclass(frozen=True)
 class Outcome:
-    """Trials of a sweep by how they ended."""
+    """Trials of a sweep by how they ended, and the operations a second of a place, if some were trained now."""
 
     finished: int
     failed: int
     unfinished: int
+    speed: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -45,10 +49,25 @@ class Outcome:
         return 1 if self.failed else 0
 
 
-def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str, stage: str = "grid") -> Outcome:
+def run_trials(
+    folder: SweepFolder,
+    shape: ModelShape,
+    trials: list[TrialConfig],
+    tracking_uri: str,
+    stage: str = "grid",
+    with_test: bool = False,
+) -> Outcome:
     """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
 
     Ctrl-C stops after the results in hand are stored.
+
+    Args:
+        folder: of the sweep.
+        shape: of the model.
+        trials: of the stage.
+        tracking_uri: of MLflow.
+        stage: names Ray's state of it.
+        with_test: whether the test report comes after it, which counts in the time that is left.
 
     Raises:
         Interrupted: if it was stopped.
@@ -56,15 +75,20 @@ def run_trials(folder: SweepFolder, trials: list[TrialConfig], tracking_uri: str
     """
     folder.plan({trial.name: _steps(trial) for trial in trials})
     left = [trial for trial in trials if folder.trial(trial).state == "running"]  # or not begun
+    speed = None
     if left:
-        callback = SweepCallback(folder, tracking_uri, n_before=len(trials) - len(left))
+        before, at_once = len(trials) - len(left), places(folder.space.resources)
+        callback = SweepCallback(
+            folder, shape, tracking_uri, left, n_before=before, places=at_once, with_test=with_test
+        )
         jobs = {trial.name: folder.job(trial) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(left), tune.TuneConfig())
+        speed = callback.speed
     done = outcome(folder, trials)
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
     folder.drop_states()
-    return done
+    return replace(done, speed=speed)
 
 
 def _steps(trial: TrialConfig) -> int:
@@ -99,6 +123,7 @@ def fit(
         "threads": resources.cpus_per_trial,
         "gpus": resources.gpus_per_trial,
         "max_minutes": resources.max_minutes,
+        "ear": folder.ear,
     }
     state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
     if config.search_alg is not None and _is_whole(state):
@@ -131,7 +156,7 @@ def _is_whole(state: Path) -> bool:
             pickle.loads(file.read_bytes())
     except Exception as error:  # whatever a cut pickle raises
         reason = type(error).__name__
-        print(f"Ray's state of the search was cut by a crash ({reason}); it goes on from the study and the masks")
+        say(f"Ray's state of the search was cut by a crash ({reason}); it goes on from the study and the masks")
         return False
     return True
 

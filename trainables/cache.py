@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from search_spaces.errors import SponError
+from trainables.activity import tell
 
 
 def cache_root() -> Path:
@@ -53,13 +54,27 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         return place
     with writable(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.parent / f"{key}.lock"):
+        with _held(FileLock(place.parent / f"{key}.lock"), kind):
             if not place.is_dir():
                 for left in place.parent.glob(f".{key}.*"):  # by a process that was killed: the lock is ours
                     shutil.rmtree(left)
                 with written_aside(place) as aside:
                     build(aside)
     return place
+
+
+@contextmanager
+def _held(lock: FileLock, kind: str) -> Iterator[None]:
+    """Hold a lock; say so if another process has it."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"waiting for the {kind} that another worker makes")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

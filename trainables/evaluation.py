@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from trainables.activity import track
 from trainables.corpus import Blocks
 from trainables.loss import token_chunks
 from trainables.model import ResidentModel
@@ -37,19 +38,22 @@ def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:
     )
 
 
-def score(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> Scores:
+def score(model: ResidentModel, blocks: Blocks, teacher: Teacher, what: str = "scoring") -> Scores:
     """Sums of ``token_scores`` by block and by document."""
-    return scores_from_tokens(*token_scores(model, blocks, teacher), blocks)
+    return scores_from_tokens(*token_scores(model, blocks, teacher, what), blocks)
 
 
 @torch.inference_mode()
-def token_scores(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> tuple[Tensor, Tensor]:
+def token_scores(
+    model: ResidentModel, blocks: Blocks, teacher: Teacher, what: str = "scoring"
+) -> tuple[Tensor, Tensor]:
     """Score the model in whatever state it is in: dense, or inside ``sparsified`` and ``biased``.
 
     Args:
         model: resident.
         blocks: of one split.
         teacher: of the same split, at temperature 1.
+        what: this is for, as people are told.
 
     Returns:
         NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on
@@ -57,7 +61,7 @@ def token_scores(model: ResidentModel, blocks: Blocks, teacher: Teacher) -> tupl
     """
     head = model.head.float()
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
-    for rows in model.batches(blocks.tokens):
+    for rows in track(model.batches(blocks.tokens), what, "batch"):
         tokens = blocks.tokens[rows].to(model.device)
         mean_row, entropy = teacher.mean_row[rows], teacher.entropy[rows]
         nll[rows], kl[rows] = _batch_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)

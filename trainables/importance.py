@@ -14,6 +14,7 @@ import torch
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
+from trainables.activity import track
 from trainables.loss import linear_cross_entropy
 from trainables.proxy import some_blocks
 from trainables.sparse import sparsified
@@ -134,7 +135,8 @@ def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_bl
         raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
     rows = []
     with sparsified(bench.model, plan, bench.thresholds(plan), biases):
-        for tokens, mean_row in zip(blocks.tokens, teacher.mean_row, strict=True):
+        pairs = zip(blocks.tokens, teacher.mean_row, strict=True)
+        for tokens, mean_row in track(pairs, "gradients of the layers", "block", len(blocks.tokens)):
             hidden = bench.model.hidden(tokens[None].to(bench.model.device))[0]
             loss = linear_cross_entropy(hidden, bench.model.head, mean_row)  # the KL and a constant
             rows.append(torch.autograd.grad(loss, biases.parameters()))

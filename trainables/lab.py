@@ -14,6 +14,7 @@ from pathlib import Path
 from search_spaces.load import load_space
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig
+from trainables.activity import listening, printer
 from trainables.checkpoint import Checkpoint
 from trainables.dtype import with_dtype
 from trainables.trial import report_test, run_trial
@@ -22,6 +23,8 @@ from trainables.workbench import Workbench
 
 class Lab:
     """The model and the text of a space, loaded once, at first use, for trials that are started by hand.
+
+    What it does is printed to standard error, a line every few seconds.
 
     Args:
         space: YAML file; its own allocations, sparsities and seeds are not looked at.
@@ -48,7 +51,8 @@ class Lab:
         entry = allocation if isinstance(allocation, str) else dict(allocation)
         space = self._with(f"allocations={json.dumps([entry])}", f"sparsity={json.dumps([sparsity])}")
         materials = self.bench.materials
-        return run_trial(self.bench, resolve_space(space, materials.shape, materials.fingerprints)[0])
+        with listening(printer()):
+            return run_trial(self.bench, resolve_space(space, materials.shape, materials.fingerprints)[0])
 
     def test(self, checkpoint: Checkpoint) -> Checkpoint:
         """Add the scores of the test split, which is for what was chosen, and opened for this alone.
@@ -56,7 +60,9 @@ class Lab:
         Raises:
             SponError: if the checkpoint is of another model or text.
         """
-        return report_test(self._workbench(open_test=True), checkpoint)
+        bench = self._workbench(open_test=True)
+        with listening(printer()):
+            return report_test(bench, checkpoint)
 
     @cached_property
     def bench(self) -> Workbench:
@@ -64,7 +70,8 @@ class Lab:
         return self._workbench(open_test=False)
 
     def _workbench(self, open_test: bool) -> Workbench:
-        return Workbench(self._space.model, self._space.corpus, self._space.resources.device, open_test)
+        with listening(printer()):
+            return Workbench(self._space.model, self._space.corpus, self._space.resources.device, open_test)
 
     def _with(self, *more: str) -> SpaceConfig:
         return with_dtype(load_space(self._file, [*self._overrides, *more]))[0]

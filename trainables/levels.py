@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.search_config import MAX_LEVEL
 from search_spaces.sites import ModelShape, Site
+from trainables.activity import tell
 from trainables.model import ResidentModel
 from trainables.sparse import sparsified
 from trainables.teal import magnitude_histograms, quantile_threshold
@@ -73,16 +73,19 @@ def greedy_levels(
     levels: dict[Site, float] = {}
     layers = [tuple(group) for _, group in groupby(planned, key=lambda site: site.layer)]
     with ExitStack() as stack:
-        name = f"greedy levels at {sparsity:g}"
-        bar = stack.enter_context(tqdm(total=len(layers), desc=name, unit="layer", mininterval=5))
-        for group in layers:
+        for done, group in enumerate(layers, start=1):
 
             def optimise(
-                layer: nn.Module, args: Any, kwargs: Any, dense: Tensor, group: tuple[Site, ...] = group
+                layer: nn.Module,
+                args: Any,
+                kwargs: Any,
+                dense: Tensor,
+                group: tuple[Site, ...] = group,
+                done: int = done,
             ) -> None:
                 error = partial(_output_error, model, histograms, layer, args, kwargs, dense)
                 levels.update(_climb(_shares(model.shape, group), sparsity, step, error))
-                bar.update()
+                tell("greedy levels", done, len(layers), "layer")
 
             decoder_layer = model.network.get_submodule(model.shape.sites[group[0]].path.rsplit(".", 2)[0])
             stack.callback(decoder_layer.register_forward_hook(optimise, with_kwargs=True).remove)

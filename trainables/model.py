@@ -1,7 +1,6 @@
 """The resident model: found, loaded frozen, and looked at for its sites."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,13 +25,12 @@ from search_spaces.errors import SponError
 from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables import embedded
+from trainables.activity import tell
 from trainables.attention import SDPA_FP32
 from trainables.fingerprint import file_sha256
 
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
 _INFERENCE_TOKENS = {"cpu": 1024, "cuda": 16384}
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork; the tokenizer warns at each fork otherwise
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,10 @@ class ResidentModel:
         head: Tensor = self.network.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         return head
 
-    def batches(self, tokens: Tensor) -> Iterator[slice]:
+    def batches(self, tokens: Tensor) -> list[slice]:
         """Slices of (blocks, seq) tokens that go through the model at once where no gradient is wanted."""
         blocks = max(1, _INFERENCE_TOKENS[self.device.type] // tokens.shape[1])
-        return (slice(start, start + blocks) for start in range(0, len(tokens), blocks))
+        return [slice(start, start + blocks) for start in range(0, len(tokens), blocks)]
 
     def linear(self, site: Site) -> nn.Linear:
         """The linear layer of a site."""
@@ -172,6 +170,7 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
         SponError: if there is no such device, or the files are missing, broken, incomplete or of another layout.
     """
     check_device(device)
+    tell("loading the model")
     attention = {"attn_implementation": SDPA_FP32} if (device, dtype) == ("cpu", "bfloat16") else {}
     with _readable(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -113,7 +113,7 @@ class MaskScorer:
         blocks, teacher = some_blocks(self._bench, self._split, rows)
         model, thresholds = self._bench.model, self._bench.thresholds(self._plan)
         with sparsified(model, self._plan, thresholds, biases):
-            scores = score(model, blocks, teacher)
+            scores = score(model, blocks, teacher, "mask")
         self.evaluated += len(blocks.tokens)
         sums = (scores.block_kl, scores.block_nll, scores.block_positions, scores.block_predictions)
         return torch.stack(sums, dim=1)

@@ -15,10 +15,14 @@ from ray import tune
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
+from trainables.activity import tell
 from trainables.checkpoint import check_fits, read_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
+from trainables.dtype import emulation_warning
+from trainables.listener import hush_up, speak
 from trainables.model import find_model, read_shape
 from trainables.proxy import MaskScorer
+from trainables.quiet import hush
 from trainables.spon import Form
 from trainables.state import save_state, take_up
 from trainables.trial import Trial
@@ -64,7 +68,8 @@ class _Resident(tune.Trainable):
     is loaded once per worker.
 
     Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial),
-    ``gpus`` (its share of a GPU) and ``max_minutes`` (that it may take, or None).
+    ``gpus`` (its share of a GPU), ``max_minutes`` (that it may take, or None), ``name``, and ``ear`` (who hears what is
+    done, ``trainables.listener``).
 
     A fault that the user must mend, a loss that is not finite, a trial that takes too long and a GPU that is too small
     end the trial with a result that has ``failure``. Everything else (a killed worker, a bug) is an exception, which
@@ -76,6 +81,7 @@ class _Resident(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the actor's first trial."""
+        hush()
         torch.set_num_threads(config["threads"])
         self._gpus = float(config["gpus"])
         self.reset_config(config)
@@ -84,6 +90,7 @@ class _Resident(tune.Trainable):
         """Begin the next trial in the same actor."""
         self._failure: str | None = None
         self._forget()
+        speak(new_config.get("ear"), new_config.get("name", ""))
         self._guarded(lambda: self._load(new_config))
         return True
 
@@ -107,6 +114,8 @@ class _Resident(tune.Trainable):
         if self._bench is None or self._made_for != wanted:
             if trial.device == "cuda":
                 self._claim_gpu(trial)
+            if warning := emulation_warning(trial.model.dtype, trial.device):
+                tell(warning)
             self._bench, self._made_for = Workbench(*wanted), wanted
         return self._bench
 
@@ -118,7 +127,10 @@ class _Resident(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """The next result, with the number of parameters as the second objective of a search."""
         if self._failure is None and (result := self._guarded(self._advance)):
+            if result["done"]:
+                hush_up()
             return result
+        hush_up()
         return {FAILURE: self._failure, COMPLETE: False, "done": True}
 
     def _forget(self) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
+from trainables.activity import track
 from trainables.cache import cached, content_key
 from trainables.loss import token_chunks
 from trainables.model import ResidentModel
@@ -46,7 +46,7 @@ def teacher_of(
     Args:
         model: in its dense state.
         tokens: (blocks, seq) token ids.
-        name: of the text, for the progress bar.
+        name: of the text, for people.
         temperature: of the dense distribution.
         with_hidden: also keep the hidden states, which doubles the size.
 
@@ -79,9 +79,7 @@ def _statistics(
     if with_hidden:
         stats["hidden"] = torch.empty(n_blocks, length, width)
     head = model.head.float()
-    size = sum(tensor.nbytes for tensor in stats.values()) / 2**20
-    batches = list(model.batches(tokens))
-    for rows in tqdm(batches, f"teacher, {name} ({size:.0f} MB)", unit="batch", mininterval=5):
+    for rows in track(model.batches(tokens), f"teacher statistics of the {name} text", "batch"):
         batch = tokens[rows].to(model.device)
         hidden = model.hidden(batch).float()
         if with_hidden:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from trainables.activity import track
 from trainables.model import ResidentModel
 
 Thresholds = Mapping[Site, float]
@@ -124,7 +125,7 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
                 sums[site] = sums[site] + removed if site in sums else removed
 
             stack.callback(model.linear(site).register_forward_pre_hook(add).remove)
-        for rows in model.batches(tokens):
+        for rows in track(model.batches(tokens), "start vectors", "batch"):
             model.hidden(tokens[rows].to(model.device))
     return {site: total.cpu() / tokens.numel() for site, total in sums.items()}
 
@@ -155,7 +156,7 @@ def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site]
                 row += torch.bincount(magnitude.view(torch.int32) >> 16, minlength=_BINS)
 
             stack.callback(model.linear(site).register_forward_pre_hook(count).remove)
-        for rows in model.batches(tokens):
+        for rows in track(model.batches(tokens), "thresholds", "batch"):
             model.hidden(tokens[rows].to(model.device))
     return counts
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces.errors import SponError
 from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
+from trainables.activity import tell
 from trainables.cost import out_of_memory
 from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
@@ -24,6 +25,8 @@ from trainables.teacher import Teacher
 from trainables.workbench import Workbench
 
 _STATE = "training.safetensors"
+_STEPS_A_LOSS = 16
+"""On a GPU, between two losses that are told."""
 
 
 def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
@@ -69,7 +72,7 @@ class Trainer:
             self.biases.parameters(), lr=training.lr, weight_decay=training.weight_decay
         )
         self.blocks_a_pass = training.batch_size
-        self.step = 0
+        self.step, self._said_loss = 0, ""
         self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
         self.total_steps = total_steps(len(self._tokens), training)
 
@@ -88,11 +91,13 @@ class Trainer:
                 step, but comes after the last one: to look at each loss would make the CPU wait for the GPU each time.
         """
         started, losses = self.step, []
+        tell("training", self.step, self.total_steps, "step")
         with sparsified(self._bench.model, self._plan, self._thresholds, self.biases):
             while self.step < min(step, self.total_steps):
                 before_each()
                 losses.append(self._step())
                 self.step += 1
+                self._tell(losses)
         values = torch.stack(losses).tolist()
         for step_number, value in enumerate(values, start=started + 1):
             if not math.isfinite(value):
@@ -101,6 +106,12 @@ class Trainer:
             raise SponError(f"biases must stay finite, but one is not by step {self.step} (at training.lr)")
         mean = sum(values) / len(values)
         return {"step": self.step, "epoch": self.step / self.steps_per_epoch, "train_loss_nats": mean}
+
+    def _tell(self, losses: list[Tensor]) -> None:
+        """Say the step, and its loss; on a GPU, where reading one waits for all that was asked for, now and then."""
+        if losses[-1].device.type == "cpu" or self.step % _STEPS_A_LOSS == 0:
+            self._said_loss = f"loss {losses[-1].item():.4f}"
+        tell("training", self.step, self.total_steps, "step", self._said_loss)
 
     def _step(self) -> Tensor:
         """One optimiser step; returns its loss, a detached scalar that is not waited for."""

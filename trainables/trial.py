@@ -33,6 +33,8 @@ from trainables.workbench import Workbench
 
 Metrics = dict[str, float]
 _HISTORY, _KEPT = "history.json", "kept.safetensors"
+TEST_SCORING = "test scoring"
+"""The activity of scoring a trial's biases for the report."""
 _NO_DAMAGE = 1e-6
 """Of a KL in nats, or of a perplexity relative to the dense one: about what fp32 logits resolve."""
 
@@ -204,7 +206,7 @@ def score_biases(bench: Workbench, plan: TrialPlan, biases: SponBiases, split: S
     """Scores of the sparse model with these biases on a split."""
     blocks, teacher = bench.blocks(split), bench.teacher(split)
     with sparsified(bench.model, plan, bench.thresholds(plan), biases):
-        return score(bench.model, blocks, teacher)
+        return score(bench.model, blocks, teacher, TEST_SCORING if split == "test" else split)
 
 
 def run_trial(bench: Workbench, config: TrialConfig) -> Checkpoint:

@@ -9,7 +9,8 @@ from pathlib import Path
 import mwparserfromhell
 from mwparserfromhell.nodes import Heading, Node, Tag, Wikilink
 from mwparserfromhell.wikicode import Wikicode
-from tqdm import tqdm  # type: ignore[import-untyped]
+
+from trainables.activity import track
 
 MIN_CHARACTERS = 500
 """Shorter articles are left out: stubs and disambiguation pages are lists of links."""
@@ -46,7 +47,7 @@ def articles(path: Path) -> Iterator[tuple[str, str]]:
     Args:
         path: ``pages-articles`` XML, compressed with bzip2.
     """
-    for title, source in tqdm(_pages(path), desc="cleaning Wikipedia", unit=" articles"):
+    for title, source in track(_pages(path), "cleaning Wikipedia", "article"):
         text = plain_text(source)
         if len(text) >= MIN_CHARACTERS:
             yield title, text

@@ -198,7 +198,7 @@ class Workbench:
         meter = SparsityMeter()
         blocks, teacher = self.blocks(split), self.teacher(split)
         with sparsified(self.model, plan, self.thresholds(plan), meter=meter):
-            scores = score(self.model, blocks, teacher)
+            scores = score(self.model, blocks, teacher, f"baseline of the {split} text")
         realised = torch.tensor([meter.realised()[site] for site in plan.levels], dtype=torch.float64)
         save_file({**scores.tensors(), "realised_sparsity": realised}, directory / "scores.safetensors")
 

@@ -22,14 +22,18 @@ from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
 from search_spaces.sites import ModelShape, Module, Site
 from sweep.cluster import remotely
+from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import ScoredMasks, score_masks
 from sweep.tuner import run_trials
+from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gradient, leave_one_out, shapley
 from trainables.levels import greedy_levels
+from trainables.listener import hush_up, speak
+from trainables.quiet import hush
 from trainables.workbench import Workbench
 
 SHAPLEY_PAIRS = 2
@@ -83,8 +87,8 @@ class Measurement:
         key = f"greedy {sparsity:g} {space.plan.rule} {self.fingerprints.model} {self.fingerprints.corpus}"
 
         def measure() -> dict[str, Any]:
-            print(f"measuring greedy levels of {len(sites)} sites at {sparsity:g}", flush=True)
-            return {"value": self._remotely(_levels, space, sites, sparsity)}
+            say(f"measuring greedy levels of {len(sites)} sites at {sparsity:g}")
+            return {"value": self._remotely(_levels, "greedy levels", space, sites, sparsity)}
 
         levels = self._known(key, measure)["value"]
         return space.model_copy(update={"plan": uniform.model_copy(update={"levels": levels})})
@@ -98,10 +102,12 @@ class Measurement:
             write_whole(file, json.dumps(known, indent=1))
         return known[key]
 
-    def _remotely(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a worker that has what a trial has."""
+    def _remotely(self, work: Callable[..., Any], who: str, *arguments: Any) -> Any:
+        """Call a function in a worker that has what a trial has, and is shown by this name."""
         resources = self.folder.space.resources
-        return ray.get(remotely(resources, work).remote(*arguments, resources.cpus_per_trial))
+        tell("measuring")
+        given = self.folder.ear, who, resources.cpus_per_trial, work, arguments
+        return ray.get(remotely(resources, _in_worker).remote(*given))
 
     def _with_layers(self, space: SpaceConfig) -> SpaceConfig:
         """The space with the layers that the measured figures choose."""
@@ -109,7 +115,7 @@ class Measurement:
         for allocation in space.allocations:
             if allocation.is_measured:
                 layers = self._choose(allocation, self._figures(space, allocation))
-                print(f"{allocation.label} at {space.sparsity[0]:g}: layers {', '.join(map(str, layers))}", flush=True)
+                say(f"{allocation.label} at {space.sparsity[0]:g}: layers {', '.join(map(str, layers))}")
                 allocation = allocation.model_copy(update={"layers": layers})
             chosen.append(allocation)
         return space.model_copy(update={"allocations": tuple(chosen)})
@@ -131,7 +137,7 @@ class Measurement:
         full = resolve_trial(space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.fingerprints)
 
         def measure() -> dict[str, Any]:
-            print(f"measuring {method} of {self.shape.num_layers} layers at {space.sparsity[0]:g}", flush=True)
+            say(f"measuring {method} of {self.shape.num_layers} layers at {space.sparsity[0]:g}")
             players = [frozenset(Site(layer, m) for m in modules) for layer in range(self.shape.num_layers)]
             found = asdict(self._measure(space, method, full, players))
             return {"plan": full.plan.label, **{key: found[key] for key in ("value", "standard_error")}}
@@ -142,7 +148,7 @@ class Measurement:
         self, space: SpaceConfig, method: str, full: TrialConfig, players: Sequence[frozenset[Site]]
     ) -> Importance:
         if method == "GRADIENT":
-            found: Importance = self._remotely(_gradient, full, players)
+            found: Importance = self._remotely(_gradient, "gradients", full, players)
             return found
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
@@ -189,18 +195,25 @@ class Measurement:
                 self.folder.trial(trial).set_aside(trial)
         missing = Ledger(self.folder).missing(trials)
         if missing:
-            run_trials(self.folder, missing, self.tracking_uri, stage)
+            run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
 
 
-def _gradient(full: TrialConfig, players: Sequence[frozenset[Site]], threads: int) -> Importance:
-    """In a worker."""
+def _in_worker(ear: str, who: str, threads: int, work: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Do some work as a worker does, and be heard."""
+    hush()
     torch.set_num_threads(threads)
+    speak(ear, who)
+    try:
+        return work(*arguments)
+    finally:
+        hush_up()
+
+
+def _gradient(full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
     bench = Workbench(full.model, full.corpus, full.device)
     return by_gradient(bench, full.plan, players, _GRADIENT_BLOCKS, full.training.form)
 
 
-def _levels(space: SpaceConfig, sites: Sequence[Site], sparsity: float, threads: int) -> dict[str, float]:
-    """In a worker."""
-    torch.set_num_threads(threads)
+def _levels(space: SpaceConfig, sites: Sequence[Site], sparsity: float) -> dict[str, float]:
     bench = Workbench(space.model, space.corpus, space.resources.device)
     return greedy_levels(bench, sites, sparsity, space.plan.rule, min(_GREEDY_BLOCKS, space.corpus.blocks.calibration))

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search_spaces.errors import SponError
+from sweep.display import say
 from sweep.search.mask_search import open_journal
 from trainables.tracking import SWEEP_TAG, refuse_password
 
@@ -70,7 +71,7 @@ class Mirror:
             over.set()
             thread.join(_LAST_SECONDS)
             if thread.is_alive():
-                print("Optuna's database is slow; `sweep sync` sends what it does not have", flush=True)
+                say("Optuna's database is slow; `sweep sync` sends what it does not have")
 
     def _follow(self, over: threading.Event) -> None:
         while not over.wait(_PASS_SECONDS):
@@ -86,7 +87,7 @@ class Mirror:
             self._theirs = {}  # what it has is looked up again: an answer may have been lost
             if not self._warned:
                 reason = str(error.__cause__ or error).splitlines()[0]
-                print(f"the study is not in Optuna's database, and kept for `sweep sync`: {reason}", flush=True)
+                say(f"the study is not in Optuna's database, and kept for `sweep sync`: {reason}")
             self._warned = True
             return False
         return True

@@ -17,6 +17,7 @@ from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
 from sweep.cluster import at_once
+from sweep.display import Standing, follow, say
 from sweep.folder import SweepFolder
 from sweep.search.evolution_search import EvolutionSearch
 from sweep.search.ledger import Ledger
@@ -24,10 +25,12 @@ from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Counts, Task, Values
 from sweep.tuner import Interrupted, fit, grid_space
+from trainables.activity import Activity
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable
 
-_BEAT_SECONDS = 10.0
+_BEST_SECONDS = 10.0
+"""Between two looks for the best mask."""
 _METRIC = "val_kl_nats"
 
 
@@ -86,7 +89,7 @@ class ScoredMasks:
 
 
 class MaskCallback(tune.Callback):
-    """Writes scores to the mask log and prints how it goes: masks scored, best so far, known ones, time left.
+    """Writes scores to the mask log and shows how it goes: masks scored, best so far, known ones, time left.
 
     Args:
         log: of the masks.
@@ -99,8 +102,10 @@ class MaskCallback(tune.Callback):
         self._log, self._blocks, self._n_masks, self._counts = log, blocks, n_masks, counts
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Begin the clock, in the driver that runs the search."""
-        self._begun, self._last, self._over = time.monotonic(), 0.0, 0
+        """Be followed, in the driver that runs the search."""
+        self._first: float | None = None
+        self._over, self._best, self._told = 0, "", 0.0
+        follow(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("_log", "_blocks", "_n_masks", "_counts")}
@@ -110,36 +115,41 @@ class MaskCallback(tune.Callback):
     ) -> None:
         """Record a score."""
         if FAILURE in result:
-            print(f"FAILED {trial.config['name']}  {result[FAILURE]}", flush=True)
+            say(f"FAILED {trial.config['name']}  {result[FAILURE]}")
             return
         config = TrialConfig.model_validate(trial.config["trial"])
         scores = (float(result["val_kl_nats"]), float(result["val_nll_nats"]))
         self._log.add(MaskRecord(config, int(result["blocks"]), *scores, float(result["time_this_iter_s"])))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Print how it goes, now and then."""
-        self._over += 1
-        if time.monotonic() - self._last > _BEAT_SECONDS:
-            self._print()
+        """Count it, from the end of the first one on, and note the best so far now and then."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        else:
+            self._over += 1
+        if now - self._told > _BEST_SECONDS:
+            best = min(self._log.on(self._blocks), key=lambda record: record.kl_nats, default=None)
+            self._best = f"KL {best.kl_nats:.5f} nats ({best.trial.allocation})" if best else ""
+            self._told = time.monotonic()
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Print how it ended."""
-        self._print()
+        """Say how it ended."""
+        say(self.standing().text)
+        follow(None)
 
-    def _print(self) -> None:
-        spent = time.monotonic() - self._begun
-        self._last = self._begun + spent
-        done, known = self._over, ""
-        if self._counts is not None:
-            counts = Counts.read(self._counts)
-            done = counts.over
-            known = f"; {counts.set_aside}"
-        best = min(self._log.on(self._blocks), key=lambda record: record.kl_nats, default=None)
-        found = f", best KL {best.kl_nats:.5f} nats ({best.trial.allocation})" if best else ""
-        to_go = self._n_masks - done
-        left = f", about {spent / self._over * to_go / 60:.0f} min left" if self._over and to_go > 0 else ""
-        minutes, seconds = divmod(int(spent), 60)
-        print(f"{minutes:3d}:{seconds:02d}  {done} of {self._n_masks} masks{found}{known}{left}", flush=True)
+    def heard(self, who: str, activity: Activity, now: float) -> None:
+        """A mask is a matter of seconds: what its worker does tells nothing more."""
+
+    def standing(self) -> Standing:
+        """How far the masks are."""
+        counts = Counts.read(self._counts) if self._counts else None
+        done = counts.over if counts else self._over + (self._first is not None)
+        known, best = f"; {counts.set_aside}" if counts else "", f", best {self._best}" if self._best else ""
+        to_go, left = self._n_masks - done, None
+        if self._first is not None and self._over:
+            left = (time.monotonic() - self._first) / self._over * max(0, to_go)
+        return Standing(f"{done} of {self._n_masks} masks{best}{known}", done / max(1, self._n_masks), left)
 
 
 def score_masks(
@@ -187,7 +197,8 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
         masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)
         fit(folder, stage, MaskTrainable, {}, masks, search.n_masks, config)
     else:
-        trials = SweepCallback(folder, tracking_uri, search.n_masks, task.counts)
+        n, most = search.n_masks, at_once(task.space.resources)
+        trials = SweepCallback(folder, task.shape, tracking_uri, n_trials=n, counts=task.counts, places=most)
         fit(folder, stage, SponTrainable, {}, trials, search.n_masks, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")

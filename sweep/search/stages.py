@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, War
 from search_spaces.search import search_of
 from search_spaces.search_config import Random
 from search_spaces.sites import ModelShape
+from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.report import report_on_test
 from sweep.search.confirm import Groups, choose, compare, final_groups
@@ -26,6 +27,7 @@ from sweep.search.proposals import ScoredMasks, TrainedMasks, propose
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
 from sweep.search.task import Counts, Task
 from sweep.tuner import Outcome, outcome, run_trials
+from trainables.activity import tell
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.selection import Selection, write_selection
 
@@ -91,12 +93,14 @@ class Search:
         plans = self._final_groups()
         final = [trial for groups in plans for _, trials in groups.values() for trial in trials]
         confirmed = self._train("confirm", final)
-        report_on_test(self.folder, [self.folder.trial(trial) for trial in final])
+        report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], confirmed.speed)
+        tell("comparing the chosen masks")
         self._report(compare(self.folder, plans))
         return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
 
     def _report(self, selection: Selection) -> None:
         """Write the selection, what was found, and the pictures: all from what is on disk."""
+        tell("writing the findings")
         write_selection(selection, self.folder.path)
         proxy = search_of(self.space).proxy
         full = proxy.rungs[-1] if proxy else 0
@@ -120,10 +124,9 @@ class Search:
         if distinct:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
-            print(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps", flush=True)
-        if missing:
-            run_trials(self.folder, missing, self.tracking_uri, stage)
-        return outcome(self.folder, distinct)
+            say(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps")
+        speed = run_trials(self.folder, self.shape, missing, self.tracking_uri, stage).speed if missing else None
+        return replace(outcome(self.folder, distinct), speed=speed)
 
     def _share(self) -> None:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
@@ -138,7 +141,7 @@ class Search:
     def _propose(self) -> None:
         """Let the algorithm propose, to the end of its budget."""
         search = search_of(self.space)
-        print(f"propose: {search.n_masks} masks by {search.algorithm.name}", flush=True)
+        say(f"propose: {search.n_masks} masks by {search.algorithm.name}")
         if search.proxy:
             self._run_proposals("propose", self.space, search.proxy.rungs, self._scored_masks(self.log), self._counts)
         else:
@@ -158,7 +161,7 @@ class Search:
                 "search": search.model_copy(update=changes),
             }
         )
-        print(f"reference: {search.proxy.n_reference} random masks", flush=True)
+        say(f"reference: {search.proxy.n_reference} random masks")
         counts, masks = self.folder.path / "reference.json", self._scored_masks(self.reference)
         self._run_proposals("reference", drawn, search.proxy.rungs[-1:], masks, counts)
 

@@ -27,6 +27,7 @@ from trainables import ray_trainable
 from trainables.ray_trainable import SponTrainable
 from trainables.tracking import EXPERIMENT
 from trainables.trial import Metrics, Trial, metrics_of
+from trainables.workbench import find_materials
 
 _LAYERS = 16  # as many as the 1B model has: MLflow gets a param a layer
 _WORKERS = 2
@@ -95,12 +96,13 @@ def measure(directory: Path, n_trials: int) -> None:
     os.environ["SPON_CACHE"] = str(directory / "cache")
     raw = idle_space(directory, n_trials)
     space, trials = parse_space(raw, "the benchmark"), trials_of(raw)
+    shape = find_materials(space.model, space.corpus).shape
     folder = create_sweep(directory / "runs", space)
     start_ray(space.resources)
     rss_start, started = _rss_mib(), time.time()
     uri = f"sqlite:///{directory / 'mlflow.db'}"
     with _quiet(directory / "driver.txt"), patch("sweep.tuner.SponTrainable", IdleTrainable):
-        outcome = run_trials(folder, trials, uri)
+        outcome = run_trials(folder, shape, trials, uri)
     seconds, rss_end = time.time() - started, _rss_mib()
     ray.shutdown()
     assert outcome.finished == n_trials, outcome

@@ -1,5 +1,7 @@
 """The driver's events, without Ray."""
 
+import io
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +9,11 @@ import pytest
 
 from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
+from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
+from sweep.display import Display
 from sweep.folder import SweepFolder, create_sweep
+from trainables.workbench import find_materials
 
 
 @pytest.fixture
@@ -17,8 +22,13 @@ def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
 
 
 @pytest.fixture
-def callback(folder: SweepFolder, tmp_path: Path) -> SweepCallback:
-    callback = SweepCallback(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+def shape(folder: SweepFolder) -> ModelShape:
+    return find_materials(folder.space.model, folder.space.corpus).shape
+
+
+@pytest.fixture
+def callback(folder: SweepFolder, shape: ModelShape, tmp_path: Path) -> SweepCallback:
+    callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}")
     callback.setup()
     return callback
 
@@ -52,14 +62,17 @@ def test_a_trial_that_lost_its_worker_before_it_had_started_is_on_record(
 
 
 def test_a_sweep_that_goes_on_counts_what_was_over_before(
-    folder: SweepFolder,
-    broken: SimpleNamespace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: SweepFolder, shape: ModelShape, tiny_trial: TrialConfig, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sweep.progress._BEAT_SECONDS", -1.0)
-    callback = SweepCallback(folder, f"sqlite:///{tmp_path / 'mlflow.db'}", n_before=3)
-    callback.setup()
-    callback.on_step_end(0, [broken])
-    assert "3 of 4 trials over" in capsys.readouterr().out
+    with Display(io.StringIO()) as display:
+        callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}", [tiny_trial], n_before=3)
+        callback.setup()
+        assert display.view().text == "3 of 4 trials done; workers are starting"
+        callback.on_experiment_end([])
+        assert display.view().text == "telling MLflow"
+
+
+def test_a_restored_callback_goes_on_without_the_trials(callback: SweepCallback) -> None:
+    restored = pickle.loads(pickle.dumps(callback))
+    restored.setup()
+    assert restored.speed is None

@@ -1,20 +1,28 @@
-import time
+from pathlib import Path
 
 import pytest
 
-from search_spaces.load import parse_space
 from search_spaces.schema import TrialConfig
+from search_spaces.sites import ModelShape
 from sweep.progress import Progress
 from sweep.search.task import Counts
+from tests.conftest import trials_of
+from trainables.activity import Activity
+from trainables.workbench import find_materials
 
 
 @pytest.fixture
-def progress(tiny_raw: dict[str, object]) -> Progress:
-    return Progress(parse_space(tiny_raw, "test"))
+def shape(tiny_trial: TrialConfig) -> ModelShape:
+    return find_materials(tiny_trial.model, tiny_trial.corpus).shape
 
 
-def validation(step: float) -> dict[str, float]:
-    return {"step": step, "val_kl_nats": 0.5, "val_kl_recovered": 0.1, "val_ppl": 20.0}
+@pytest.fixture
+def progress(shape: ModelShape, tiny_trial: TrialConfig) -> Progress:
+    return Progress(shape, [tiny_trial])
+
+
+def validation(step: float, seconds: float = 10.0, recovered: float = 0.1) -> dict[str, float]:
+    return {"step": step, "seconds": seconds, "val_kl_nats": 0.5, "val_kl_recovered": recovered, "val_ppl": 20.0}
 
 
 def test_each_event_is_one_line(
@@ -27,48 +35,57 @@ def test_each_event_is_one_line(
     progress.finished(tiny_trial)
     progress.failed(tiny_trial, "because")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["start", "valid", "again", "lost", "done", "FAILED"]
+    assert [line.split()[0] for line in lines] == ["start", "valid", "again", "lost", "done", "FAILED"]
     assert "step 4/8" in lines[1]
     assert "KL 0.5000 nats (+10.0% recovered)" in lines[1]
 
 
-def test_a_quiet_time_is_broken_by_a_sign_of_life_with_an_estimate(
-    progress: Progress,
-    tiny_trial: TrialConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_trial_half_done_has_as_much_to_go(progress: Progress, tiny_trial: TrialConfig) -> None:
+    progress.started(tiny_trial)
+    assert progress.standing().seconds_left is None
     progress.validated(tiny_trial, validation(4))
-    assert not progress.is_due
-    monkeypatch.setattr("sweep.progress._BEAT_SECONDS", -1.0)
-    assert progress.is_due
-    capsys.readouterr()
-    progress.beat(0, 2)
-    assert "0 of 2 trials over, 1 running, about" in capsys.readouterr().out
+    standing = progress.standing()
+    assert (standing.text, standing.share) == ("0 of 1 trials done", 0.5)
+    assert standing.seconds_left == pytest.approx(10.0)
 
 
-def test_a_search_says_its_best_so_far_and_what_cost_nothing(
-    progress: Progress, tiny_trial: TrialConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    proposals = Counts(new=3, open=1, repeated=2)
-    progress.validated(tiny_trial, validation(8))
-    progress.beat(1, 5, proposals)
-    progress.finished(tiny_trial)
-    progress.beat(2, 5, proposals)
-    before, _, after = capsys.readouterr().out.splitlines()[1:]
-    assert "1 of 5 trials over, 1 running; 2 known and not run" in before
-    assert (
-        f"2 of 5 trials over, workers are being set up, best KL 0.50000 nats ({tiny_trial.name}); 2 known and not run"
-        in after
+def test_steps_are_heard_between_validations(progress: Progress, tiny_trial: TrialConfig) -> None:
+    progress.started(tiny_trial)
+    for step, now in ((1, 100.0), (2, 101.0), (3, 102.0)):
+        progress.heard(tiny_trial.name, Activity("training", step, 8, "step"), now)
+    assert 5 < (progress.standing().seconds_left or 0) < 12
+    progress.heard(tiny_trial.name, Activity("validation", 1, 2, "batch"), 103.0)
+    progress.heard("another", Activity("training", 1, 8, "step"), 103.0)
+
+
+def test_a_search_says_what_cost_nothing(shape: ModelShape, tiny_trial: TrialConfig, tmp_path: Path) -> None:
+    Counts(new=3, open=1, repeated=2).write(tmp_path / "counts.json")
+    progress = Progress(shape, [], n_trials=5, counts=tmp_path / "counts.json")
+    progress.started(tiny_trial)
+    assert progress.standing().text == "2 of 5 trials done; 2 known and not run, 0 outside the constraint"
+
+
+def test_the_estimate_leaves_out_what_an_earlier_process_did(shape: ModelShape, tiny_raw: dict[str, object]) -> None:
+    one, two = trials_of(tiny_raw | {"seeds": [1, 2]})
+    progress = Progress(shape, [one, two], n_before=8)
+    progress.started(one)
+    progress.validated(one, validation(8, seconds=600))
+    progress.finished(one)
+    standing = progress.standing()
+    assert standing.text == "9 of 10 trials done"
+    assert standing.seconds_left == pytest.approx(600)
+
+
+def test_the_best_of_each_plan_is_kept(shape: ModelShape, tiny_raw: dict[str, object]) -> None:
+    trials = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "TOP-50"], "sparsity": [0.5, 0.6]})
+    progress = Progress(shape, trials)
+    for trial, recovered in zip(trials, (0.1, 0.3, 0.2, 0.1), strict=True):
+        progress.started(trial)
+        progress.validated(trial, validation(8, recovered=recovered))
+        progress.finished(trial)
+    best = {trial.plan.label: 0.0 for trial in trials}
+    for trial, recovered in zip(trials, (0.1, 0.3, 0.2, 0.1), strict=True):
+        best[trial.plan.label] = max(best[trial.plan.label], recovered)
+    assert sorted(line[-18:] for line in progress.standing().best) == sorted(
+        f" (+{value:.1%} recovered)"[-18:] for value in best.values()
     )
-
-
-def test_the_estimate_leaves_out_what_an_earlier_process_did(
-    progress: Progress, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    begun = time.monotonic()
-    progress.validated(tiny_trial, validation(8))
-    progress.finished(tiny_trial)
-    monkeypatch.setattr("time.monotonic", lambda: begun + 600)
-    progress.beat(9, 10)  # eight were over before
-    assert "about 10 min left" in capsys.readouterr().out

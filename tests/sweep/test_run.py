@@ -13,6 +13,7 @@ from mlflow.cli import cli
 
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints
+from sweep.display import ACTIVITY
 from sweep.folder import SweepFolder
 from sweep.run import _check_outlasts, _check_same, _closing
 from tests.swept import ROOT, SECRETS, Swept, run, write_space
@@ -114,6 +115,43 @@ def test_the_driver_prints_one_line_per_event(swept: Swept) -> None:
     assert sum("  start  " in line for line in lines) == 3
     assert sum("  done   " in line for line in lines) == 3
     assert "Traceback" not in swept.ran.err
+
+
+def test_it_says_from_the_first_second_on_what_is_done(swept: Swept) -> None:
+    lines = swept.ran.out.splitlines()
+    assert lines[0] == "  0:00  loading libraries"
+    assert [line for line in lines if line.endswith("  starting Ray")]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "loading the model",
+        "teacher statistics of the calibration text",
+        "baseline of the validation text",
+        "training, step",
+        "validation, batch",
+        "teacher statistics of the test text",
+        "test scoring, batch",
+    ],
+)
+def test_it_says_what_its_workers_do(swept: Swept, what: str) -> None:
+    (first,) = [line for line in swept.ran.out.splitlines() if f": {what}" in line][:1]
+    assert re.match(r" *\d+:\d\d  ", first)
+
+
+def test_it_says_the_time_before_each_line_up_to_the_table_and_nothing_after_it(swept: Swept) -> None:
+    before, after = swept.ran.out.split("\ntest split;")
+    assert all(re.match(r" *\d+:\d\d  ", line) for line in before.splitlines() if line)
+    assert not re.search(r"^ *\d+:\d\d  ", after, re.MULTILINE)
+
+
+def test_libraries_are_silent(swept: Swept) -> None:
+    assert swept.ran.err == ""
+
+
+def test_a_sweep_that_is_over_does_nothing_now(swept: Swept) -> None:
+    assert not (swept.folder.path / ACTIVITY).exists()
 
 
 def test_a_trials_log_says_when_and_where_what_happened_and_is_an_artifact(swept: Swept) -> None:

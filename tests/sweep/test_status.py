@@ -1,11 +1,14 @@
 """Figures of a fabricated folder, by hand: 5 trials planned of 8 steps each, one of none."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
 from search_spaces.load import parse_space
 from sweep.cli import main
+from sweep.display import ACTIVITY
 from sweep.folder import SweepFolder, TrialFolder, create_sweep
 from sweep.status import as_lines, status_of
 from tests.conftest import trials_of
@@ -103,6 +106,29 @@ def test_what_a_search_trains_later_is_not_in_the_time_left(folder: SweepFolder)
     lines = as_lines(searched)
     assert lines[1:3] == ["search: train", "then: confirm"]
     assert "left: about 40 s; 0.01 h of trials known so far, after 0.01 h" in lines
+
+
+def said(folder: SweepFolder, seconds_ago: float) -> list[str]:
+    """The lines when the driver wrote this so long ago."""
+    view = {
+        "text": "2 of 5 trials done",
+        "left": "about 9 min left",
+        "workers": [["BOTTOM-50_s0.60", "training, step 5 of 8"]],
+    }
+    (folder.path / ACTIVITY).write_text(json.dumps(view | {"at": time.time() - seconds_ago}))
+    return as_lines(status_of(folder))
+
+
+def test_what_the_driver_does_now_is_said(folder: SweepFolder) -> None:
+    before = as_lines(status_of(folder))
+    lines = said(folder, 1)
+    assert lines[1:3] == ["now: 2 of 5 trials done, about 9 min left", "  BOTTOM-50_s0.60: training, step 5 of 8"]
+    assert lines[3:] == before[1:]
+    assert lines[0].endswith("; last sign of life 0 s ago")
+
+
+def test_what_it_did_long_ago_is_said_to_be_old(folder: SweepFolder) -> None:
+    assert said(folder, 180)[1] == "now: 2 of 5 trials done, about 9 min left (said 3 min ago)"
 
 
 @pytest.mark.ray

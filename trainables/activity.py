@@ -1,0 +1,109 @@
+"""What this process is doing now, said to whoever listens; nobody does by default, and then it costs nothing.
+
+Code that takes long says what it does (``tell``, ``track``). Who shows it sets a listener (``listening``): a worker
+sends it to the driver, the driver shows it on its terminal, and a notebook prints it.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+_PRINT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One thing that a process does.
+
+    Attributes:
+        what: one of few phrases, without a number in it: it tells one activity from the next.
+        done, total: how far it is; there is no total where the end is not known.
+        unit: that is counted.
+        note: anything else, such as the loss.
+    """
+
+    what: str
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        count = f"{self.done}" if self.total is None else f"{self.done} of {self.total}"
+        far = f"{self.unit} {count}" if self.unit else ""
+        return ", ".join(filter(None, (self.what, far, self.note)))
+
+
+Listener = Callable[[Activity], None]
+_listener: Listener | None = None
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """The listener hears all that this process tells while the block runs; then the one before does again."""
+    before = listen(listener)
+    try:
+        yield
+    finally:
+        listen(before)
+
+
+def listen(listener: Listener | None) -> Listener | None:
+    """Set the listener, and return the one before."""
+    global _listener
+    before, _listener = _listener, listener
+    return before
+
+
+def tell(what: str, done: int = 0, total: int | None = None, unit: str = "", note: str = "") -> None:
+    """Say what this process does; the arguments are those of ``Activity``."""
+    if _listener is not None:
+        _listener(Activity(what, done, total, unit, note))
+
+
+def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Yield items, and tell before the first and after each how many are done.
+
+    Args:
+        items: of known length, unless ``total`` says it or nobody knows.
+        what: of the activity.
+        unit: of the activity.
+        total: how many there are.
+    """
+    if total is None and isinstance(items, Collection):
+        total = len(items)
+    tell(what, 0, total, unit)
+    for done, item in enumerate(items, start=1):
+        yield item
+        tell(what, done, total, unit)
+
+
+class Throttle:
+    """Passes on an activity when it is another than the one before, or some time has gone by.
+
+    Args:
+        listener: hears what is passed on.
+        seconds: between two words on one activity.
+        clock: gives seconds.
+    """
+
+    def __init__(self, listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._listener, self._seconds, self._clock = listener, seconds, clock
+        self._what, self._said = "", 0.0
+
+    def __call__(self, activity: Activity) -> None:
+        """Hear an activity."""
+        now = self._clock()
+        if activity.what == self._what and now - self._said < self._seconds:
+            return
+        self._what, self._said = activity.what, now
+        self._listener(activity)
+
+
+def printer(stream: TextIO | None = None) -> Listener:
+    """A listener that prints a line now and then, for a notebook or a script; to ``stderr`` by default."""
+    return Throttle(lambda activity: print(activity, file=stream or sys.stderr, flush=True), _PRINT_SECONDS)
