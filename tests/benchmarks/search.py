@@ -29,6 +29,7 @@ from search_spaces.search_config import EvolutionConfig, Nsga2, Random, Tpe
 from search_spaces.sites import ModelShape, Site
 from tests.benchmarks.table import print_table
 from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.dtype import with_dtype
 from trainables.proxy import Mask, MaskScorer
 from trainables.schedule import total_steps
 from trainables.trial import run_trial
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = load_space(arguments.space, [])
+    space = with_dtype(load_space(arguments.space, []))[0]
     shared = read_checkpoint(arguments.shared)
     bench = Workbench(space.model, space.corpus, "cpu")
     scorer = MaskScorer(bench, shared.meta.config.plan, shared.biases)

@@ -52,12 +52,12 @@ def test_a_space_of_the_product_has_the_name_of_its_file(name):
 
 @pytest.mark.parametrize(("name", "depth"), SEARCHES.items())
 def test_a_search_of_the_product_fits_its_model(name, depth, shape_of):
-    check_search(load_space(SPACES / f"{name}.yaml"), shape_of(depth))
+    check_search(load_space(SPACES / f"{name}.yaml", ["model.dtype=bfloat16"]), shape_of(depth))
 
 
 @pytest.mark.parametrize(("name", "depth"), DEPTHS.items())
 def test_a_space_of_the_product_is_twelve_trials_at_its_models_depth(name, depth, shape_of, fingerprints):
-    trials = resolve_space(load_space(SPACES / f"{name}.yaml"), shape_of(depth), fingerprints)
+    trials = resolve_space(load_space(SPACES / f"{name}.yaml", ["model.dtype=bfloat16"]), shape_of(depth), fingerprints)
     assert len(trials) == 12
     assert max(len(trial.sites) for trial in trials) == depth
 

@@ -14,7 +14,7 @@ def trials(shape, fingerprints):
     """Resolves a small space (TOP-50 at 50%) with changes."""
 
     def resolve(**changes: Any) -> list[TrialConfig]:
-        space = {"name": "s", "sparsity": [0.5], "allocations": ["TOP-50"], **changes}
+        space = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["TOP-50"], **changes}
         return resolve_space(SpaceConfig.model_validate(space), shape, fingerprints)
 
     return resolve
@@ -181,7 +181,9 @@ def test_two_names_of_one_mask_are_one_trial_under_the_first_name(trials):
 
 
 def test_a_name_that_is_not_trained_is_told_with_the_one_that_is(shape, fingerprints):
-    space = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["TOP-75", "ADAPTIVE"]})
+    space = SpaceConfig.model_validate(
+        {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["TOP-75", "ADAPTIVE"]}
+    )
     assert resolve_grid(space, shape, fingerprints)[1] == {"ADAPTIVE": "TOP-75"}
 
 
@@ -239,7 +241,7 @@ def test_what_does_not_change_the_result_does_not_change_the_identity(identity, 
         {"allocations": ["BASELINE-TEAL"]},
         {"sparsity": [0.6]},
         {"seeds": [43]},
-        {"model": {"dtype": "float32"}},
+        {"model": {"dtype": "bfloat16"}},
         {"plan": {"rule": "topk"}},
         {"plan": {"tokens": "second_half"}},
         {"plan": {"levels": {"3.down_proj": 0.4}}},
@@ -277,6 +279,8 @@ def test_training_is_no_part_of_a_baselines_identity(identity, changes):
 
 @pytest.mark.parametrize("other", [Fingerprints("other", "c"), Fingerprints("m", "other")])
 def test_another_model_or_corpus_is_another_identity(shape, fingerprints, other):
-    space = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["TOP-50"]})
+    space = SpaceConfig.model_validate(
+        {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["TOP-50"]}
+    )
     (one,), (two,) = resolve_space(space, shape, fingerprints), resolve_space(space, shape, other)
     assert one.identity != two.identity

@@ -22,7 +22,13 @@ MASKS = [
 
 
 def space(masks, **search):
-    given = {"name": "s", "sparsity": [0.5], "allocations": ["TOP-50"], "plan": {"modules": ["o_proj", "down_proj"]}}
+    given = {
+        "name": "s",
+        "model": {"dtype": "float32"},
+        "sparsity": [0.5],
+        "allocations": ["TOP-50"],
+        "plan": {"modules": ["o_proj", "down_proj"]},
+    }
     return SpaceConfig.model_validate(given | {"search": {"masks": masks, **search}})
 
 

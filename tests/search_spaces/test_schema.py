@@ -21,7 +21,8 @@ from search_spaces.schema import (
 
 
 def space(**changes: Any) -> SpaceConfig:
-    return SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["TOP-50"], **changes})
+    given = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["TOP-50"], **changes}
+    return SpaceConfig.model_validate(given)
 
 
 def plan(**changes: Any) -> TrialPlan:
@@ -351,3 +352,15 @@ def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerpr
 def test_the_name_of_a_baseline_has_no_seed(shape, fingerprints):
     (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
     assert trial.name.rpartition("_")[0] == "BASELINE-TEAL_s0.50"
+
+
+def test_a_resolved_trial_must_name_its_dtype(shape, fingerprints):
+    (trial,) = resolve_space(space(), shape, fingerprints)
+    with pytest.raises(ValidationError, match="a resolved trial must name its dtype, but got auto"):
+        TrialConfig.model_validate(trial.model_dump() | {"model": {"dtype": "auto"}})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp32", 16])
+def test_a_dtype_that_no_trial_has_is_refused(dtype):
+    with pytest.raises(ValidationError, match="Input should be 'auto', 'float32' or 'bfloat16'"):
+        space(model={"dtype": dtype})

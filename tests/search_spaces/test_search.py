@@ -21,7 +21,14 @@ BITS = {"masks": {"family": "layer_module_bits", "modules": TWO}}
 
 
 def space(search, **changes):
-    given = {"name": "s", "sparsity": [0.5], "allocations": ["TOP-50", "UNIF-ALL"], "search": search, **changes}
+    given = {
+        "name": "s",
+        "model": {"dtype": "float32"},
+        "sparsity": [0.5],
+        "allocations": ["TOP-50", "UNIF-ALL"],
+        "search": search,
+        **changes,
+    }
     return SpaceConfig.model_validate(given)
 
 

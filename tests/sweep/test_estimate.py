@@ -15,7 +15,11 @@ SHAPE = make_shape(8)
 
 
 def resolved(**changes: object):
-    raw = {"name": "x", "corpus": {"blocks": {"calibration": 64, "validation": 16, "test": 16}}} | changes
+    raw = {
+        "name": "x",
+        "model": {"dtype": "float32"},
+        "corpus": {"blocks": {"calibration": 64, "validation": 16, "test": 16}},
+    } | changes
     return resolve_space(parse_space(raw, "test"), SHAPE, Fingerprints("m", "c"))
 
 

@@ -19,7 +19,14 @@ TEXT = torch.linspace(0.1, 2.0, 12).tolist()  # twelve documents, some much hard
 
 def space(allocations=("UNIF-ALL", "TOP-50"), plan=None, **confirm):
     search = {"masks": {"family": "subset"}, "confirm": {"seeds": [1, 2], "n_random": 2, **confirm}}
-    given = {"name": "s", "sparsity": [0.5], "allocations": allocations, "plan": plan or {}, "search": search}
+    given = {
+        "name": "s",
+        "model": {"dtype": "float32"},
+        "sparsity": [0.5],
+        "allocations": allocations,
+        "plan": plan or {},
+        "search": search,
+    }
     return SpaceConfig.model_validate(given)
 
 

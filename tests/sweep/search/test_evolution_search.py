@@ -55,7 +55,13 @@ def searcher(tmp_path):
             "proxy": {"rungs": [2, 8]},
             "n_masks": n_masks,
         }
-        space = {"name": "s", "sparsity": [0.5], "allocations": allocations, "search": search}
+        space = {
+            "name": "s",
+            "model": {"dtype": "float32"},
+            "sparsity": [0.5],
+            "allocations": allocations,
+            "search": search,
+        }
         evaluator = Evaluator(dict(known))
         task = Task(
             space=SpaceConfig.model_validate(space),

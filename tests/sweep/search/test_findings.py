@@ -17,7 +17,13 @@ from trainables.selection import Difference, PlanSelection, Selected, Selection
 from trainables.statistics import Interval
 
 SPACE = SpaceConfig.model_validate(
-    {"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL"], "search": {"masks": {"family": "subset"}}}
+    {
+        "name": "s",
+        "model": {"dtype": "float32"},
+        "sparsity": [0.5],
+        "allocations": ["UNIF-ALL"],
+        "search": {"masks": {"family": "subset"}},
+    }
 )
 
 

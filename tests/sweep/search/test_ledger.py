@@ -14,7 +14,7 @@ from trainables.checkpoint import read_checkpoint
 
 
 def trials(*allocations):
-    given = {"name": "s", "sparsity": [0.5], "allocations": allocations}
+    given = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": allocations}
     return resolve_space(SpaceConfig.model_validate(given), make_shape(4), Fingerprints("m", "c"))
 
 

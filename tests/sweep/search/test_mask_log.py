@@ -7,7 +7,9 @@ from search_spaces.schema import SpaceConfig
 from sweep.search.mask_log import MaskLog, MaskRecord
 from tests.search_spaces.conftest import make_shape
 
-SPACE = SpaceConfig.model_validate({"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL", "TOP-50", "BOTTOM-50"]})
+SPACE = SpaceConfig.model_validate(
+    {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["UNIF-ALL", "TOP-50", "BOTTOM-50"]}
+)
 TRIALS = resolve_space(SPACE, make_shape(4), Fingerprints("m", "c"))
 
 

@@ -54,7 +54,13 @@ def searcher(tmp_path):
 
     def make(known=(), depth=DEPTH, rungs=(), allocations=("UNIF-ALL",), **search):
         given = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, **search}
-        space = {"name": "s", "sparsity": [0.5], "allocations": allocations, "search": given}
+        space = {
+            "name": "s",
+            "model": {"dtype": "float32"},
+            "sparsity": [0.5],
+            "allocations": allocations,
+            "search": given,
+        }
         evaluator = Evaluator(dict(known))
         task = Task(
             space=SpaceConfig.model_validate(space),
