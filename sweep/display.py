@@ -113,7 +113,9 @@ class Display:
         self._file: Path | None = None
         self._written, self._wrote = "", 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="display", daemon=True)
+        # Two, because a busy Ray may take many seconds to answer
+        work = {"display": self.tick, "ear": self.ask}
+        self._threads = [threading.Thread(target=self._repeat, args=(w,), name=n, daemon=True) for n, w in work.items()]
         self._live: Any = None
 
     def __enter__(self) -> "Display":
@@ -123,7 +125,8 @@ class Display:
 
             self._live = start_live(self._stream)
         self._before, _current = (_current, listen(self.hear)), self
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *fault: object) -> None:
@@ -135,7 +138,8 @@ class Display:
         if self._over.is_set():
             return
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._live:
             self._live.stop()
         _current, listener = self._before
@@ -143,17 +147,21 @@ class Display:
         if self._file:
             self._file.unlink(missing_ok=True)
 
-    def _run(self) -> None:
+    def _repeat(self, work: Callable[[], None]) -> None:
         while not self._over.wait(_TICK_SECONDS):
-            self.tick()
+            work()
 
-    def tick(self) -> None:
-        """Hear the workers, and say where things stand if nothing else was said for a while."""
+    def ask(self) -> None:
+        """Hear the workers."""
         with self._asking:
             heard = self._ask()
         with self._lock:
             if heard is not None:
                 self._hear_workers(heard)
+
+    def tick(self) -> None:
+        """Say where things stand if nothing else was said for a while."""
+        with self._lock:
             view = self.view()
             if self._live:
                 self._live.update(view, refresh=True)
@@ -209,6 +217,7 @@ class Display:
         try:
             yield
         finally:
+            self.ask()
             self.tick()
             with self._asking:  # no question is open when the block ends: Ray may go
                 self._ask = lambda: None

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def display(out: io.StringIO, clock: Clock, monkeypatch: pytest.MonkeyPatch):
 def wait(display: Display, clock: Clock, seconds: int) -> None:
     for _ in range(seconds):
         clock.now += 1
+        display.ask()
         display.tick()
 
 
@@ -150,6 +152,23 @@ def test_an_ear_that_does_not_answer_is_no_matter(display: Display, clock: Clock
     assert out.getvalue() == "  0:07  starting, 7 s\n"
 
 
+def test_an_ear_that_takes_long_silences_nobody(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.display._TICK_SECONDS", 0.01)
+    monkeypatch.setattr("sweep.display.QUIET_SECONDS", 0.05)
+    asked, answer, enough = threading.Event(), threading.Event(), time.monotonic() + 10
+
+    def ask() -> None:
+        asked.set()
+        answer.wait(10)
+
+    with Display(out) as display, display.asking(ask):
+        assert asked.wait(10)
+        while len(out.getvalue().splitlines()) < 3 and time.monotonic() < enough:
+            time.sleep(0.01)
+        answer.set()
+    assert len(out.getvalue().splitlines()) >= 3
+
+
 def test_after_the_end_nothing_is_shown(out: io.StringIO, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.display._TICK_SECONDS", 0.01)
     with Display(out, clock):
@@ -166,7 +185,7 @@ def test_after_the_end_nothing_is_shown(out: io.StringIO, clock: Clock, monkeypa
 def test_it_stops_at_a_fault(out: io.StringIO, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), Display(out, clock) as display:
         raise KeyboardInterrupt
-    assert not display._thread.is_alive()
+    assert not any(thread.is_alive() for thread in display._threads)
     say("stopped")
     assert (out.getvalue(), capsys.readouterr().out) == ("", "stopped\n")
 
@@ -218,7 +237,7 @@ def test_workers_that_have_no_line_are_counted(display: Display, clock: Clock) -
 
     heard = Heard({f"trial-{n}": Activity("training", n, 24, "step") for n in range(64)})
     with display.asking(lambda: heard):
-        display.tick()
+        display.ask()
         screen = io.StringIO()
         Console(file=screen, width=100).print(rendered(display.view(), 10))
     lines = screen.getvalue().splitlines()
