@@ -22,6 +22,7 @@ bench: .venv/ready
 
 # pip compiles on one core; and a few files of others are for newer Pythons
 .venv/ready: requirements.txt
+	@echo 'installing into .venv, about two minutes'
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --no-compile --requirement requirements.txt
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true

@@ -113,8 +113,8 @@ class Display:
         self._file: Path | None = None
         self._written, self._wrote = "", 0.0
         self._over = threading.Event()
-        # Two, because a busy Ray may take many seconds to answer
-        work = {"display": self.tick, "ear": self.ask}
+        # A busy Ray may take many seconds to answer, and a busy disk to write: neither must silence the terminal
+        work = {"display": self.tick, "ear": self.ask, "file": self.write}
         self._threads = [threading.Thread(target=self._repeat, args=(w,), name=n, daemon=True) for n, w in work.items()]
         self._live: Any = None
 
@@ -167,7 +167,6 @@ class Display:
                 self._live.update(view, refresh=True)
             elif self._clock() - self._spoke >= QUIET_SECONDS:
                 self.say(view.line)
-            self._write(view)
 
     def say(self, line: str) -> None:
         """One line, with the time in front, that stays."""
@@ -246,9 +245,10 @@ class Display:
         minutes, seconds = divmod(int(self._clock() - self._began), 60)
         return f"{minutes}:{seconds:02d}"
 
-    def _write(self, view: View) -> None:
+    def write(self) -> None:
         """Write the view for other processes, if it has changed or the file would look old."""
-        now, text = self._clock(), json.dumps(asdict(view) | {"time": ""})
+        now, view = self._clock(), self.view()
+        text = json.dumps(asdict(view) | {"time": ""})
         due = _WRITE_SECONDS if text != self._written else _FRESH_SECONDS
         if self._file is None or now - self._wrote < due:
             return

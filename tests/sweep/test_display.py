@@ -71,6 +71,7 @@ def wait(display: Display, clock: Clock, seconds: int) -> None:
         clock.now += 1
         display.ask()
         display.tick()
+        display.write()
 
 
 def seconds_of(out: io.StringIO) -> list[int]:
