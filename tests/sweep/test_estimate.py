@@ -127,6 +127,18 @@ def test_before_a_step_nothing_is_known():
     assert estimate.seconds_left == pytest.approx(2 * 3)
 
 
+def test_what_trials_share_is_made_by_the_first_that_needs_it():
+    works = {
+        name: Work(4, 1.0, 4, 0.0, 0.0, {"teacher": 10.0, plan: 3.0}, {})
+        for name, plan in {"a": "p", "b": "p", "c": "q", "d": "q"}.items()
+    }
+    estimate = Estimate(works, 1)
+    estimate.started("a", works["a"])
+    estimate.validated("a", 4, 4.0)
+    estimate.ended("a")
+    assert estimate.seconds_left == pytest.approx(3 * 4 + 3)
+
+
 def test_what_an_earlier_process_did_is_not_taken_for_speed():
     work = Work(8, 1.0, 4, 0.0, 0.0, {}, {})
     estimate = Estimate({"a": work}, 1)

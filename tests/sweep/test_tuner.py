@@ -54,7 +54,7 @@ def test_ray_is_given_the_resources_and_the_limits(
     fit(folder, "grid", SponTrainable, {}, tune.Callback(), 1, tune.TuneConfig())
     assert given["place"] == tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5, "accelerator_type:A100": 0.001}])
     assert given["run_config"].failure_config.max_failures == 7
-    assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9}
+    assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9, "ear": folder.ear}
 
 
 def test_cloud_keys_are_not_passed_to_trials_through_rays_log(monkeypatch: pytest.MonkeyPatch) -> None:
