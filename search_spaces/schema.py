@@ -50,6 +50,8 @@ class TrainingConfig(Config):
         epochs: passes over the calibration blocks.
         max_steps: optimiser steps at most; ends training inside an epoch.
         lr: AdamW learning rate at its peak. weight_decay: AdamW's.
+        gain_lr: the same for a gain of each site on its start: how much of the start is right is learned from far fewer
+            tokens than each of its entries. At 0 there are no gains.
         max_grad_norm: clip of the joint gradient norm.
         schedule: of the learning rate after ``warmup_steps`` of linear warm-up.
         eval_every_steps: optimiser steps between validations; each epoch by default.
@@ -68,6 +70,7 @@ class TrainingConfig(Config):
     epochs: int = Field(default=10, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     lr: float = Field(default=1e-5, gt=0)
+    gain_lr: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -75,6 +78,12 @@ class TrainingConfig(Config):
     eval_every_steps: int | None = Field(default=None, ge=1)
     early_stopping_patience: int | None = Field(default=None, ge=1)
     seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _gains_need_a_start(self) -> "TrainingConfig":
+        if self.gain_lr and self.init == "zero":
+            raise ValueError(f"gain_lr must be 0 with init: zero, which has no start to scale, but got {self.gain_lr}")
+        return self
 
     @model_validator(mode="after")
     def _l2_goes_with_its_loss(self) -> "TrainingConfig":

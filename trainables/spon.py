@@ -24,6 +24,7 @@ class SponBiases:
     Attributes:
         form: what the vectors are.
         vectors: site -> fp32 parameter of shape (out_features,) or (in_features,), by form.
+        gains: site -> fp32 scalar parameter, after ``free_gains``; what is added is then v + gain * the start of v.
     """
 
     def __init__(self, model: ResidentModel, sites: tuple[Site, ...], form: Form) -> None:
@@ -33,6 +34,8 @@ class SponBiases:
             shape = model.shape.sites[site]
             width = shape.out_features if form == "output_bias" else shape.in_features
             self.vectors[site] = nn.Parameter(torch.zeros(width, device=model.device))
+        self.gains: dict[Site, nn.Parameter] = {}
+        self._starts: dict[Site, Tensor] = {}
 
     def parameters(self) -> list[nn.Parameter]:
         """The vectors in canonical site order, for an optimiser."""
@@ -40,7 +43,7 @@ class SponBiases:
 
     def output(self, site: Site, layer: nn.Linear) -> Tensor:
         """The bias b of a site: (out_features,) in the layer's dtype, differentiable."""
-        vector = self.vectors[site].to(layer.weight.dtype)
+        vector = self._whole(site).to(layer.weight.dtype)
         return vector if self.form == "output_bias" else F.linear(vector, layer.weight)
 
     @torch.no_grad()
@@ -54,9 +57,21 @@ class SponBiases:
             a = a.to(vector.device, vector.dtype)
             vector.copy_(a if self.form == "input_vector" else model.linear(site).weight.to(vector.dtype) @ a)
 
+    def free_gains(self) -> None:
+        """Give each site a gain on the vector that it has now, to be trained beside the vector.
+
+        A gradient on a few thousand tokens tells how much of a start is right long before it tells each entry.
+        """
+        self._starts = {site: vector.detach().clone() for site, vector in self.vectors.items()}
+        self.gains = {site: nn.Parameter(torch.zeros((), device=v.device)) for site, v in self.vectors.items()}
+
+    def _whole(self, site: Site) -> Tensor:
+        vector = self.vectors[site]
+        return vector + self.gains[site] * self._starts[site] if site in self.gains else vector
+
     def state(self) -> dict[Site, Tensor]:
-        """Detached fp32 copies of the vectors, on the CPU."""
-        return {site: vector.detach().cpu().clone() for site, vector in self.vectors.items()}
+        """Detached fp32 copies of the vectors, gains included, on the CPU."""
+        return {site: self._whole(site).detach().cpu().clone() for site in self.vectors}
 
     @torch.no_grad()
     def load(self, state: Mapping[Site, Tensor]) -> None:

@@ -68,9 +68,12 @@ class Trainer:
             self.biases.load(start)
         elif training.init == "bias_correction":
             self.biases.correct(bench.model, bench.mean_removed(plan), training.init_scale)
-        self._optimizer = torch.optim.AdamW(
-            self.biases.parameters(), lr=training.lr, weight_decay=training.weight_decay
-        )
+        groups = [{"params": self.biases.parameters(), "weight_decay": training.weight_decay, "rate": 1.0}]
+        if training.gain_lr:
+            self.biases.free_gains()
+            rate = training.gain_lr / training.lr
+            groups.append({"params": list(self.biases.gains.values()), "weight_decay": 0.0, "rate": rate})
+        self._optimizer = torch.optim.AdamW(groups)
         self.blocks_a_pass = training.batch_size
         self.step, self._said_loss = 0, ""
         self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
@@ -102,7 +105,7 @@ class Trainer:
         for step_number, value in enumerate(values, start=started + 1):
             if not math.isfinite(value):
                 raise SponError(f"the loss must stay finite, but it is {value} at step {step_number} (at training.lr)")
-        if not all(vector.isfinite().all() for vector in self.biases.parameters()):
+        if not all(vector.isfinite().all() for vector in self.biases.state().values()):
             raise SponError(f"biases must stay finite, but one is not by step {self.step} (at training.lr)")
         mean = sum(values) / len(values)
         return {"step": self.step, "epoch": self.step / self.steps_per_epoch, "train_loss_nats": mean}
@@ -116,11 +119,11 @@ class Trainer:
     def _step(self) -> Tensor:
         """One optimiser step; returns its loss, a detached scalar that is not waited for."""
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.total_steps, self._training)
+            group["lr"] = group["rate"] * learning_rate(self.step, self.total_steps, self._training)
         rows = self._rows(self.step)
         while (total := self._gradient(rows)) is None:
             torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
-        torch.nn.utils.clip_grad_norm_(self.biases.parameters(), self._training.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_([vector for _, vector in self._named()], self._training.max_grad_norm)
         self._optimizer.step()
         return total
 
@@ -172,10 +175,10 @@ class Trainer:
         return loss
 
     def save(self, directory: Path) -> None:
-        """Write the state: biases, moments and step."""
+        """Write the state: biases, gains, moments and step."""
         tensors = {"step": torch.tensor(self.step)}
         for name, vector in self._named():
-            tensors[f"bias.{name}"] = vector.detach().cpu()
+            tensors[name] = vector.detach().cpu()
             for moment, value in self._optimizer.state.get(vector, {}).items():
                 tensors[f"{moment}.{name}"] = value.detach().cpu()
         save_file(tensors, directory / _STATE)
@@ -185,6 +188,8 @@ class Trainer:
         tensors: Mapping[str, Tensor] = load_file(directory / _STATE)
         self.step = int(tensors["step"])
         self.biases.load({site: tensors[f"bias.{site}"] for site in self.biases.vectors})
+        for site, gain in self.biases.gains.items():
+            gain.data.copy_(tensors[f"gain.{site}"])
         moments = ("step", "exp_avg", "exp_avg_sq")
         self._optimizer.state.clear()
         if self.step:
@@ -195,4 +200,7 @@ class Trainer:
                 }
 
     def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        return ((str(site), vector) for site, vector in self.biases.vectors.items())
+        for site, vector in self.biases.vectors.items():
+            yield f"bias.{site}", vector
+        for site, gain in self.biases.gains.items():
+            yield f"gain.{site}", gain

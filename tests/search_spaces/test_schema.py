@@ -61,6 +61,7 @@ def test_the_training_defaults_are_the_studys():
         "epochs": 10,
         "max_steps": None,
         "lr": 1e-5,
+        "gain_lr": 0.0,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "schedule": "constant",
@@ -352,6 +353,11 @@ def test_trial_names_are_unique_in_a_sweep_and_say_what_they_are(shape, fingerpr
 def test_the_name_of_a_baseline_has_no_seed(shape, fingerprints):
     (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
     assert trial.name.rpartition("_")[0] == "BASELINE-TEAL_s0.50"
+
+
+def test_gains_need_a_start_to_scale():
+    with pytest.raises(ValidationError, match="gain_lr must be 0 with init: zero"):
+        TrainingConfig(gain_lr=0.1)
 
 
 def test_a_resolved_trial_must_name_its_dtype(shape, fingerprints):

@@ -113,6 +113,23 @@ def test_training_starts_from_zero_or_from_a_share_of_the_mean_that_sparsity_rem
         torch.testing.assert_close(vector.data, tiny_bench.model.linear(site).weight @ means[site].float() / 4)
 
 
+def test_gains_scale_the_start_and_are_trained_beside_the_vectors(make):
+    """Where vectors hardly move, each stays on the line of its start, and Adam's first step is its rate."""
+    trainer = make(init="bias_correction", lr=1e-12, gain_lr=0.25, max_steps=1)
+    before = vectors(trainer)
+    after = trained(trainer)
+    for start, end in zip(before, after, strict=True):
+        gain = (end @ start / (start @ start)).item()
+        assert gain in (pytest.approx(1.25, abs=1e-3), pytest.approx(0.75, abs=1e-3))
+        torch.testing.assert_close(end, gain * start, rtol=1e-4, atol=1e-8)
+
+
+def test_gains_are_not_there_unless_asked_for(make):
+    trainer = make(init="bias_correction", lr=1e-12, max_steps=1)
+    assert not trainer.biases.gains
+    torch.testing.assert_close(trained(trainer), vectors(make(init="bias_correction")))
+
+
 def test_the_l2_term_is_weighted_and_added(tiny_bench, make):
     plain = make(max_steps=1).train_until(1)["train_loss_nats"]
     one, two = (
@@ -281,8 +298,9 @@ def test_after_a_failure_the_model_is_dense(tiny_bench, make, monkeypatch):
 
 @pytest.mark.parametrize("pause", [0, 1, 5])
 @pytest.mark.parametrize("form", ["output_bias", "input_vector"])
-def test_a_run_that_is_taken_up_again_ends_bit_for_bit_as_one_that_was_not(make, tmp_path, pause, form):
-    keys = {"form": form, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1}
+@pytest.mark.parametrize("start", [{}, {"init": "bias_correction", "gain_lr": 0.1}], ids=["zero", "gains"])
+def test_a_run_that_is_taken_up_again_ends_bit_for_bit_as_one_that_was_not(make, tmp_path, pause, form, start):
+    keys = {"form": form, "schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, **start}
     first = make(**keys)
     if pause:
         first.train_until(pause)
