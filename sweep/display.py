@@ -7,17 +7,17 @@ until its result is printed.
 
 import json
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from search_spaces.files import write_whole
+from sweep.view import Standing, View, short, time_left
 from trainables.activity import Activity, listen
 
 ACTIVITY = "activity.json"
@@ -26,26 +26,6 @@ QUIET_SECONDS = 7.0
 """Without a line, after which there is one."""
 _TICK_SECONDS = 1.0
 _WRITE_SECONDS, _FRESH_SECONDS = 2.0, 10.0
-_IN_A_LINE = 4
-"""Workers in a line at most."""
-_HASH = re.compile(r"_[0-9a-f]{10}(?=_|$)")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a stage of a sweep is.
-
-    Attributes:
-        text: such as ``2 of 12 trials done``.
-        share: of the work that is done, in 0..1.
-        seconds_left: about; None while that is not known.
-        best: what is best so far, a line each.
-    """
-
-    text: str
-    share: float
-    seconds_left: float | None = None
-    best: tuple[str, ...] = ()
 
 
 class Stage(Protocol):
@@ -63,34 +43,6 @@ class Heard(Protocol):
 
     now: dict[str, Activity]
     news: list[tuple[str, Activity]]
-
-
-@dataclass(frozen=True)
-class View:
-    """All that there is to show.
-
-    Attributes:
-        time: since the command began, as ``m:ss``.
-        text: what the command does, or how far the stage is.
-        share: of the stage's work; None without a stage.
-        left: the time that is left, in words, if that is known.
-        workers: what each does.
-        best: so far.
-    """
-
-    time: str
-    text: str
-    share: float | None
-    left: str
-    workers: tuple[tuple[str, str], ...]
-    best: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """For a file: all but the best so far."""
-        workers = [f"{who}: {what}" for who, what in self.workers[:_IN_A_LINE]]
-        more = len(self.workers) - _IN_A_LINE
-        return "; ".join(filter(None, (self.text, *workers, f"{more} more" if more > 0 else "", self.left)))
 
 
 class Display:
@@ -262,20 +214,6 @@ class Display:
 def _with_time(activity: Activity, seconds: float) -> str:
     """An activity, with how long it has lasted if nothing else tells how far it is."""
     return str(activity) if activity.unit or seconds < 1 else f"{activity}, {seconds:.0f} s"
-
-
-def short(name: str) -> str:
-    """A trial's name without the start of its identity."""
-    return _HASH.sub("", name)
-
-
-def time_left(seconds: float | None) -> str:
-    """In words; nothing if it is not known."""
-    if seconds is None:
-        return ""
-    if seconds < 100:
-        return f"about {max(seconds, 1):.0f} s left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 6000 else f"about {seconds / 3600:.1f} h left"
 
 
 _current: Display | None = None

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweep.display import View
+from sweep.view import View
 
 _BAR_WIDTH = 20
 _OTHER_LINES = 8

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
-from sweep.display import Standing, say
+from sweep.display import say
 from sweep.estimate import Estimate, work_of
 from sweep.search.task import Counts
+from sweep.view import Standing
 from trainables.activity import Activity
 
 

@@ -11,9 +11,10 @@ import torch
 from search_spaces.schema import SpaceConfig
 from search_spaces.sites import ModelShape
 from sweep.cluster import places, remotely
-from sweep.display import Standing, follow, say
+from sweep.display import follow, say
 from sweep.estimate import Work, report_flop, work_of
 from sweep.folder import SweepFolder, TrialFolder
+from sweep.view import Standing
 from trainables.activity import Activity
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.listener import hush_up, speak

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import mean, ratio, statistic
+from analysis.resampling import ratio, statistic
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
 NAME = "where"
 BINS = 5
-_LEFT_DENSE = "tokens that the plan leaves dense"
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,13 @@ def find(subject: Subject) -> Finding:
         Effect.of(f"{name}: recovery in the last bin minus the first", split.contrast, "fraction", (0.0, 0.0))
         for name, split in splits.items()
     ]
-    if dense:
-        spon, teal = (subject.tokens[mode][1][:, :dense].double().mean(dim=1).numpy() for mode in ("spon", "teal"))
-        effects.append(Effect.of(f"{_LEFT_DENSE}: KL that the biases add", mean(spon - teal), "nats", (0.0, 0.0)))
     effects += [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
     return Finding(
         analysis=NAME,
         title="Where a bias helps",
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
-        "are in the table. Tokens that the plan leaves dense have nothing to recover and are apart. Intervals are "
+        "are in the table. Tokens that the plan leaves dense have nothing to recover and are left out. Intervals are "
         "jackknives over blocks, and over prompts, of each figure by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
@@ -180,8 +176,6 @@ def _verdict(effects: list[Effect]) -> str:
         if figure.startswith("recovery"):
             trend = "more" if low > 0 else "less" if high < 0 else None
             words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no sure trend")
-        elif name == _LEFT_DENSE:
-            words.append(f"{name}: {'surely' if low > 0 else 'not surely'} worse with the biases")
     prompts = [effect for effect in effects if effect.label.startswith("prompts")]
     helped = sum(effect.interval is not None and effect.interval[0] > 0 for effect in prompts)
     return f"{'; '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"

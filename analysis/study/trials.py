@@ -49,7 +49,7 @@ def study_trials(results: Results) -> Trials:
     Raises:
         SponError: if the study is of another model, or a run is not what its name means here.
     """
-    base, run = load_space(_SPACE), results.config
+    base, run = load_space(_SPACE, ["model.dtype=bfloat16"]), results.config
     if run.model_name != base.model.source:
         raise SponError(f"a study must be of {base.model.source}, but got {run.model_name} (at config.model_name)")
     tokens = {result.num_tokens for result in results.results.values()}

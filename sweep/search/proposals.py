@@ -17,7 +17,7 @@ from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
 from sweep.cluster import at_once
-from sweep.display import Standing, follow, say
+from sweep.display import follow, say
 from sweep.folder import SweepFolder
 from sweep.search.evolution_search import EvolutionSearch
 from sweep.search.ledger import Ledger
@@ -25,6 +25,7 @@ from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Counts, Task, Values
 from sweep.tuner import Interrupted, fit, grid_space
+from sweep.view import Standing
 from trainables.activity import Activity
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable

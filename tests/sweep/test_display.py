@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.display import ACTIVITY, Display, Standing, finish, follow, say, short, time_left
+from sweep.display import ACTIVITY, Display, finish, follow, say
 from sweep.live import rendered
+from sweep.view import Standing, short, time_left
 from trainables.activity import Activity, tell
 from trainables.listener import Heard
 
