@@ -54,7 +54,7 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def interpreted(swept: Swept, prompts_file: Path) -> Interpreted:
     """The best two trials of each plan, by the command that the sweep names at its end."""
-    named = swept.ran.out.splitlines()[-1].split("-m analysis ")[1].split()
+    (named,) = (line.split("-m analysis ")[1].split() for line in swept.ran.out.splitlines() if "interpret" in line)
     return Interpreted(swept, prompts_file, run(*named, "--prompts", prompts_file, module="analysis"))
 
 
