@@ -33,9 +33,11 @@ def command(*arguments: object, module: str = "sweep") -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
-def run(*arguments: object, module: str = "sweep", timeout: float = 300) -> Ran:
-    """Run ``python -m sweep ...`` as a user would."""
+def run(*arguments: object, module: str = "sweep", timeout: float = 300, cache: Path | None = None) -> Ran:
+    """Run ``python -m sweep ...`` as a user would, with a cache of its own if one is given."""
     words, env = command(*arguments, module=module), os.environ | SECRETS
+    if cache is not None:
+        env["SPON_CACHE"] = str(cache)
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -77,4 +79,5 @@ def swept(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactor
     space = write_space(raw, directory)
     storage = directory / "runs"
     relative = os.path.relpath(storage, ROOT)  # as the default is
-    return Swept(space, storage, run("run", space, "--storage", relative))
+    ran = run("run", space, "--storage", relative, cache=directory / "cache")  # an empty one: all is done
+    return Swept(space, storage, ran)

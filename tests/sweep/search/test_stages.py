@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from sweep.folder import SweepFolder
 from sweep.search.mask_log import MaskLog
 from sweep.search.mask_search import open_journal
+from sweep.search.task import Counts
 from tests.swept import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection
@@ -137,19 +139,17 @@ def test_another_search_trains_nothing_that_this_one_did(tiny_space: dict[str, o
     assert "  start  UNIF-ALL" not in ran.out
 
 
-def stop_among_proposals(*arguments: object) -> str:
-    """Run a command until a mask has been scored, then press Ctrl-C."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command(*arguments), cwd=ROOT, stdout=pipe, text=True, env=os.environ) as driver:
-        out = ""
-        for line in driver.stdout:
-            out += line
-            if " of 14 masks" in line:
-                driver.send_signal(signal.SIGINT)
-                break
-        out += driver.communicate(timeout=120)[0]
-    assert driver.returncode == 130, out
-    return out
+def stop_among_proposals(folder: SweepFolder, *arguments: object) -> str:
+    """Run a command until one mask more has been scored, then press Ctrl-C."""
+    counts, out = folder.path / "proposals.json", folder.path.parent / "out.txt"
+    before = Counts.read(counts).over
+    with out.open("w") as file, subprocess.Popen(command(*arguments), cwd=ROOT, stdout=file, env=os.environ) as driver:
+        while Counts.read(counts).over == before and driver.poll() is None:
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGINT)
+        driver.wait(timeout=120)
+    assert driver.returncode == 130, out.read_text()
+    return out.read_text()
 
 
 def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget_though_rays_state_is_cut(
@@ -158,9 +158,10 @@ def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget_though_rays_s
     few = {"proxy": {"rungs": [12], "n_train": 1}, "stopping": None, "confirm": {"seeds": [1], "n_random": 0}}
     masks = {"family": "layer_module_bits", "modules": MODULES}
     raw = searched_space(tiny_space, n_masks=14, masks=masks, **few) | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
-    assert "go on with" in stop_among_proposals("search", write_space(raw, tmp_path), "--storage", tmp_path)
-    assert "was cut by a crash" not in stop_among_proposals("resume", "tiny", "--storage", tmp_path)
-    assert SweepFolder(tmp_path / "tiny").stages.keys() == {"shared", "propose"}
+    folder, storage = SweepFolder(tmp_path / "tiny"), ("--storage", tmp_path)
+    assert "go on with" in stop_among_proposals(folder, "search", write_space(raw, tmp_path), *storage)
+    assert "was cut by a crash" not in stop_among_proposals(folder, "resume", "tiny", *storage)
+    assert folder.stages.keys() == {"shared", "propose"}
     (tmp_path / "tiny" / "tune" / "propose" / "tuner.pkl").write_bytes(b"")  # as a kill while Ray writes leaves it
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.out + ran.err
