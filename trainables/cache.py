@@ -34,6 +34,11 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def is_cached(kind: str, key: str) -> bool:
+    """Whether ``cached`` would have nothing to build."""
+    return (cache_root() / kind / key).is_dir()
+
+
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The cached directory of a key, built first if it is not there.
 
@@ -69,7 +74,7 @@ def _held(lock: FileLock, kind: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for the {kind} that another worker makes")
+        tell(f"waiting for the {kind} that another process makes")
         lock.acquire()
     try:
         yield

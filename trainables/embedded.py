@@ -6,7 +6,11 @@ cache in a form that loads at once.
 
 import copy
 import hashlib
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, Split
 from trainables.activity import tell
-from trainables.cache import cached, content_key
+from trainables.cache import cached, content_key, is_cached
 from trainables.wheels import wheel_member
 from trainables.wikipedia import articles
 
@@ -77,6 +81,25 @@ def documents() -> DatasetDict:
     return dataset
 
 
+@contextmanager
+def text_ahead() -> Iterator[None]:
+    """Where neither model nor text is there yet, have another process make the text while the block makes the model.
+
+    Each takes a core for about twenty seconds. If the other process fails, ``documents`` says why.
+    """
+    if is_cached("models", model_key()) or is_cached("documents", documents_key()):
+        yield
+        return
+    code = f"from {__name__} import documents; documents()"
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, "-c", code], stdout=quiet, stderr=quiet) as other:
+        try:
+            yield
+        except BaseException:
+            other.kill()
+            raise
+
+
 def documents_key() -> str:
     """Hash of what decides ``documents``."""
     return content_key("enwiki-sample", TEXT.sha256, CLEANING_VERSION)
@@ -109,8 +132,10 @@ def _convert(gguf: Path, directory: Path) -> None:
     source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = copy.deepcopy(source.config)
     del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    model.load_state_dict(source.state_dict())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model.load_state_dict(source.state_dict(), assign=True)
+    model.tie_weights()
     try:
         model.save_pretrained(directory)
     except SafetensorError as error:  # what it makes of a full disk; it carries no errno

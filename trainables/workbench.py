@@ -4,6 +4,7 @@ It is made once per process and shared by all trials of it. What is expensive is
 not depend on the trial, kept in the local cache.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import CorpusConfig, ModelConfig, Split, TrialConfig, TrialPlan
+from search_spaces.schema import EMBEDDED, CorpusConfig, ModelConfig, Split, TrialConfig, TrialPlan
 from search_spaces.sites import ModelShape, Site
+from trainables import embedded
 from trainables.cache import cached, content_key
 from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
 from trainables.evaluation import dense_scores, score
@@ -53,9 +55,11 @@ def find_materials(model: ModelConfig, corpus: CorpusConfig) -> Materials:
     Raises:
         SponError: if either is missing, gated or of the wrong form.
     """
-    source = find_model(model)
-    shape = read_shape(source)
-    prepared = prepare_corpus(corpus, load_tokenizer(source), source.fingerprint)
+    both = model.source == corpus.source == EMBEDDED
+    with embedded.text_ahead() if both else nullcontext():
+        source = find_model(model)
+        shape = read_shape(source)
+        prepared = prepare_corpus(corpus, load_tokenizer(source), source.fingerprint)
     return Materials(source, shape, prepared, Fingerprints(source.fingerprint, corpus_fingerprint(prepared)))
 
 

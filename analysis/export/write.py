@@ -37,7 +37,8 @@ def export(source: Path, directory: Path, absorbed: bool = False) -> None:
 
     Raises:
         SponError: if the checkpoint has no biases, its model cannot be had or is another one now, ``directory`` is
-            taken or cannot be written, or the model has no place for the biases.
+            taken or cannot be written, the model has no place for the biases, or they would act at tokens that stay
+            dense.
     """
     checkpoint = read_checkpoint(source)
     config = checkpoint.meta.config
@@ -45,6 +46,11 @@ def export(source: Path, directory: Path, absorbed: bool = False) -> None:
         raise SponError(f"an export must have biases, but {config.name} is TEAL alone (at {source})")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise SponError(f"an export must go into a new or an empty directory, but there is something (at {directory})")
+    if absorbed and config.plan.tokens != "all":
+        raise SponError(
+            f"absorbed biases act at every token, but this trial leaves some dense ({config.plan.tokens}); "
+            "an export without --absorb, the adapter, works (at --absorb)"
+        )
     found = find_model(config.model)
     shape = read_shape(found)
     check_fits(checkpoint, shape, found.fingerprint)

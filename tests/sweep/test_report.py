@@ -1,9 +1,19 @@
 """Workers that score trials on the test split, with others in their stead."""
 
+from types import SimpleNamespace
+
 import pytest
 import ray
 
+from search_spaces.schema import TrialConfig
 from sweep import report
+
+
+def test_trials_of_one_plan_are_not_read_side_by_side(tiny_trial: TrialConfig) -> None:
+    plans = [tiny_trial.plan.model_copy(update={"levels": {"0.down_proj": level}}) for level in (0.5, 0.6)]
+    pairs = [(0, "a"), (0, "b"), (0, "c"), (1, "d"), (1, "e")]
+    trials = [SimpleNamespace(config=SimpleNamespace(plan=plans[plan]), name=name) for plan, name in pairs]
+    assert [trial.name for trial in report._by_turns(trials)] == ["a", "d", "b", "e", "c"]
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 import bz2
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_every_article_is_in_its_split(small_text: WheelFile) -> None:
     assert {title: split for split in SPLITS for title in rows[split]["title"]} == {
         f"Title {i}": split_of(f"Title {i}") for i in range(20)
     }
+
+
+def test_the_text_is_made_while_the_model_is(spon_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+
+    class Other(nullcontext):
+        def __init__(self, command: list[str], **options: object) -> None:
+            super().__init__()
+            begun.append(command)
+
+    monkeypatch.setattr(embedded.subprocess, "Popen", Other)
+    with embedded.text_ahead():
+        pass
+    assert [command[-1] for command in begun] == ["from trainables.embedded import documents; documents()"]
+    (spon_cache / "documents" / embedded.documents_key()).mkdir(parents=True)
+    with embedded.text_ahead():
+        pass
+    assert len(begun) == 1
 
 
 def test_the_dump_does_not_stay(small_text: WheelFile) -> None:

@@ -46,6 +46,12 @@ def test_an_absorbed_model_gives_the_logits_of_the_trial(family, rule, make_expo
         assert (without_sparsifier - trial.base()(TOKENS).logits).abs().max() > 0.1
 
 
+def test_biases_that_leave_some_tokens_alone_cannot_be_absorbed(make_export, tmp_path):
+    trial = make_export(tokens="skip_first_n", skip_first=3)
+    with pytest.raises(SponError, match="at every token, but this trial leaves some dense"):
+        export(trial.place, tmp_path / "whole", absorbed=True)
+
+
 @pytest.mark.parametrize("family", ["tied-llama", "untied-llama"])
 def test_the_head_stays_as_tied_as_it_was(family, make_export, tmp_path):
     export(make_export(family).place, tmp_path / "whole", absorbed=True)

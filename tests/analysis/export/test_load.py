@@ -121,6 +121,16 @@ def test_the_model_is_its_old_self_after_the_block_and_after_remove(adapter):
     assert torch.equal(logits_of(model), dense)
 
 
+@pytest.mark.parametrize("rule", ["topk", "threshold"])
+def test_an_adapter_rounds_once_as_the_trial_does_in_bfloat16(rule, make_export, tmp_path):
+    trial = make_export(rule=rule)
+    export(trial.place, tmp_path / "adapter")
+    trial.bench.model.network.to(torch.bfloat16)
+    model = trial.base().to(torch.bfloat16)
+    with load_spon(model, tmp_path / "adapter"):
+        torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=0)
+
+
 def test_biases_are_added_in_the_models_dtype(adapter):
     trial, directory = adapter
     model = trial.base().to(torch.bfloat16)
