@@ -5,7 +5,7 @@ from torch import Tensor
 
 from trainables.activity import track
 from trainables.corpus import Blocks
-from trainables.loss import token_chunks
+from trainables.loss import exponentials, operands_of, token_chunks
 from trainables.model import ResidentModel
 from trainables.scores import Scores
 from trainables.teacher import Teacher, next_tokens
@@ -59,19 +59,19 @@ def token_scores(
         NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on
         the CPU.
     """
-    head = model.head.float()
+    head, values = model.head.float(), model.head.dtype
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
     for rows in track(model.batches(blocks.tokens), what, "batch"):
         tokens = blocks.tokens[rows].to(model.device)
         mean_row, entropy = teacher.mean_row[rows], teacher.entropy[rows]
-        nll[rows], kl[rows] = _batch_scores(model.hidden(tokens).float(), head, tokens, mean_row, entropy)
+        nll[rows], kl[rows] = _batch_scores(model.hidden(tokens).float(), head, values, tokens, mean_row, entropy)
     return nll.cpu(), kl.cpu()
 
 
 def _batch_scores(
-    hidden: Tensor, head: Tensor, tokens: Tensor, mean_row: Tensor, entropy: Tensor
+    hidden: Tensor, head: Tensor, values: torch.dtype, tokens: Tensor, mean_row: Tensor, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits.
+    """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits of values of a dtype.
 
     The last position has no next token; its NLL is dropped.
     """
@@ -79,9 +79,11 @@ def _batch_scores(
     flat, rows = hidden.flatten(0, 1), mean_row.flatten(0, 1)
     nll, kl = flat.new_empty(len(flat)), flat.new_empty(len(flat), dtype=torch.float64)
     for part in token_chunks(flat):
-        logits = flat[part] @ head.T
-        lse = logits.logsumexp(dim=-1)
-        nll[part] = lse - logits.gather(1, labels[part, None]).squeeze(1)
+        with operands_of(values):
+            logits = flat[part] @ head.T
+        label = logits.gather(1, labels[part, None]).squeeze(1)
+        _, _, lse = exponentials(logits)
+        nll[part] = lse - label
         kl[part] = lse.double() - (flat[part].double() * rows[part].double()).sum(dim=-1)
     return nll.view(tokens.shape)[:, :-1], kl.view(tokens.shape) - entropy
 

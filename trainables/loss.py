@@ -11,6 +11,7 @@ the KL divergence needs nothing else of the dense model:
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,25 +43,50 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.to(b.dtype) @ b
 
 
+@contextmanager
+def operands_of(values: torch.dtype) -> Iterator[None]:
+    """Products of fp32 tensors may be made of operands of this dtype in the block, because they hold no other values.
+
+    Outputs are fp32. With AVX-512 BF16, U h of bf16 values takes three quarters of the time of fp32's, and is the same
+    to fp32's rounding; where there are no such instructions, or on a GPU, nothing changes.
+    """
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at import
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16" if values == torch.bfloat16 else before
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponentials in the place of (tokens, vocabulary) logits, with their sums and logsumexp, (tokens,) each.
+
+    The largest logit is taken off first, so the exponentials are those of a softmax times the sum that is given.
+    """
+    largest = logits.amax(dim=-1)
+    weights = logits.sub_(largest[:, None]).exp_()
+    total = weights.sum(dim=-1)
+    return weights, total, largest + total.log()
+
+
 class _LinearLogSumExp(torch.autograd.Function):
     """Sum over tokens of logsumexp(U h) - h . m, whose gradient with respect to h is made in the same pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, mean_row: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        gradient = torch.empty_like(mean_row)
+        gradient, values = torch.empty_like(mean_row), head.dtype
         if not head.is_cuda:
             head = head.to(mean_row.dtype)  # a CPU's bf16 products have bf16 outputs
         for part in token_chunks(hidden):
             h, m = hidden[part], mean_row[part]
-            logits = product(h, head.T).to(m.dtype)
-            largest = logits.amax(dim=-1, keepdim=True)
-            weights = logits.sub_(largest).exp_()
-            normaliser = weights.sum(dim=-1, keepdim=True)
-            lse = (largest + normaliser.log()).squeeze(-1)
+            with operands_of(values):
+                logits = product(h, head.T).to(m.dtype)
+            weights, normaliser, lse = exponentials(logits)
             total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
             # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient
-            gradient[part] = product(weights, head).to(m.dtype).div_(normaliser).sub_(m)
+            gradient[part] = product(weights, head).to(m.dtype).div_(normaliser[:, None]).sub_(m)
         ctx.save_for_backward(gradient.to(hidden.dtype))
         return total
 
