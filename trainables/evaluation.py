@@ -5,7 +5,7 @@ from torch import Tensor
 
 from trainables.activity import track
 from trainables.corpus import Blocks
-from trainables.loss import exponentials, operands_of, token_chunks
+from trainables.loss import exponentials, logits_of, token_chunks
 from trainables.model import ResidentModel
 from trainables.scores import Scores
 from trainables.teacher import Teacher, next_tokens
@@ -79,8 +79,7 @@ def _batch_scores(
     flat, rows = hidden.flatten(0, 1), mean_row.flatten(0, 1)
     nll, kl = flat.new_empty(len(flat)), flat.new_empty(len(flat), dtype=torch.float64)
     for part in token_chunks(flat):
-        with operands_of(values):
-            logits = flat[part] @ head.T
+        logits = logits_of(flat[part], head, values)
         label = logits.gather(1, labels[part, None]).squeeze(1)
         _, _, lse = exponentials(logits)
         nll[part] = lse - label

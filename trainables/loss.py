@@ -11,7 +11,6 @@ the KL divergence needs nothing else of the dense model:
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,18 +42,22 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.to(b.dtype) @ b
 
 
-@contextmanager
-def operands_of(values: torch.dtype) -> Iterator[None]:
-    """Products of fp32 tensors may be made of operands of this dtype in the block, because they hold no other values.
+def logits_of(hidden: Tensor, head: Tensor, values: torch.dtype) -> Tensor:
+    """U h of some tokens, (tokens, vocabulary), with an output of at least fp32.
 
-    Outputs are fp32. With AVX-512 BF16, U h of bf16 values takes three quarters of the time of fp32's, and is the same
-    to fp32's rounding; where there are no such instructions, or on a GPU, nothing changes.
+    On a CPU, fp32 operands that hold bf16 values are multiplied as such: with AVX-512 BF16 that takes three quarters of
+    the time, and is the same to fp32's rounding. Where there are no such instructions nothing changes.
+
+    Args:
+        hidden: (tokens, hidden).
+        head: U of shape (vocabulary, hidden).
+        values: dtype of the model, whose values both hold, whatever their own dtype is.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at import
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16" if values == torch.bfloat16 else before
     try:
-        yield
+        return product(hidden, head.T)
     finally:
         matmul.fp32_precision = before
 
@@ -81,8 +84,7 @@ class _LinearLogSumExp(torch.autograd.Function):
             head = head.to(mean_row.dtype)  # a CPU's bf16 products have bf16 outputs
         for part in token_chunks(hidden):
             h, m = hidden[part], mean_row[part]
-            with operands_of(values):
-                logits = product(h, head.T).to(m.dtype)
+            logits = logits_of(h, head, values).to(m.dtype)
             weights, normaliser, lse = exponentials(logits)
             total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
             # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient

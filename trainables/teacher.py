@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.activity import track
 from trainables.cache import cached, content_key
-from trainables.loss import exponentials, operands_of, token_chunks
+from trainables.loss import exponentials, logits_of, token_chunks
 from trainables.model import ResidentModel
 
 _SCHEMA = 2
@@ -106,8 +106,7 @@ def _distribution(
     """
     mean_row, entropy, nll = torch.empty_like(hidden), hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
     for part in token_chunks(hidden):
-        with operands_of(values):
-            logits = hidden[part] @ head.T
+        logits = logits_of(hidden[part], head, values)
         label = logits.gather(1, labels[part, None]).squeeze(1)
         scaled = logits / temperature
         weights, total, lse = exponentials(scaled.clone())
