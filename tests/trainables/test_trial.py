@@ -185,7 +185,7 @@ def test_a_level_of_zero_does_no_damage_and_recovers_nothing(tiny_raw):
     metrics = run_trial(Workbench(config.model, config.corpus, "cpu"), config).meta.metrics
     assert metrics["val_teal_kl_nats"] == metrics["val_kl_recovered"] == metrics["val_ppl_recovered"] == 0
     assert metrics["val_teal_ppl"] == metrics["val_dense_ppl"]
-    # The model is its teacher. Here that leaves no gradient at all; where a machine rounds otherwise, training does harm
+    # The model is its teacher: there is no gradient here, and where a machine rounds otherwise, training does harm
     assert metrics["val_kl_nats"] > -1e-6
 
 
