@@ -71,7 +71,7 @@ def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
         name=config.name,
         identity=config.identity,
         allocation=config.allocation,
-        plan=config.plan.label,
+        plan=config.plan_label,
         seed=config.training.seed,
         split=settings.split,
         n_blocks=settings.n_blocks,

@@ -36,7 +36,7 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
         raise SponError(f"a metric must be one of {', '.join(known)}, but got {by!r} (at --by)")
     plans: dict[str, list[Checkpoint]] = {}
     for checkpoint in sorted(checkpoints, key=lambda c: c.meta.metrics[by]):
-        plans.setdefault(checkpoint.meta.config.plan.label, []).append(checkpoint)
+        plans.setdefault(checkpoint.meta.config.plan_label, []).append(checkpoint)
     return [checkpoint for ranked in plans.values() for checkpoint in ranked[:top]]
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from search_spaces.errors import SponError
-from search_spaces.sites import Module
+from search_spaces.sites import MODULES, Module
 
 BASELINE = "BASELINE-TEAL"
 MEASURED = {
@@ -31,6 +31,7 @@ _FIXED: dict[str, tuple[int, tuple[Module, ...]]] = {
     "ATTN-ONLY": (100, ("o_proj",)),
     "HYBRID-OD": (100, ("o_proj", "down_proj")),
     "HYBRID-QD": (100, ("q_proj", "down_proj")),
+    "ALL-SITES": (100, MODULES),
     "ADAPTIVE": (75, MLP),  # the study's name for what its code makes TOP-75; the two are one trial
 }
 NAMES = (

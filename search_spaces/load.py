@@ -10,6 +10,13 @@ from search_spaces.errors import SponError
 from search_spaces.schema import Config, SpaceConfig
 
 
+_RETIRED = {
+    "plan.within_layer": "; write plan.levels: greedy",
+    "search.levels": "; levels are no longer searched by layer: write plan.levels: fisher",
+}
+"""Keys of earlier versions, and what to write instead."""
+
+
 def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
     """Read a space and apply ``--set`` overrides.
 
@@ -89,6 +96,7 @@ def _one_line(error: ValidationError, where: str) -> str:
     match first["type"]:
         case "extra_forbidden":
             said = f"a key must be one of {', '.join(config.model_fields)}, but got {str(loc[-1])!r}"
+            said += _RETIRED.get(".".join(path), "")
         case "missing":
             said = "a key that has no default must be given, but it is not there"
         case "union_tag_invalid":

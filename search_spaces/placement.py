@@ -12,6 +12,7 @@ from search_spaces.sources import Config
 
 Level = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LevelMethod = Literal["uniform", "greedy", "fisher"]
 
 
 def _canonical(sites: Iterable[str]) -> tuple[str, ...]:
@@ -30,11 +31,14 @@ class PlanConfig(Config):
     """TEAL: which sites are sparsified, how much, by which rule.
 
     Attributes:
-        modules: module types, or ``matched`` (those of the allocation, as the seed study does).
+        modules: module types, ``all`` of them, or ``matched`` (those of the allocation, as the seed study does).
         layers: layer indices, all by default.
-        levels: sparsity of single sites where it differs from the sweep's, such as ``{"3.down_proj": 0.4}``.
-        within_layer: how the sweep's sparsity is spread over the sites of a decoder layer: ``uniform``, or by TEAL's
-            block-wise ``greedy`` optimisation, which is measured on the model first (``trainables.levels``).
+        levels: how the sweep's sparsity is spread over the sites. ``uniform``; by Fisher curves (``fisher``,
+            ``trainables.curves``) or TEAL's block-wise optimisation (``greedy``, ``trainables.greedy``), which are
+            measured on the model first; several of these, each a plan of its own; or the sparsity of single sites
+            where it differs from the sweep's, such as ``{"3.down_proj": 0.4}``.
+        bounds: lowest and highest level that ``fisher`` and ``greedy`` may give a site.
+        level_method: who chose the levels of single sites. A sweep sets it when it has measured them.
         rule: ``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site.
         tokens: which positions are sparsified: ``all``, the ``second_half`` of a block (TEAL's own prefill), or all
             after ``skip_first`` of them (``skip_first_n``).
@@ -45,8 +49,9 @@ class PlanConfig(Config):
 
     modules: Literal["matched"] | tuple[Module, ...] = "matched"
     layers: tuple[int, ...] | None = None
-    levels: dict[str, Level] = Field(default_factory=dict)
-    within_layer: Literal["uniform", "greedy"] = "uniform"
+    levels: tuple[LevelMethod, ...] | dict[str, Level] = ("uniform",)
+    bounds: tuple[Level, Level] = (0.0, 0.95)
+    level_method: LevelMethod | None = None
     rule: Literal["topk", "threshold"] = "threshold"
     tokens: Literal["all", "second_half", "skip_first_n"] = "all"
     skip_first: int = Field(default=0, ge=0)
@@ -58,26 +63,53 @@ class PlanConfig(Config):
     def _modules_are_known(cls, value: object) -> object:
         if value == "matched":
             return value
+        if value == "all":
+            return MODULES
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError(f"modules must be 'matched' or a list of module types, but got {value!r}")
+            raise ValueError(f"modules must be 'matched', 'all' or a list of module types, but got {value!r}")
         for module in value:
             if module not in MODULES:
                 raise ValueError(f"a module must be one of {', '.join(MODULES)}, but got {module!r}")
         return value
 
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _one_method_is_a_list_of_one(cls, levels: object) -> object:
+        return (levels,) if isinstance(levels, str) else levels
+
     @field_validator("levels")
     @classmethod
-    def _sites_parse(cls, levels: dict[str, float]) -> dict[str, float]:
-        return dict(zip(_canonical(levels), levels.values(), strict=True))
+    def _levels_are_known(cls, levels: tuple[LevelMethod, ...] | dict[str, float]) -> object:
+        if isinstance(levels, dict):
+            return dict(zip(_canonical(levels), levels.values(), strict=True))
+        if not levels or len(set(levels)) != len(levels):
+            raise ValueError(f"methods of levels must be at least one and each once, but got {list(levels)}")
+        return levels
+
+    @field_validator("bounds")
+    @classmethod
+    def _bounds_are_in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] >= bounds[1]:
+            raise ValueError(f"bounds must be [lowest, highest], but got {list(bounds)}")
+        return bounds
+
+    @property
+    def methods(self) -> tuple[LevelMethod, ...]:
+        """The methods of levels that are still open; none where each site's level is known."""
+        return () if isinstance(self.levels, dict) else self.levels
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether levels must be measured on the model before the plan can be resolved."""
+        return any(method != "uniform" for method in self.methods)
 
     @model_validator(mode="after")
     def _skip_goes_with_its_policy(self) -> "PlanConfig":
         if (self.tokens == "skip_first_n") != (self.skip_first > 0):
             got = f"tokens={self.tokens}, skip_first={self.skip_first}"
             raise ValueError(f"skip_first must be > 0 exactly when tokens is skip_first_n, but got {got}")
-        if self.within_layer == "greedy" and (self.modules == "matched" or self.levels):
-            got = f"modules={self.modules}, levels={self.levels}"
-            raise ValueError(f"greedy levels must have a list of modules and no levels of one's own, but got {got}")
+        if self.is_measured and self.modules == "matched":
+            raise ValueError(f"levels that are measured must have a list of modules, but got {', '.join(self.methods)}")
         if self.layers == ():
             raise ValueError("a plan must sparsify at least one layer, but got layers=[]")
         return self

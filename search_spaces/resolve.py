@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from search_spaces.allocations import named_allocation
+from search_spaces.allocations import BASELINE, named_allocation
 from search_spaces.errors import SponError
 from search_spaces.schema import ALGORITHM, AllocationConfig, PlanConfig, SpaceConfig, TrialConfig, TrialPlan
 from search_spaces.sites import MODULES, ModelShape, Module, Site, site_order
@@ -23,6 +23,18 @@ class Allocated:
 
     sites: tuple[Site, ...]
     modules: tuple[Module, ...]
+
+
+def only_levels(space: SpaceConfig) -> SpaceConfig:
+    """The space with TEAL alone, under its levels: NAME-levels.
+
+    Raises:
+        SponError: if its levels are uniform, or the user's own.
+    """
+    if not space.plan.is_measured:
+        raise SponError("levels to find must be fisher or greedy, but the space has none of them (at plan.levels)")
+    changes = {"name": f"{space.name}-levels", "allocations": (AllocationConfig(name=BASELINE),), "search": None}
+    return space.model_copy(update=changes)
 
 
 def resolve_allocation(allocation: AllocationConfig, shape: ModelShape) -> Allocated:
@@ -56,15 +68,17 @@ def resolve_plan(plan: PlanConfig, sparsity: float, matched: tuple[Module, ...],
     Raises:
         SponError: if a layer, module or site is not in the model, or ``levels`` names a site outside the plan.
     """
-    if plan.within_layer == "greedy":
-        raise SponError("greedy levels must be measured first, which `python -m sweep run` does (at plan.within_layer)")
+    if plan.is_measured:
+        methods = ", ".join(plan.methods)
+        raise SponError(f"levels must be measured first, by `python -m sweep run`, but got {methods} (at plan.levels)")
+    given = plan.levels if isinstance(plan.levels, dict) else {}
     modules = matched if plan.modules == "matched" else plan.modules
     layers = range(shape.num_layers) if plan.layers is None else plan.layers
     sites = shape.check((Site(layer, module) for layer in layers for module in modules), "plan")
-    outside = sorted(set(plan.levels) - {str(site) for site in sites})
+    outside = sorted(set(given) - {str(site) for site in sites})
     if outside:
         raise SponError(f"a level must name a site of the plan, but got {outside[0]} (at plan.levels)")
-    levels = {str(site): plan.levels.get(str(site), sparsity) for site in sorted(sites, key=site_order)}
+    levels = {str(site): given.get(str(site), sparsity) for site in sorted(sites, key=site_order)}
     return TrialPlan(
         levels={site: level for site, level in levels.items() if level > 0},
         rule=plan.rule,
@@ -91,7 +105,8 @@ def resolve_trial(
     plan = resolve_plan(space.plan, sparsity, allocated.modules, shape)
     outside = [str(site) for site in allocated.sites if str(site) not in plan.levels]
     dense = sparsity == 0 and not plan.levels  # a control in which no site is sparsified has no plan to be outside of
-    if outside and not dense and not space.plan.allow_unsparsified_biases:
+    chosen = space.plan.level_method is not None  # a measured level may be zero, and its site keep its bias
+    if outside and not (dense or chosen or space.plan.allow_unsparsified_biases):
         raise SponError(
             f"a biased site must be sparsified unless plan.allow_unsparsified_biases is true, "
             f"but {outside[0]} is not (at allocations.{allocation.label})"
@@ -105,6 +120,7 @@ def resolve_trial(
         corpus_fingerprint=fingerprints.corpus,
         plan=plan,
         sparsity=sparsity,
+        level_method=space.plan.level_method or ("uniform" if space.plan.methods else None),
         allocation=allocation.label,
         sites=tuple(str(site) for site in allocated.sites),
         num_layers=shape.num_layers,

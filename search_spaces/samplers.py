@@ -8,7 +8,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     BruteForceSampler,
-    NSGAIIISampler,
     NSGAIISampler,
     RandomSampler,
     TPESampler,
@@ -16,8 +15,7 @@ from optuna.samplers import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces.errors import SponError
-from search_spaces.search_config import Algorithm, EvolutionConfig, Grid, Nsga2, Nsga3, Random, Tpe
+from search_spaces.search_config import Algorithm, Grid, Nsga2, Random, Tpe
 
 
 class _GridSampler(BruteForceSampler):
@@ -30,11 +28,7 @@ class _GridSampler(BruteForceSampler):
 
 
 def make_sampler(algorithm: Algorithm, seed: int) -> BaseSampler:
-    """The Optuna sampler of an algorithm.
-
-    Raises:
-        SponError: if it is evolution, which is none.
-    """
+    """The Optuna sampler of an algorithm."""
     with warnings.catch_warnings():  # groups of parameters and the grid are experimental in the pinned version
         warnings.simplefilter("ignore", ExperimentalWarning)
         match algorithm:
@@ -48,11 +42,7 @@ def make_sampler(algorithm: Algorithm, seed: int) -> BaseSampler:
                 )
             case Nsga2():
                 return NSGAIISampler(seed=seed, population_size=algorithm.population_size)
-            case Nsga3():
-                return NSGAIIISampler(seed=seed, population_size=algorithm.population_size)
             case Random():
                 return RandomSampler(seed=seed)
             case Grid():
                 return _GridSampler(seed=seed)
-            case EvolutionConfig():
-                raise SponError("a sampler of Optuna must be asked for, but got evolution (at search.algorithm)")

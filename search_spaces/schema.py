@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from search_spaces.placement import AllocationConfig, Level, PlanConfig, Seed
+from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed
 from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
-from search_spaces.sites import Site
+from search_spaces.sites import MODULES, Site
 from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
 
 __all__ = [
@@ -132,6 +132,11 @@ class SpaceConfig(Config):
         if "seed" in self.training.model_fields_set and self.seeds != (self.training.seed,):
             got = f"training.seed={self.training.seed}, seeds={list(self.seeds)}"
             raise ValueError(f"a seed must be given as seeds, which overrule training.seed, but got {got}")
+        low, high = self.plan.bounds
+        outside = [s for s in self.sparsity if self.plan.is_measured and not low <= s <= high]
+        if outside:
+            got = f"sparsity {outside[0]:g}, plan.bounds={list(self.plan.bounds)}"
+            raise ValueError(f"a mean of levels must lie within their bounds, but got {got}")
         if self.plan.skip_first >= self.corpus.block_size:
             got = f"plan.skip_first={self.plan.skip_first}, corpus.block_size={self.corpus.block_size}"
             raise ValueError(f"skip_first must leave tokens of a block to sparsify, but got {got}")
@@ -169,19 +174,6 @@ class TrialPlan(Config):
         """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
         return {"all": 0, "second_half": length // 2, "skip_first_n": self.skip_first}[self.tokens]
 
-    @property
-    def label(self) -> str:
-        """Modules, level and what differs from the default policy, such as ``down_proj@0.50 threshold``.
-
-        Levels that differ are given by the lowest, the highest and a hash: plans with other levels are other plans.
-        """
-        modules = "+".join(dict.fromkeys(Site.parse(site).module for site in self.levels)) or "dense"
-        values = sorted(set(self.levels.values()))
-        level = "-".join(f"{v:.2f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "0.00"
-        uneven = f"#{_hash(self.levels)[:4]}" if len(values) > 1 else ""
-        tokens = "" if self.tokens == "all" else f" {self.tokens}"
-        return f"{modules}@{level}{uneven} {self.rule}{tokens}"
-
 
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -212,6 +204,7 @@ class TrialConfig(Config):
         sites: biased sites in canonical order; none for TEAL alone.
         num_layers: depth of the model.
         sparsity: the sweep's level, for tables.
+        level_method: how it is spread over the sites, for tables; none where the levels are the user's own.
         device: kind of device that the trial runs on; another kind rounds otherwise.
         algorithm: ``ALGORITHM`` of the code that the trial was made for, which is raised when the same config gives
             another result. The identity includes it, and the device.
@@ -224,6 +217,7 @@ class TrialConfig(Config):
     corpus_fingerprint: str
     plan: TrialPlan
     sparsity: Level
+    level_method: LevelMethod | None = "uniform"
     allocation: str
     sites: tuple[str, ...]
     num_layers: int
@@ -240,6 +234,27 @@ class TrialConfig(Config):
         if model.dtype == "auto":
             raise ValueError("a resolved trial must name its dtype, but got auto")
         return model
+
+    @property
+    def plan_label(self) -> str:
+        """Modules, level and what differs from the default policy, such as ``down_proj@0.50 threshold``.
+
+        Levels of one's own that differ are given by the lowest, the highest and a hash: those are other plans.
+        """
+        plan, values = self.plan, sorted(set(self.plan.levels.values()))
+        if self.level_method in ("greedy", "fisher"):
+            level = f"{self.sparsity:.2f} {self.level_method}"
+        else:
+            level = "-".join(f"{v:.2f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "0.00"
+            level += f"#{_hash(plan.levels)[:4]}" if len(values) > 1 else ""
+        tokens = "" if plan.tokens == "all" else f" {plan.tokens}"
+        return f"{self.plan_modules}@{level} {plan.rule}{tokens}"
+
+    @property
+    def plan_modules(self) -> str:
+        """The module types that are sparsified; ``all`` for the seven."""
+        modules = tuple(dict.fromkeys(Site.parse(site).module for site in self.plan.levels))
+        return "all" if set(modules) == set(MODULES) else "+".join(modules) or "dense"
 
     @property
     def identity(self) -> str:

@@ -1,18 +1,16 @@
 """From an Optuna suggestion to a validated trial: the one step in which what is searched is decided."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from search_spaces.allocations import BASELINE
 from search_spaces.errors import SponError
 from search_spaces.masks import MaskFamily
 from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrainingConfig, TrialConfig
-from search_spaces.search_config import MAX_LEVEL, Grid, SearchConfig
+from search_spaces.search_config import Grid, SearchConfig
 from search_spaces.sites import ModelShape, Module, Site
 
 if TYPE_CHECKING:
@@ -104,30 +102,6 @@ def check_search(space: SpaceConfig, shape: ModelShape) -> None:
         raise SponError(f"{rule}, but got {got} (at search.algorithm)")
 
 
-def project_levels(offsets: Sequence[float], mean: float) -> tuple[float, ...]:
-    """The levels nearest to ``mean + offsets`` whose mean is ``mean`` and which lie in 0..0.95.
-
-    Args:
-        offsets: of the layers, fractions of the input entries.
-        mean: sparsity to keep on average, in 0..0.95.
-
-    Returns:
-        A level for each offset; their mean is ``mean`` within 1e-9.
-    """
-    # The nearest point in the Euclidean sense is one shift of all, then clipped; the mean falls with the shift.
-    wanted = mean + np.asarray(offsets, dtype=np.float64)
-    low, high = wanted.min() - MAX_LEVEL, wanted.max()
-    for _ in range(100):
-        shift = (low + high) / 2
-        if np.clip(wanted - shift, 0.0, MAX_LEVEL).mean() > mean:
-            low = shift
-        else:
-            high = shift
-    # Rounded, and relative to the mean: offsets that differ by a shift give one trial, zero offsets the uniform one.
-    moved = np.round(np.clip(wanted - high, 0.0, MAX_LEVEL) - mean, 10)
-    return tuple(float(level) for level in np.clip(mean + moved, 0.0, MAX_LEVEL))
-
-
 def _suggest_training(search: SearchConfig, training: TrainingConfig, suggestion: "BaseTrial") -> TrainingConfig:
     update: dict[str, Any] = {}
     if search.lr is not None:
@@ -135,25 +109,6 @@ def _suggest_training(search: SearchConfig, training: TrainingConfig, suggestion
     if search.max_steps is not None:
         update["max_steps"] = suggestion.suggest_int("max_steps", search.max_steps.low, search.max_steps.high)
     return training.model_copy(update=update)
-
-
-def _planned_layers(space: SpaceConfig, shape: ModelShape) -> list[int]:
-    return sorted(range(shape.num_layers) if space.plan.layers is None else space.plan.layers)
-
-
-def _suggest_levels(
-    space: SpaceConfig, plan: tuple[Module, ...], sparsity: float, shape: ModelShape, suggestion: "BaseTrial"
-) -> dict[str, float]:
-    """A level for each site of the plan, the same for all sites of a layer: all layers are equally wide, so that an
-    equal mean is equal work; none where levels are not searched.
-    """
-    search = search_of(space)
-    if search.levels is None:
-        return {}
-    spread, layers = search.levels.spread, _planned_layers(space, shape)
-    offsets = [suggestion.suggest_float(f"level.{layer:02d}", -spread, spread) for layer in layers]
-    levels = zip(layers, project_levels(offsets, sparsity), strict=True)
-    return {str(Site(layer, module)): level for layer, level in levels for module in plan}
 
 
 def allocation_of(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape) -> AllocationConfig:
@@ -183,7 +138,7 @@ def trial_of_suggestion(
 
     Raises:
         SponError: if the space does not fit the model (``check_search`` says so earlier).
-        OutsideSpace: if the mask breaks the constraint, or has a bias where the suggested level is zero.
+        OutsideSpace: if the mask breaks the constraint.
     """
     search, plans = search_of(space), plans_of(space)
     labels = {_label(plan): plan for plan in plans}
@@ -192,11 +147,7 @@ def trial_of_suggestion(
     sparsity = suggestion.suggest_categorical("sparsity", sparsities) if len(sparsities) > 1 else sparsities[0]
     sites = family_of(space, plan).suggest(suggestion, shape)
     training = _suggest_training(search, space.training, suggestion)
-    levels = _suggest_levels(space, plan, sparsity, shape, suggestion)
-    dense = next((site for site in sites if levels.get(str(site)) == 0), None)
-    if dense is not None and not space.plan.allow_unsparsified_biases:
-        raise OutsideSpace(f"a biased site must be sparsified, but {dense} has level 0 (at search.levels)")
-    planned = space.plan.model_copy(update={"modules": plan, "levels": levels or space.plan.levels})
+    planned = space.plan.model_copy(update={"modules": plan})
     decided = space.model_copy(update={"training": training, "plan": planned})
     trial = resolve_trial(decided, allocation_of(space, sites, shape), sparsity, space.seeds[0], shape, fingerprints)
     most = search.constraint.max_params
@@ -210,13 +161,13 @@ def named_suggestions(space: SpaceConfig, shape: ModelShape) -> list[dict[str, A
     """Parameters of the space's own allocations, to be tried first (``Study.enqueue_trial``).
 
     Each comes under every plan and sparsity that can be suggested, with the training's own values where these are in
-    range (the sampler is asked for the rest), and with uniform levels. What the masks cannot express is left out.
+    range (the sampler is asked for the rest). What the masks cannot express is left out.
     """
     found = []
     for allocation, plan in product(space.allocations, plans_of(space)):
         mask = family_of(space, plan).params_of(resolve_allocation(allocation, shape).sites, shape)
         if mask is not None:
-            found += [{**choice, **mask, **_own(space, shape)} for choice in _choices(space, plan)]
+            found += [{**choice, **mask, **_own(space)} for choice in _choices(space, plan)]
     return [params for place, params in enumerate(found) if params not in found[:place]]
 
 
@@ -227,14 +178,12 @@ def _choices(space: SpaceConfig, plan: tuple[Module, ...]) -> Iterator[dict[str,
         yield {**chosen, "sparsity": sparsity} if len(sparsities) > 1 else chosen
 
 
-def _own(space: SpaceConfig, shape: ModelShape) -> dict[str, Any]:
-    """Parameters of the training's own values, and of uniform levels."""
+def _own(space: SpaceConfig) -> dict[str, Any]:
+    """Parameters of the training's own values."""
     search, training, own = search_of(space), space.training, dict[str, Any]()
     if search.lr is not None and search.lr.low <= training.lr <= search.lr.high:
         own["lr"] = training.lr
     steps = training.max_steps
     if search.max_steps is not None and steps is not None and search.max_steps.low <= steps <= search.max_steps.high:
         own["max_steps"] = steps
-    if search.levels is not None:
-        own |= {f"level.{layer:02d}": 0.0 for layer in _planned_layers(space, shape)}
     return own

@@ -4,14 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from search_spaces.masks import ExactlyK, MaskFamily, in_order
+from search_spaces.masks import MaskFamily, in_order
 from search_spaces.placement import Level, PlanConfig, Seed
 from search_spaces.search_stages import ConfirmConfig, ProxyConfig, Stopping
 from search_spaces.sites import Module
 from search_spaces.sources import Config
 
 Objective = Literal["val_kl_nats", "n_spon_params"]
-MAX_LEVEL = 0.95  # the most that a searched level may be: above it hardly anything of a site's input is left
 
 
 class Tpe(Config):
@@ -36,13 +35,6 @@ class Nsga2(Config):
     population_size: int = Field(default=20, ge=2)
 
 
-class Nsga3(Config):
-    """NSGA-III: NSGA-II with reference directions in the place of crowding."""
-
-    name: Literal["nsga3"] = "nsga3"
-    population_size: int = Field(default=20, ge=2)
-
-
 class Random(Config):
     """Independent uniform draws: what the others have to beat."""
 
@@ -55,30 +47,8 @@ class Grid(Config):
     name: Literal["grid"] = "grid"
 
 
-class EvolutionConfig(Config):
-    """Budget-preserving swaps with staged selection (``search_spaces.evolution``); not an Optuna sampler.
-
-    Its stages are the rungs of the proxy: fewer masks reach each.
-
-    Attributes:
-        population_size: masks that survive a generation.
-        offspring: new masks in a generation.
-    """
-
-    name: Literal["evolution"] = "evolution"
-    population_size: int = Field(default=4, ge=1)
-    offspring: int = Field(default=32, ge=1)
-
-    @model_validator(mode="after")
-    def _selection_selects(self) -> "EvolutionConfig":
-        if self.population_size > self.offspring:
-            got = f"(population_size={self.population_size}, offspring={self.offspring})"
-            raise ValueError(f"population_size <= offspring must hold, but got {got}")
-        return self
-
-
 Algorithm = Annotated[
-    Tpe | Nsga2 | Nsga3 | Random | Grid | EvolutionConfig,
+    Tpe | Nsga2 | Random | Grid,
     Field(discriminator="name"),
     BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
 ]
@@ -121,16 +91,6 @@ class Steps(Config):
         return self
 
 
-class Levels(Config):
-    """A sparsity of its own for each layer of the plan, at the sweep's sparsity on average.
-
-    Attributes:
-        spread: offsets are suggested in -spread..spread, then moved so that the mean over sites is kept.
-    """
-
-    spread: float = Field(default=0.2, gt=0, le=MAX_LEVEL)
-
-
 class SearchConfig(Config):
     """What stands under ``search:`` in a space.
 
@@ -146,7 +106,6 @@ class SearchConfig(Config):
         lr, max_steps: ranges that replace the training's own value.
         sparsity: choices that replace the space's one level.
         plan_modules: choices that replace ``plan.modules``; a mask then only has modules of the plan it is tried with.
-        levels: search sparsity levels of layers too.
         proxy: score masks without training them; without it, each is trained.
         stopping: ends masks early, on validation KL after each rung of the proxy, or each validation of a training.
             The algorithm is then told that they were stopped, never a score that is not on all text.
@@ -163,7 +122,6 @@ class SearchConfig(Config):
     max_steps: Steps | None = None
     sparsity: tuple[Level, ...] | None = None
     plan_modules: tuple[tuple[Module, ...], ...] | None = None
-    levels: Levels | None = None
     proxy: ProxyConfig | None = None
     stopping: Stopping = None
     confirm: ConfirmConfig = ConfirmConfig()
@@ -196,8 +154,8 @@ class SearchConfig(Config):
 
     @property
     def chooses_over_all(self) -> bool:
-        """Whether masks of all plans are ranked together: hardly two share their levels, rate or steps, if searched."""
-        return bool(self.levels or self.lr or self.max_steps)
+        """Whether masks of all plans are ranked together: hardly two share their rate or steps, if searched."""
+        return bool(self.lr or self.max_steps)
 
     def most_compared(self, n_own: int, n_plans: int) -> int:
         """Masks in all final comparisons, at most: one comparison a plan, or one a chosen mask.
@@ -212,31 +170,23 @@ class SearchConfig(Config):
 
     @property
     def _ranges(self) -> list[str]:
-        names = ("lr", "max_steps", "sparsity", "plan_modules", "levels")
+        names = ("lr", "max_steps", "sparsity", "plan_modules")
         return [name for name in names if getattr(self, name) is not None]
 
     @model_validator(mode="after")
     def _algorithm_suits_the_space(self) -> "SearchConfig":
-        more = not isinstance(self.masks, ExactlyK) or self._ranges or len(self.objectives) > 1
-        if isinstance(self.algorithm, EvolutionConfig) and more:
-            got = f"{self.masks.family} with {', '.join((*self._ranges, *self.objectives))}"
-            raise ValueError(f"evolution must have exactly_k masks, one objective and no ranges, but got {got}")
-        real = [name for name in ("lr", "levels") if name in self._ranges]
-        if isinstance(self.algorithm, Grid) and real:
-            raise ValueError(f"a grid must have no real-valued parameter, but got {', '.join(real)}")
+        if isinstance(self.algorithm, Grid) and self.lr is not None:
+            raise ValueError("a grid must have no real-valued parameter, but got lr")
         return self
 
     @model_validator(mode="after")
     def _proxy_suits_the_rest(self) -> "SearchConfig":
-        evolves = isinstance(self.algorithm, EvolutionConfig)
-        if evolves and (self.proxy is None or self.stopping is not None):
-            raise ValueError("evolution must have a proxy, whose rungs are its stages, and no stopping")
         if self.proxy is None:
             return self
-        trained = [name for name in ("lr", "max_steps", "levels") if name in self._ranges]
+        trained = [name for name in ("lr", "max_steps") if name in self._ranges]
         if trained:
             raise ValueError(f"a proxy must have no range that only training can try, but got {', '.join(trained)}")
-        if not evolves and (len(self.proxy.rungs) > 1) != (self.stopping is not None):
+        if (len(self.proxy.rungs) > 1) != (self.stopping is not None):
             got = f"rungs={list(self.proxy.rungs)}, stopping={self.stopping and self.stopping.name}"
             raise ValueError(f"a proxy must have stopping exactly when it has several rungs, but got {got}")
         return self
@@ -253,15 +203,6 @@ class SearchConfig(Config):
             # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that
             got = f"plan.modules=matched with masks of {', '.join(self.masks.modules)}"
             raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
-        if self.levels is not None:
-            self._check_levels(plan, self.sparsity or sparsity)
         if self.proxy is not None and self.proxy.rungs[-1] > validation_blocks:
             got = f"rungs={list(self.proxy.rungs)}, corpus.blocks.validation={validation_blocks}"
             raise ValueError(f"rungs must have at most the validation blocks that there are, but got {got}")
-
-    def _check_levels(self, plan: PlanConfig, sparsity: tuple[float, ...]) -> None:
-        if plan.levels:
-            raise ValueError(f"levels must be either searched or given, but got search.levels and {plan.levels}")
-        wrong = [level for level in sparsity if not 0 < level <= MAX_LEVEL]
-        if wrong:
-            raise ValueError(f"searched levels must have 0 < sparsity <= {MAX_LEVEL}, but got {wrong[0]}")

@@ -86,6 +86,11 @@ class ModelShape:
             raise SponError(f"a site must be named once, but got {twice} twice (at {where})")
         return tuple(sorted(chosen, key=site_order))
 
+    def shares(self, sites: Iterable[Site]) -> dict[Site, float]:
+        """Share that each of some sites has of all their weights; the weight of its level in a plan's sparsity."""
+        weights = {site: self.sites[site].in_features * self.sites[site].out_features for site in sites}
+        return {site: weight / sum(weights.values()) for site, weight in weights.items()}
+
     def n_params(self, sites: Iterable[Site], form: str) -> int:
         """Learned numbers of an allocation: output widths for ``output_bias``, input widths for ``input_vector``."""
         shapes = (self.sites[site] for site in sites)

@@ -10,8 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
-from search_spaces.sites import MODULES, Site
+from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores
@@ -43,9 +42,10 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
         split: which scores; the test split by default where every finished trial has it, else validation.
 
     Returns:
-        Columns ``trial``, ``plan``, ``plan_title``, ``allocation``, ``seed``, ``sparsity``, ``n_spon_layers``,
-        ``n_spon_params``, ``relative_params``, ``split``, ``bootstrap_over``, ``realised_sparsity`` (mean over sites),
-        ``pareto``, and for every statistic ``name``, ``name_low``, ``name_high``.
+        Columns ``trial``, ``plan``, ``plan_title``, ``level_method``, ``allocation``, ``seed``, ``sparsity``,
+        ``n_spon_layers``, ``n_spon_params``, ``relative_params``, ``split``, ``bootstrap_over``,
+        ``realised_sparsity`` (mean over sites), ``pareto``, and for every statistic ``name``, ``name_low`` and
+        ``name_high``.
 
     Raises:
         SponError: if no trial has finished, or one lacks the split.
@@ -69,8 +69,9 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
     models = _models(checkpoint, split)
     row: dict[str, object] = {
         "trial": config.name,
-        "plan": config.plan.label,
-        "plan_title": plan_title(config.plan),
+        "plan": config.plan_label,
+        "plan_title": plan_title(config),
+        "level_method": config.level_method or "given",
         "allocation": config.allocation,
         "seed": config.training.seed,
         "sparsity": config.sparsity,
@@ -86,15 +87,16 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
     return row
 
 
-def plan_title(plan: TrialPlan) -> str:
-    """A plan of one level in words, such as ``down_proj at 50% (threshold)``; the label of any other."""
-    levels = set(plan.levels.values())
-    if len(levels) != 1:
-        return plan.label
-    modules = list(dict.fromkeys(Site.parse(site).module for site in plan.levels))
-    what = "all projections" if set(modules) == set(MODULES) else "+".join(modules)
-    how = plan.rule if plan.tokens == "all" else f"{plan.rule}, {plan.tokens}"
-    return f"{what} at {100 * levels.pop():g}% ({how})"
+def plan_title(config: TrialConfig) -> str:
+    """A trial's plan in words, such as ``down_proj at 50% (threshold)``; its label where levels are one's own."""
+    measured = config.level_method in ("greedy", "fisher")
+    if len(set(config.plan.levels.values())) != 1 and not measured:
+        return config.plan_label
+    level = config.sparsity if measured else next(iter(config.plan.levels.values()))
+    modules = "all projections" if config.plan_modules == "all" else config.plan_modules
+    how = [f"{config.level_method} levels"] if measured else []
+    how += [config.plan.rule] if config.plan.tokens == "all" else [config.plan.rule, config.plan.tokens]
+    return f"{modules} at {100 * level:g}% ({', '.join(how)})"
 
 
 def _models(checkpoint: Checkpoint, split: EvaluationSplit) -> Mapping[str, Scores]:

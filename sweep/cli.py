@@ -10,6 +10,7 @@ from pathlib import Path
 
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
+from search_spaces.resolve import only_levels
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
 from sweep.display import Display
@@ -46,13 +47,14 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
     run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
+    levels = add("levels", _levels, "find the levels of a space and what they cost, without training a bias")
     search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     board = add("board", _board, "print the table of a sweep")
     sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
-    for sub in (plan, run, search):
+    for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
@@ -60,12 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
     for sub in (resume, status, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
-    for sub in (run, search, resume):
+    for sub in (run, levels, search, resume):
         sub.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT; Ray on this machine by default")
-    for sub in (run, search, resume, sync):
+    for sub in (run, levels, search, resume, sync):
         sub.add_argument("--optuna-storage", metavar="URL", help="database that gets a copy of a search's study")
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
-    for sub in (run, search, resume, status, board, sync):
+    for sub in (run, levels, search, resume, status, board, sync):
         sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
@@ -96,6 +98,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     return _sweep(load_space(arguments.space, arguments.set), arguments)
+
+
+def _levels(arguments: argparse.Namespace) -> int:
+    return _sweep(only_levels(load_space(arguments.space, arguments.set)), arguments)
 
 
 def _search(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,9 @@
 | NAME/reference.*           | a search: the same of random masks      |
 | NAME/findings.*            | a search: what was found                |
 | NAME/search_*.png          | a search: its pictures                  |
-| NAME/importance.json       | figures of layers, and greedy levels    |
+| NAME/levels.*              | levels that were measured, and curves   |
+| NAME/frontier.*            | KL against sparsity, by levels, biases  |
+| NAME/importance.json       | figures of layers                       |
 | NAME/measured.jsonl        | the masks that these figures are from   |
 | NAME/selection.json        | a search: what was chosen, and how sure |
 """

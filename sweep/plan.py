@@ -152,7 +152,7 @@ def _listing(trials: list[TrialConfig]) -> str:
     rows = [
         {
             "trial": trial.name,
-            "plan": trial.plan.label,
+            "plan": trial.plan_label,
             "biased sites": _summary(trial.sites),
             "params": f"{trial.n_spon_params:,}",
             "relative": f"{trial.relative_params:.2f}",

@@ -81,7 +81,7 @@ class Progress:
     def finished(self, config: TrialConfig) -> str:
         """A trial is done and its checkpoint is stored."""
         if config.sites and (metrics := self._last.get(config.name)):
-            plan, kl, recovered = config.plan.label, metrics["val_kl_nats"], metrics["val_kl_recovered"]
+            plan, kl, recovered = config.plan_label, metrics["val_kl_nats"], metrics["val_kl_recovered"]
             line = f"{plan}: {config.allocation}, KL {kl:.5f} nats ({recovered:+.1%} recovered)"
             self._best[plan] = max(self._best.get(plan, (recovered, line)), (recovered, line))
         return self._end(config, f"done   {config.name}")

@@ -19,6 +19,8 @@ from sweep.board import make_board
 from sweep.cluster import start_ray
 from sweep.display import finish, say, showing
 from sweep.folder import SweepFolder, began, check_sweep, create_sweep
+from sweep.frontier import write_frontier
+from sweep.levels import read_levels
 from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
@@ -106,7 +108,7 @@ def _heard(folder: SweepFolder) -> Iterator[None]:
 def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_storage: str | None) -> Outcome:
     """Measure what must be measured first, and run the grid or the search."""
     shape, prints = materials.shape, materials.fingerprints
-    spaces = Measurement(folder, shape, prints, tracking_uri).spaces()
+    spaces = Measurement(folder, materials, tracking_uri).spaces()
     if folder.space.search is not None:
         return Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
     return _run_grid(folder, shape, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
@@ -144,10 +146,14 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> str:
     tell("drawing the board")
     board = make_board(folder)
     write_board(board, folder.path)
+    levels = read_levels(folder)
+    frontier = write_frontier(board, levels, folder.path) if levels is not None else ""
     tell("telling MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:
         return f"\n{(folder.path / FINDINGS).read_text()}\n\n"
+    if frontier:
+        return f"\n{frontier}\n\n"
     best = best_of(board)
     rest = f"\nthe best of each plan; all {len(board)} trials are in board.txt" if len(best) < len(board) else ""
     return f"\n{as_text(best)}{rest}\n\n"

@@ -27,7 +27,7 @@ from trainables.selection import SELECTION
 from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
 
 _SENT, _PARENT = "mlflow.json", "parent.json"
-_ARTIFACTS = ("board.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
+_ARTIFACTS = ("board.*", "frontier.*", "levels.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
 """Of a sweep as a whole, for its parent run."""
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -137,7 +137,7 @@ class Tracker:
     def _child(self, config: TrialConfig) -> str:
         """A trial's run under the parent, found by its tags, or made."""
         identity = {MLFLOW_PARENT_RUN_ID: self._parent(), TRIAL_TAG: config.identity}
-        labels = {"spon.allocation": config.allocation, "spon.plan": config.plan.label}
+        labels = {"spon.allocation": config.allocation, "spon.plan": config.plan_label}
         run = self._find(identity) if self._may_have_more else None
         run = run or self._create(config.name, identity | labels)
         self._client.log_batch(run, params=_as_params(trial_params(config)))
@@ -162,7 +162,7 @@ def trial_params(config: TrialConfig) -> dict[str, object]:
         "dtype": config.model.dtype,
         "corpus": config.corpus.source,
         "allocation": config.allocation,
-        "plan": config.plan.label,
+        "plan": config.plan_label,
         "rule": config.plan.rule,
         "sparsity": config.sparsity,
         "modules": "+".join(dict.fromkeys(site.module for site in sites)) or "none",

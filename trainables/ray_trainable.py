@@ -242,6 +242,6 @@ def _scorer(bench: Workbench, plan: TrialPlan, form: Form, shared: str) -> MaskS
     check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
     trained = checkpoint.meta.config
     if (trained.plan, trained.training.form) != (plan, form):
-        got = f"{trained.plan.label}, {trained.training.form} for {plan.label}, {form}"
+        got = f"a plan and form of {trained.name}, which are others"
         raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at {shared})")
     return MaskScorer(bench, plan, checkpoint.biases, form=form)

@@ -132,10 +132,9 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
 
 @torch.inference_mode()
 def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site], dense_prefix: int) -> Tensor:
-    """Histograms of |x| at the inputs of the dense model.
+    """Histograms of |x| at the inputs of the dense model, by ``magnitude_bins``.
 
-    A bin holds the magnitudes that share their upper 16 bits, which is to say one bfloat16 value: for a bf16 model the
-    quantiles are exact, for fp32 they are within one bfloat16 step (0.8%) in |x|.
+    For a bf16 model the quantiles are exact, for fp32 they are within one bfloat16 step (0.8%) in |x|.
 
     Args:
         model: in its dense state.
@@ -152,13 +151,22 @@ def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site]
         for row, site in zip(counts, sites, strict=True):
 
             def count(layer: nn.Module, inputs: tuple[Tensor, ...], row: Tensor = row) -> None:
-                magnitude = inputs[0][..., dense_prefix:, :].float().abs().flatten()
-                row += torch.bincount(magnitude.view(torch.int32) >> 16, minlength=_BINS)
+                row += torch.bincount(magnitude_bins(inputs[0][..., dense_prefix:, :]).flatten(), minlength=_BINS)
 
             stack.callback(model.linear(site).register_forward_pre_hook(count).remove)
         for rows in track(model.batches(tokens), "thresholds", "batch"):
             model.hidden(tokens[rows].to(model.device))
     return counts
+
+
+def magnitude_bins(x: Tensor) -> Tensor:
+    """The bin of each |x|, int32 in 0..32767: magnitudes that share their upper 16 bits, and so one bfloat16 value."""
+    return x.float().abs().view(torch.int32) >> 16
+
+
+def bin_edges() -> Tensor:
+    """The least |x| of each bin, (32768,) ascending; quantile thresholds are among them."""
+    return (torch.arange(_BINS, dtype=torch.int32) << 16).view(torch.float32)
 
 
 def quantile_threshold(histogram: Tensor, sparsity: float) -> float:
@@ -170,4 +178,4 @@ def quantile_threshold(histogram: Tensor, sparsity: float) -> float:
     """
     below = torch.cat((histogram.new_zeros(1), histogram.cumsum(0)[:-1])).double() / histogram.sum()
     nearest = int((below - sparsity).abs().argmin())
-    return (torch.tensor(nearest, dtype=torch.int32) << 16).view(torch.float32).item()
+    return bin_edges()[nearest].item()

@@ -4,6 +4,7 @@ It is made once per process and shared by all trials of it. What is expensive is
 not depend on the trial, kept in the local cache.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from search_spaces.sites import ModelShape, Site
 from trainables import embedded
 from trainables.cache import cached, content_key
 from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
+from trainables.curves import LEVELS, Curves, fisher_curves
 from trainables.evaluation import dense_scores, score
 from trainables.model import (
     ModelSource,
@@ -148,6 +150,11 @@ class Workbench:
         return self._thresholds[name]
 
     def _calibrate(self, plan: TrialPlan) -> dict[Site, float]:
+        histograms = self._histograms(plan)
+        return {site: quantile_threshold(of, plan.levels[str(site)]) for site, of in histograms.items()}
+
+    def _histograms(self, plan: TrialPlan) -> dict[Site, Tensor]:
+        """Of |x| at every site of a plan, over its calibration blocks."""
         sites = [Site.parse(text) for text in plan.levels]
         tokens = self.blocks("calibration").tokens[: plan.calibration_blocks]
         prefix = plan.dense_prefix(tokens.shape[1])
@@ -158,10 +165,29 @@ class Workbench:
             save_file({"histograms": histograms.cpu()}, directory / "histograms.safetensors")
 
         histograms = load_file(cached("histograms", key, build) / "histograms.safetensors")["histograms"]
-        return {
-            site: quantile_threshold(histogram, plan.levels[str(site)])
-            for site, histogram in zip(sites, histograms, strict=True)
-        }
+        return dict(zip(sites, histograms, strict=True))
+
+    def fisher_curves(self, plan: TrialPlan, numbers: Sequence[int], draws: int = 1) -> Curves:
+        """What each level of each site of a plan costs in KL, on some calibration blocks; kept on disk.
+
+        Args:
+            plan: its levels are not looked at.
+            numbers: of the blocks.
+            draws: of the labels.
+        """
+        sites = tuple(Site.parse(text) for text in plan.levels)
+        tokens = self.blocks("calibration").tokens[list(numbers)]
+        open_levels = plan.model_dump(exclude={"levels"})
+        key = content_key(*self._identity(), open_levels, list(plan.levels), list(numbers), draws)
+
+        def build(directory: Path) -> None:
+            histograms = self._histograms(plan) if plan.rule == "threshold" else {}
+            cuts = {s: torch.tensor([quantile_threshold(h, level) for level in LEVELS]) for s, h in histograms.items()}
+            curves = fisher_curves(self.model, plan, cuts, tokens, numbers, draws)
+            save_file({"cost": torch.from_numpy(curves.cost)}, directory / "curves.safetensors")
+
+        cost = load_file(cached("curves", key, build) / "curves.safetensors")["cost"]
+        return Curves(sites, cost.numpy(), tokens.numel())
 
     def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
         """E[x - S(x)] of every site of a plan, (in_features,) fp64, over the calibration text of the dense model."""

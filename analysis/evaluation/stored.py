@@ -89,7 +89,7 @@ class Evaluation(Config):
     @classmethod
     def of(cls, config: TrialConfig) -> "Evaluation":
         """Of a trial, with nothing measured yet."""
-        return cls(name=config.name, identity=config.identity, allocation=config.allocation, plan=config.plan.label)
+        return cls(name=config.name, identity=config.identity, allocation=config.allocation, plan=config.plan_label)
 
     def having(self, tasks: Iterable[TaskScores] = (), texts: Iterable[TextScores] = ()) -> "Evaluation":
         """The same with these scores in the place of older ones of the same tasks, and of the same texts and cuts."""

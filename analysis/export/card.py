@@ -32,7 +32,7 @@ library_name: transformers
 # SPON biases {config.allocation} for {title}
 
 {config.n_spon_params:,} learned numbers on {len(checkpoint.biases)} linear layers, y = W S(x) + b. They are \
-trained to make up for what TEAL's activation sparsity ({config.plan.label}) does to the model. Made by SPON Sweep, \
+trained to make up for what TEAL's activation sparsity ({config.plan_label}) does to the model. Made by SPON Sweep, \
 trial `{config.name}`, for the base model `{config.model_fingerprint}`.
 
 ## Use

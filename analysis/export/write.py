@@ -91,7 +91,7 @@ def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSp
             "identity": config.identity,
             "name": config.name,
             "allocation": config.allocation,
-            "plan": config.plan.label,
+            "plan": config.plan_label,
             "dtype": config.model.dtype,
         },
         form="output_bias",

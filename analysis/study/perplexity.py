@@ -147,7 +147,7 @@ def _baselines(runs: Sequence[SweepResult], trials: Trials, step: int | None) ->
     dense = _agreed((run.perplexity / run.ppl_vs_dense for run in runs), "the dense model")
     plans: dict[str, list[SweepResult]] = {}
     for run in runs:
-        plans.setdefault(trials[run.config_name, run.sparsity].plan.label, []).append(run)
+        plans.setdefault(trials[run.config_name, run.sparsity].plan_label, []).append(run)
     found: list[tuple[str | None, float, bool]] = [(None, dense, True)]
     for plan, mine in plans.items():
         teal = _agreed((run.perplexity / run.ppl_vs_teal for run in mine), f"TEAL alone under {plan}")
@@ -168,10 +168,10 @@ def _agreed(values: Iterable[float], what: str) -> float:
 
 def _row(run: SweepResult, baselines: Sequence[Baseline], trials: Trials) -> SweepRow:
     trial, ppl, dense = trials[run.config_name, run.sparsity], math.exp(run.loss), baselines[0].ppl
-    teal = next(baseline.ppl for baseline in baselines if baseline.plan == trial.plan.label)
+    teal = next(baseline.ppl for baseline in baselines if baseline.plan == trial.plan_label)
     return SweepRow(
         allocation=run.config_name,
-        plan=trial.plan.label,
+        plan=trial.plan_label,
         modules=tuple(dict.fromkeys(Site.parse(site).module for site in trial.plan.levels)),
         sparsity=run.sparsity,
         layers=run.num_spon_layers,

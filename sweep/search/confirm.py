@@ -109,7 +109,7 @@ def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:
     pairs = [(one, mask.name) for one in chosen for mask in masks if mask.name != one]
     tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in KL and in NLL
     return PlanSelection(
-        plan=next(iter(groups.values()))[1][0].plan.label,
+        plan=next(iter(groups.values()))[1][0].plan_label,
         teal_test_kl_nats=teal.kl_nats,
         teal_test_ppl=teal.ppl,
         dense_test_ppl=dense.ppl,

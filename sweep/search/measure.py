@@ -1,4 +1,4 @@
-"""What must be measured before it can be run: layers ranked by a figure of the model, and TEAL's greedy levels.
+"""Allocations that must be measured before they can be run: layers ranked by a figure of the model.
 
 The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED), each under the plan, the
 sparsity and the training of the sweep, on validation text; the gradient on calibration text. They are kept in
@@ -10,43 +10,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray
-import torch
-
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
 from search_spaces.files import write_whole
 from search_spaces.ranking import above_threshold, elbow, top_k
-from search_spaces.resolve import Fingerprints, resolve_grid, resolve_plan, resolve_trial
+from search_spaces.resolve import Fingerprints, resolve_grid, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
 from search_spaces.sites import ModelShape, Module, Site
-from sweep.cluster import remotely
 from sweep.display import say
 from sweep.folder import SweepFolder
+from sweep.levels import in_workers, levelled
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import ScoredMasks, score_masks
 from sweep.tuner import run_trials
-from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gradient, leave_one_out, shapley
-from trainables.levels import greedy_levels
-from trainables.listener import hush_up, speak
-from trainables.quiet import hush
-from trainables.workbench import Workbench
+from trainables.workbench import Materials, Workbench
 
 SHAPLEY_PAIRS = 2
 """Orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
 _GRADIENT_BLOCKS = 16
-_GREEDY_BLOCKS = 8
-_UNIFORM = {"within_layer": "uniform"}
+_UNIFORM = {"levels": ("uniform",)}
 
 
 def without_measured(space: SpaceConfig) -> SpaceConfig:
-    """The space without what must be measured first: its own allocations, at uniform levels."""
+    """The space without what must be measured first: the allocations that it names, at uniform levels."""
     known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
-    return space.model_copy(update={"allocations": known, "plan": space.plan.model_copy(update=_UNIFORM)})
+    plan = space.plan.model_copy(update=_UNIFORM) if space.plan.is_measured else space.plan
+    return space.model_copy(update={"allocations": known, "plan": plan})
 
 
 @dataclass(frozen=True)
@@ -55,17 +48,26 @@ class Measurement:
 
     Attributes:
         folder: of the sweep.
-        shape, fingerprints: of model and text.
+        materials: model and text.
         tracking_uri: of MLflow.
     """
 
     folder: SweepFolder
-    shape: ModelShape
-    fingerprints: Fingerprints
+    materials: Materials
     tracking_uri: str
 
+    @property
+    def shape(self) -> ModelShape:
+        """Of the model."""
+        return self.materials.shape
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """Of model and text."""
+        return self.materials.fingerprints
+
     def spaces(self) -> list[SpaceConfig]:
-        """The sweep's space with layers and levels in place of what is measured; one a sparsity, as these depend on it.
+        """The sweep's space with layers and levels in place of what is measured; one for each of its plans.
 
         Raises:
             Interrupted: if it was stopped.
@@ -74,24 +76,7 @@ class Measurement:
         space = self.folder.space
         if without_measured(space) == space:
             return [space]
-        single = [space.model_copy(update={"sparsity": (sparsity,)}) for sparsity in space.sparsity]
-        return [self._with_layers(self._with_levels(one)) for one in single]
-
-    def _with_levels(self, space: SpaceConfig) -> SpaceConfig:
-        """The space with the levels that the greedy optimisation gives, if it is to."""
-        if space.plan.within_layer == "uniform":
-            return space
-        (sparsity,) = space.sparsity
-        uniform = space.plan.model_copy(update=_UNIFORM)
-        sites = [Site.parse(site) for site in resolve_plan(uniform, sparsity, (), self.shape).levels]
-        key = f"greedy {sparsity:g} {space.plan.rule} {self.fingerprints.model} {self.fingerprints.corpus}"
-
-        def measure() -> dict[str, Any]:
-            say(f"measuring greedy levels of {len(sites)} sites at {sparsity:g}")
-            return {"value": self._remotely(_levels, "greedy levels", space, sites, sparsity)}
-
-        levels = self._known(key, measure)["value"]
-        return space.model_copy(update={"plan": uniform.model_copy(update={"levels": levels})})
+        return [self._with_layers(one) for one in levelled(self.folder, self.materials)]
 
     def _known(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What stands in ``importance.json`` under a key, measured if nothing does."""
@@ -101,13 +86,6 @@ class Measurement:
             known[key] = measure()
             write_whole(file, json.dumps(known, indent=1))
         return known[key]
-
-    def _remotely(self, work: Callable[..., Any], who: str, *arguments: Any) -> Any:
-        """Call a function in a worker that has what a trial has, and is shown by this name."""
-        resources = self.folder.space.resources
-        tell("measuring")
-        given = self.folder.ear, who, resources.cpus_per_trial, work, arguments
-        return ray.get(remotely(resources, _in_worker).remote(*given))
 
     def _with_layers(self, space: SpaceConfig) -> SpaceConfig:
         """The space with the layers that the measured figures choose."""
@@ -140,7 +118,7 @@ class Measurement:
             say(f"measuring {method} of {self.shape.num_layers} layers at {space.sparsity[0]:g}")
             players = [frozenset(Site(layer, m) for m in modules) for layer in range(self.shape.num_layers)]
             found = asdict(self._measure(space, method, full, players))
-            return {"plan": full.plan.label, **{key: found[key] for key in ("value", "standard_error")}}
+            return {"plan": full.plan_label, **{key: found[key] for key in ("value", "standard_error")}}
 
         return dict(enumerate(self._known(f"{method} {full.identity}", measure)["value"]))
 
@@ -148,7 +126,8 @@ class Measurement:
         self, space: SpaceConfig, method: str, full: TrialConfig, players: Sequence[frozenset[Site]]
     ) -> Importance:
         if method == "GRADIENT":
-            found: Importance = self._remotely(_gradient, "gradients", full, players)
+            found: Importance
+            (found,) = in_workers(space, self.folder.ear, [("gradients", _gradient, full, players)])
             return found
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
@@ -198,22 +177,5 @@ class Measurement:
             run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
 
 
-def _in_worker(ear: str, who: str, threads: int, work: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Do some work as a worker does, and be heard."""
-    hush()
-    torch.set_num_threads(threads)
-    speak(ear, who)
-    try:
-        return work(*arguments)
-    finally:
-        hush_up()
-
-
-def _gradient(full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
-    bench = Workbench(full.model, full.corpus, full.device)
+def _gradient(bench: Workbench, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
     return by_gradient(bench, full.plan, players, _GRADIENT_BLOCKS, full.training.form)
-
-
-def _levels(space: SpaceConfig, sites: Sequence[Site], sparsity: float) -> dict[str, float]:
-    bench = Workbench(space.model, space.corpus, space.resources.device)
-    return greedy_levels(bench, sites, sparsity, space.plan.rule, min(_GREEDY_BLOCKS, space.corpus.blocks.calibration))

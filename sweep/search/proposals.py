@@ -9,17 +9,14 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import Searcher
 
 from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
-from search_spaces.search_config import EvolutionConfig
 from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
 from sweep.cluster import at_once
 from sweep.display import follow, say
 from sweep.folder import SweepFolder
-from sweep.search.evolution_search import EvolutionSearch
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
@@ -186,12 +183,10 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
         Interrupted: if it was stopped.
     """
     search = search_of(task.space)
-    evolves = isinstance(search.algorithm, EvolutionConfig)
-    searcher: Searcher = EvolutionSearch(task) if evolves else MaskSearch(task, folder.journal)
     config = tune.TuneConfig(
-        search_alg=searcher,
+        search_alg=MaskSearch(task, folder.journal),
         scheduler=_scheduler(search.stopping, len(task.rungs)),
-        num_samples=1_000_000_000 if evolves else search.n_masks,  # evolution ends itself, at the end of a generation
+        num_samples=search.n_masks,
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
     if log is not None:

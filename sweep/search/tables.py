@@ -87,10 +87,7 @@ def importances(study_name: str, journal: Path) -> Mapping[str, float]:
     """How much each parameter decides whether a mask is among the better ones, by Optuna; none of a few masks."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # imports scikit-learn: 0.8 s
 
-    store = open_journal(journal)
-    if study_name not in optuna.study.get_all_study_names(store):
-        return {}  # evolution has no study
-    study = optuna.load_study(study_name=study_name, storage=store)
+    study = optuna.load_study(study_name=study_name, storage=open_journal(journal))
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _FEW:
         return {}
     first = (lambda trial: float(trial.values[0])) if len(study.directions) > 1 else None

@@ -27,8 +27,8 @@ def storage(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFact
 
 def test_the_best_of_each_plan_come_first(storage: Path) -> None:
     chosen = best_of_sweep(storage, "tiny", 1, "val_kl_nats")
-    assert len({checkpoint.meta.config.plan.label for checkpoint in chosen}) == len(chosen) == 2
-    down = [c for c in best_of_sweep(storage, "tiny", 2, "val_kl_nats") if "down_proj" in c.meta.config.plan.label]
+    assert len({checkpoint.meta.config.plan_label for checkpoint in chosen}) == len(chosen) == 2
+    down = [c for c in best_of_sweep(storage, "tiny", 2, "val_kl_nats") if "down_proj" in c.meta.config.plan_label]
     assert down[0].meta.metrics["val_kl_nats"] <= down[1].meta.metrics["val_kl_nats"]
 
 

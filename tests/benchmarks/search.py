@@ -16,16 +16,14 @@ from statistics import median
 
 import numpy as np
 import optuna
-from optuna.trial import FixedTrial
 
 from search_spaces.comparison import trials_like
-from search_spaces.evolution import Evolution
 from search_spaces.load import load_space
 from search_spaces.resolve import Fingerprints
 from search_spaces.samplers import make_sampler
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import search_of, trial_of_suggestion
-from search_spaces.search_config import EvolutionConfig, Nsga2, Random, Tpe
+from search_spaces.search_config import Nsga2, Random, Tpe
 from search_spaces.sites import ModelShape, Site
 from tests.benchmarks.table import print_table
 from trainables.checkpoint import Checkpoint, read_checkpoint
@@ -39,7 +37,6 @@ _ALGORITHMS = {
     "random": Random(),
     "TPE": Tpe(n_startup_trials=5),
     "NSGA-II": Nsga2(population_size=8),
-    "evolution": EvolutionConfig(population_size=2, offspring=8),
 }
 _SHARES = (0.25, 0.5, 1.0)
 
@@ -62,22 +59,6 @@ def sampled(
         yield value
 
 
-def evolved(
-    space: SpaceConfig, shape: ModelShape, algorithm, score: Callable[[Mask, int], float], seed: int
-) -> Iterator:
-    masks = search_of(space).masks
-    units, blocks = masks.units(shape), search_of(space).proxy.rungs[0]
-    evolution = Evolution(units, masks.k, algorithm.population_size, algorithm.offspring, (blocks,), seed)
-    known: dict[tuple[Site, ...], float] = {}
-    while True:
-        asked = evolution.ask()
-        for sites in asked:
-            if sites not in known:
-                known[sites] = score(mask_of(space, FixedTrial(masks.params_of(sites, shape)), shape), blocks)
-                yield known[sites]
-        evolution.tell([known[sites] for sites in asked])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("space", type=Path)
@@ -97,7 +78,6 @@ def main() -> None:
     rows, repeated = [], {}
     seconds: dict[Mask, float] = {}
     for name, algorithm in _ALGORITHMS.items():
-        run = evolved if isinstance(algorithm, EvolutionConfig) else sampled
         best = []
         for seed in range(arguments.repeats):
             asked: list[Mask] = []
@@ -110,7 +90,7 @@ def main() -> None:
                     seconds[mask] = time.perf_counter() - started
                 return kl
 
-            proposals = run(space, shape, algorithm, score, seed)
+            proposals = sampled(space, shape, algorithm, score, seed)
             values = [next(proposals) for _ in range(arguments.masks)]
             repeated[name] = repeated.get(name, 0) + len(asked) - len(set(asked))
             best.append(np.minimum.accumulate(values))

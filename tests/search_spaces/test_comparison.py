@@ -47,7 +47,7 @@ def trials(shape, fingerprints):
 
 def test_shared_biases_are_trained_once_for_each_plan_and_sparsity(shared):
     found = shared({**BITS, "sparsity": [0.4, 0.6], "plan_modules": [["down_proj"], TWO]})
-    assert [trial.plan.label for trial in found] == [
+    assert [trial.plan_label for trial in found] == [
         *["down_proj@0.40 threshold", "down_proj@0.60 threshold"],
         *["o_proj+down_proj@0.40 threshold", "o_proj+down_proj@0.60 threshold"],
     ]

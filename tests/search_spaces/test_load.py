@@ -131,8 +131,9 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
         (SMALL + "speed: 1\n", ["a key must be one of name, model, corpus,", "but got 'speed'", "(at speed in "]),
         (
             SMALL + "plan: {rul: topk}\n",
-            ["one of modules, layers, levels, within_layer,", "'rul'", "(at plan.rul in "],
+            ["one of modules, layers, levels, bounds,", "'rul'", "(at plan.rul in "],
         ),
+        (SMALL + "plan: {within_layer: greedy}\n", ["'within_layer'; write plan.levels: greedy (at plan.within_layer"]),
         (
             SMALL + "corpus: {blocks: {dev: 1}}\n",
             ["one of calibration, validation, test,", "(at corpus.blocks.dev in "],

@@ -93,7 +93,7 @@ def test_a_matched_plan_sparsifies_the_allocations_modules_on_every_layer(trials
 
 
 def test_a_listed_plan_sparsifies_the_same_sites_for_every_allocation(trials):
-    plans = {t.plan.label for t in trials(allocations=STUDY, plan={"modules": ["o_proj", "down_proj"]})}
+    plans = {t.plan_label for t in trials(allocations=STUDY, plan={"modules": ["o_proj", "down_proj"]})}
     assert plans == {"o_proj+down_proj@0.50 threshold"}
 
 

@@ -4,14 +4,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search_spaces.errors import SponError
 from search_spaces.masks import ExactlyK
 from search_spaces.samplers import make_sampler
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import OutsideSpace, named_suggestions, trial_of_suggestion
-from search_spaces.search_config import EvolutionConfig, Grid, Nsga2, Nsga3, Random, Tpe
+from search_spaces.search_config import Grid, Nsga2, Random, Tpe
 
-ALGORITHMS = [Tpe(n_startup_trials=5), Tpe(multivariate=False), Nsga2(population_size=6), Nsga3(), Random(), Grid()]
+ALGORITHMS = [Tpe(n_startup_trials=5), Tpe(multivariate=False), Nsga2(population_size=6), Random(), Grid()]
 MASKS = [
     {"family": "subset"},
     {"family": "exactly_k", "k": 3},
@@ -137,8 +136,3 @@ def test_a_sampler_is_made_without_warnings():
         warnings.simplefilter("error")
         for algorithm in ALGORITHMS:
             make_sampler(algorithm, 0)
-
-
-def test_evolution_is_no_sampler():
-    with pytest.raises(SponError, match=r"but got evolution \(at search\.algorithm\)"):
-        make_sampler(EvolutionConfig(), 0)

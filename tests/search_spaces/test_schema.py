@@ -162,10 +162,33 @@ def test_a_plan_without_layers_is_refused():
         PlanConfig(layers=())
 
 
-@pytest.mark.parametrize("given", [{"modules": "matched"}, {"modules": ["o_proj"], "levels": {"0.o_proj": 0.1}}])
-def test_greedy_levels_must_have_a_list_of_modules_and_no_other_levels(given):
-    with pytest.raises(ValidationError, match="greedy levels must have a list of modules and no levels of one's own"):
-        PlanConfig.model_validate(given | {"within_layer": "greedy"})
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"levels": "greedy"}, "measured must have a list of modules, but got greedy"),
+        ({"levels": ["uniform", "fisher"]}, "measured must have a list of modules, but got uniform, fisher"),
+        ({"levels": []}, r"at least one and each once, but got \[\]"),
+        ({"levels": ["uniform", "uniform"]}, r"each once, but got \['uniform', 'uniform'\]"),
+        ({"levels": "best"}, "Input should be 'uniform', 'greedy' or 'fisher'"),
+        ({"bounds": [0.5, 0.5]}, r"bounds must be \[lowest, highest\], but got \[0.5, 0.5\]"),
+    ],
+)
+def test_wrong_methods_and_bounds_are_refused(given, message):
+    with pytest.raises(ValidationError, match=message):
+        PlanConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(("levels", "measured"), [("uniform", False), (["uniform", "fisher"], True), ({}, False)])
+def test_levels_are_a_method_some_methods_or_a_level_a_site(levels, measured):
+    found = PlanConfig.model_validate({"modules": ["o_proj"], "levels": levels})
+    assert found.is_measured == measured
+    assert PlanConfig.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_sparsity_that_the_bounds_cannot_meet_is_refused():
+    given = {"modules": ["o_proj"], "levels": "fisher", "bounds": [0.2, 0.9]}
+    with pytest.raises(ValidationError, match=r"within their bounds, but got sparsity 0.1, plan.bounds=\[0.2, 0.9\]"):
+        space(plan=given, sparsity=[0.5, 0.1])
 
 
 @pytest.mark.parametrize("given", [{"name": "TOP-50", "above": 0.1}, {"name": "CORNERSTONE-50", "above": 0.1}])
@@ -300,8 +323,9 @@ def test_the_dense_prefix_follows_the_token_policy(tokens, skip, prefix):
         ({"tokens": "second_half", "rule": "threshold"}, "down_proj@0.50 threshold second_half"),
     ],
 )
-def test_a_plan_label_gives_modules_levels_rule_and_policy(changes, label):
-    assert plan(**changes).label == label
+def test_a_plan_label_gives_modules_levels_rule_and_policy(shape, fingerprints, changes, label):
+    (trial,) = resolve_space(space(), shape, fingerprints)
+    assert trial.model_copy(update={"plan": plan(**changes)}).plan_label == label
 
 
 def test_a_trial_survives_being_written_and_read(shape, fingerprints):

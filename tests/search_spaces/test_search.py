@@ -10,7 +10,6 @@ from search_spaces.search import (
     OutsideSpace,
     check_search,
     named_suggestions,
-    project_levels,
     quick,
     trial_of_suggestion,
 )
@@ -92,7 +91,7 @@ def test_an_empty_mask_is_teal_alone_under_the_plan_of_the_search(trial, module)
     config = space({"masks": {"family": "subset", "modules": [module]}})
     found = trial(config, bits(module=module))
     assert (found.allocation, found.sites) == ("BASELINE-TEAL", ())
-    assert found.plan.label == f"{module}@0.50 threshold"
+    assert found.plan_label == f"{module}@0.50 threshold"
 
 
 def test_two_families_that_suggest_one_mask_give_one_identity(trial):
@@ -130,11 +129,11 @@ def test_a_mask_beyond_the_constraint_is_outside_with_the_reason(trial):
 
 
 def test_a_suggestion_outside_has_all_its_parameters_so_that_a_sampler_can_learn_from_it(shape, fingerprints):
-    config = space({**SUBSET, "constraint": {"max_params": 1}, "lr": {"low": 1, "high": 2}, "levels": {}})
+    config = space({**SUBSET, "constraint": {"max_params": 1}, "lr": {"low": 1, "high": 2}})
     suggestion = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
     with pytest.raises(OutsideSpace):
         trial_of_suggestion(config, suggestion, shape, fingerprints)
-    assert len(suggestion.params) == 8 + 1 + 8
+    assert len(suggestion.params) == 8 + 1
 
 
 # Ranges
@@ -155,7 +154,7 @@ def test_choices_of_sparsity_are_the_levels_of_the_plan(trials):
 
 def test_a_mask_has_only_modules_of_the_plan_that_it_is_tried_with(trials):
     for found in trials(space({**BITS, "plan_modules": [["down_proj"], TWO]})):
-        assert {site.partition(".")[2] for site in found.sites} <= set(found.plan.label.partition("@")[0].split("+"))
+        assert {site.partition(".")[2] for site in found.sites} <= set(found.plan_label.partition("@")[0].split("+"))
 
 
 def test_a_plan_without_a_module_does_not_ask_for_it(shape, fingerprints):
@@ -169,63 +168,6 @@ def test_biases_outside_the_plan_are_asked_for_where_the_space_takes_them(trial)
     config = space({**BITS, "plan_modules": [["down_proj"], TWO]}, plan=plan)
     found = trial(config, {"plan": "down_proj", **bits(1), **bits(2, module="o_proj")})
     assert found.sites == ("1.down_proj", "2.o_proj")
-
-
-# Levels
-
-
-@pytest.mark.parametrize("mean", [0.05, 0.5, 0.6, 1 / 3, 0.95])
-@pytest.mark.parametrize(
-    "offsets", [[0.2, -0.1, 0.05], [0.95, -0.95, 0.95, 0.0], [-0.9, -0.9, -0.9, 0.9], [0.3] * 7], ids=str
-)
-def test_projected_levels_keep_the_mean_and_the_bounds(mean, offsets):
-    levels = project_levels(offsets, mean)
-    assert sum(levels) / len(levels) == pytest.approx(mean, abs=1e-9)
-    assert min(levels) >= 0
-    assert max(levels) <= 0.95
-
-
-def test_levels_that_fit_are_the_mean_and_the_offsets():
-    assert project_levels([0.2, -0.1, -0.1], 0.5) == pytest.approx([0.7, 0.4, 0.4])
-
-
-def test_what_is_cut_off_one_level_is_given_to_the_others():
-    assert project_levels([0.6, -0.3, -0.3], 0.5) == pytest.approx([0.95, 0.275, 0.275])
-
-
-@pytest.mark.parametrize("mean", [0.5, 0.6, 1 / 3])
-def test_no_offsets_are_the_uniform_levels_exactly(mean):
-    assert project_levels([0.0] * 30, mean) == (mean,) * 30
-
-
-def test_a_common_shift_of_the_offsets_changes_nothing():
-    assert project_levels([0.25, -0.05, 0.1], 0.5) == project_levels([0.15, -0.15, 0.0], 0.5)
-
-
-def test_levels_are_one_a_layer_for_all_modules_of_the_plan_at_the_mean_of_the_sweep(trials):
-    found = [t for t in trials(space({**BITS, "levels": {"spread": 0.3}}, plan={"modules": TWO}), 50) if t]
-    for trial in found:
-        assert sum(trial.plan.levels.values()) / 16 == pytest.approx(0.5, abs=1e-9)
-        assert trial.plan.levels["3.o_proj"] == trial.plan.levels["3.down_proj"]
-    assert len({trial.identity for trial in found}) == len(found) > 40
-
-
-def test_uniform_levels_are_the_trial_of_the_plain_plan(trial):
-    offsets = {f"level.{layer:02d}": 0.1 for layer in range(8)}
-    assert trial(space({**SUBSET, "levels": {}}), bits(1) | offsets) == trial(space(SUBSET), bits(1))
-
-
-def test_only_layers_of_the_plan_have_levels(trial):
-    config = space({**SUBSET, "levels": {}}, plan={"layers": [5, 2]})
-    found = trial(config, bits(2) | {"level.02": 0.1, "level.05": -0.1})
-    assert found.plan.levels == pytest.approx({"2.down_proj": 0.6, "5.down_proj": 0.4})
-
-
-def test_a_bias_where_the_level_is_zero_is_outside(trial):
-    config = space({**SUBSET, "levels": {"spread": 0.95}}, sparsity=[0.1])
-    offsets = {f"level.{layer:02d}": 0.5 if layer else -0.5 for layer in range(8)}
-    with pytest.raises(OutsideSpace, match=r"must be sparsified, but 0\.down_proj has level 0 \(at search\.levels\)"):
-        trial(config, bits(0) | offsets)
 
 
 # What is tried first
@@ -261,10 +203,10 @@ def test_named_allocations_have_the_trainings_own_values_where_these_are_in_rang
     assert named_suggestions(space(search, training={"lr": lr}), shape) == [own]
 
 
-def test_named_allocations_have_uniform_levels_and_the_trainings_steps(shape):
-    search = {"masks": {"family": "exactly_k", "k": 8}, "max_steps": {"low": 1, "high": 9}, "levels": {}}
+def test_named_allocations_have_the_trainings_steps(shape):
+    search = {"masks": {"family": "exactly_k", "k": 8}, "max_steps": {"low": 1, "high": 9}}
     (params,) = named_suggestions(space(search, training={"max_steps": 4}), shape)
-    assert params == {"max_steps": 4, **{f"level.{layer:02d}": 0.0 for layer in range(8)}}
+    assert params == {"max_steps": 4}
 
 
 # Checks before the first suggestion

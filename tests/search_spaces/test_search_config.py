@@ -4,7 +4,7 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, Subset
 from search_spaces.schema import SpaceConfig
-from search_spaces.search_config import EvolutionConfig, Nsga2, Tpe
+from search_spaces.search_config import Nsga2, Tpe
 from search_spaces.search_stages import Asha, ConfirmConfig, Median, ProxyConfig
 
 TWO = ["o_proj", "down_proj"]
@@ -20,10 +20,6 @@ def subset(**changes):
 
 def exact(**changes):
     return {"masks": {"family": "exactly_k", "k": 4}, **changes}
-
-
-def evolution(**changes):
-    return exact(**{"algorithm": "evolution", "proxy": {}, **changes})
 
 
 @pytest.fixture
@@ -54,8 +50,8 @@ def test_an_algorithm_may_be_its_bare_name(algorithm):
 
 
 def test_families_and_algorithms_are_chosen_by_their_tag():
-    search = space(evolution(algorithm={"name": "evolution", "offspring": 9})).search
-    assert (search.masks, search.algorithm) == (ExactlyK(k=4), EvolutionConfig(offspring=9))
+    search = space(exact(algorithm={"name": "tpe", "n_startup_trials": 9})).search
+    assert (search.masks, search.algorithm) == (ExactlyK(k=4), Tpe(n_startup_trials=9))
 
 
 @pytest.mark.parametrize(
@@ -81,10 +77,6 @@ def test_a_proxy_of_several_rungs_has_stopping():
     assert (search.proxy, search.stopping) == (ProxyConfig(rungs=(4, 16)), Asha())
 
 
-def test_the_rungs_of_an_evolution_need_no_stopping():
-    assert space(evolution(proxy={"rungs": [4, 16, 32]})).search.proxy.rungs == (4, 16, 32)
-
-
 def test_a_proxy_goes_with_ranges_that_change_the_plan_alone():
     search = subset(proxy={}, sparsity=[0.4, 0.6], plan_modules=[["down_proj"], TWO])
     assert space(search).search.sparsity == (0.4, 0.6)
@@ -95,9 +87,7 @@ def test_the_last_rung_may_be_all_of_validation():
 
 
 def test_a_space_with_a_search_survives_being_written_and_read():
-    search = exact(
-        lr={"low": 1e-4, "high": 1e-2}, max_steps={"low": 1, "high": 9}, sparsity=[0.5, 0.6], levels={}, n_masks=3
-    )
+    search = exact(lr={"low": 1e-4, "high": 1e-2}, max_steps={"low": 1, "high": 9}, sparsity=[0.5, 0.6], n_masks=3)
     config = space(search | {"plan_modules": [["down_proj"], TWO], "constraint": {"max_params": 9}})
     assert SpaceConfig.model_validate_json(config.model_dump_json()) == config
 
@@ -140,32 +130,15 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         (subset(plan_modules=[]), ["choices of plan_modules must be at least one", "(at search.plan_modules in"]),
         (subset(plan_modules=[[]]), ["a choice of plan_modules must name at least one module", "got []"]),
         (subset(plan_modules=[TWO, TWO[::-1]]), ["each once, but got [['o_proj', 'down_proj'], ['down"]),
-        (subset(levels={"spread": 0}), ["greater than 0", "(at search.levels.spread in"]),
-        (subset(algorithm="evolution"), ["evolution must have exactly_k masks,", "got subset with val_kl_nats"]),
-        (exact(algorithm="evolution", lr={"low": 1, "high": 2}), ["no ranges, but got exactly_k with lr, val_kl"]),
-        (
-            exact(algorithm="evolution", objectives=["val_kl_nats", "n_spon_params"]),
-            ["one objective", "with val_kl_nats, n_spon_params"],
-        ),
-        (
-            exact(algorithm={"name": "evolution", "stages": [4]}),
-            ["one of name, population_size, offspring,", "(at search.algorithm.stages in"],
-        ),
-        (
-            evolution(algorithm={"name": "evolution", "offspring": 2}),
-            ["(population_size=4, offspring=2) (at search.algorithm "],
-        ),
-        (evolution(proxy=None), ["evolution must have a proxy, whose rungs are its stages,", "(at search in"]),
-        (evolution(stopping="asha"), ["rungs are its stages, and no stopping (at search in"]),
-        (subset(algorithm="grid", levels={}), ["a grid must have no real-valued parameter, but got levels"]),
+        (subset(algorithm="grid", lr={"low": 1, "high": 2}), ["a grid must have no real-valued parameter, but got lr"]),
         (
             subset(proxy={"rung": 4}),
             ["one of rungs, epochs, n_train, n_warm, n_reference, but got 'rung' (at search.proxy.rung in"],
         ),
         (subset(proxy={"rungs": [4, 4]}), ["rungs must have more blocks each than", "[4, 4] (at search.proxy in"]),
         (
-            subset(proxy={}, lr={"low": 1, "high": 2}, max_steps={"low": 1, "high": 2}, levels={}),
-            ["a proxy must have no range that only training can try, but got lr, max_steps, levels (at search in"],
+            subset(proxy={}, lr={"low": 1, "high": 2}, max_steps={"low": 1, "high": 2}),
+            ["a proxy must have no range that only training can try, but got lr, max_steps (at search in"],
         ),
         (
             subset(proxy={"rungs": [4, 8]}),
@@ -198,11 +171,8 @@ def test_a_fault_of_a_search_is_one_line_with_the_path_that_the_user_wrote(fault
             {},
             "must list plan.modules, but got plan.modules=matched with masks of o_proj, down_proj",
         ),
-        (subset(levels={}), {"plan": {"levels": {"0.down_proj": 0.1}}}, "either searched or given"),
-        (subset(levels={}), {"sparsity": [0.97]}, "0 < sparsity <= 0.95, but got 0.97"),
-        (subset(levels={}, sparsity=[0.5, 0.0]), {}, "0 < sparsity <= 0.95, but got 0.0"),
         (
-            evolution(proxy={"rungs": [4, 16, 32]}),
+            subset(proxy={"rungs": [4, 16, 32]}, stopping="asha"),
             {"corpus": {"blocks": {"validation": 31}}},
             "the validation blocks that there are, but got rungs=[4, 16, 32], corpus.blocks.validation=31",
         ),

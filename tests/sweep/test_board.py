@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
+from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import MODULES
 from sweep.board import make_board, pareto_flags, plan_title
 from sweep.folder import SweepFolder
@@ -76,11 +76,16 @@ def test_intervals_hold_their_values(folder: SweepFolder) -> None:
     ],
 )
 def test_a_plan_of_one_level_is_named_in_words(
-    modules: tuple[str, ...], levels: tuple[float, ...], tokens: str, says: str
+    tiny_trial: TrialConfig, modules: tuple[str, ...], levels: tuple[float, ...], tokens: str, says: str
 ) -> None:
     sites = {f"0.{module}": level for module, level in zip(modules, cycle(levels), strict=False)}
     plan = TrialPlan(levels=sites, rule="topk", tokens=tokens, skip_first=0, calibration_blocks=1)
-    assert plan_title(plan).startswith(says)
+    assert plan_title(tiny_trial.model_copy(update={"plan": plan})).startswith(says)
+
+
+def test_a_plan_of_measured_levels_is_named_by_its_mean(tiny_trial: TrialConfig) -> None:
+    measured = tiny_trial.model_copy(update={"level_method": "fisher", "sparsity": 0.55})
+    assert plan_title(measured) == "down_proj at 55% (fisher levels, topk)"
 
 
 def test_the_test_split_is_refused_before_it_is_scored(folder: SweepFolder) -> None:

@@ -121,7 +121,7 @@ def test_a_trials_run_is_labelled_for_the_compare_view(
     assert labels == {
         "spon.trial": tiny_trial.identity,
         "spon.allocation": "UNIF-ALL",
-        "spon.plan": tiny_trial.plan.label,
+        "spon.plan": tiny_trial.plan_label,
     }
 
 

@@ -29,7 +29,7 @@ def test_tasks_are_scored_printed_stored_and_logged(checkpoint, write_task, tmp_
     assert run(checkpoint, "--tasks", write_task(), "--storage", tmp_path) == 0
     folder = tmp_path / "analysis" / config.name
     stored = read_evaluation(folder / "evaluation.json")
-    assert (stored.name, stored.identity, stored.plan) == (config.name, config.identity, config.plan.label)
+    assert (stored.name, stored.identity, stored.plan) == (config.name, config.identity, config.plan_label)
     assert {scores.metric for scores in stored.tasks} == {"acc", "acc_norm", ANSWER_NLL}
     out = capsys.readouterr().out
     assert "of 3 metrics, surely" in out

@@ -29,7 +29,7 @@ def test_the_shape_is_that_of_the_architecture(tmp_path):
 
 def test_a_run_becomes_the_trial_that_this_repository_would_train(study_directory):
     trial = study_trials(read_study(study_directory).results)["ATTN-ONLY", 0.5]
-    assert trial.plan.label == "o_proj@0.50 topk"
+    assert trial.plan_label == "o_proj@0.50 topk"
     assert len(trial.plan.levels) == 16
     assert trial.n_spon_params == 32768
     assert (trial.training.lr, trial.training.epochs, trial.training.batch_size, trial.training.seed) == (2e-5, 3, 4, 7)

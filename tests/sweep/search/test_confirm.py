@@ -115,7 +115,7 @@ def test_every_mask_is_trained_with_every_seed_under_the_plan_of_the_chosen():
     for name, (_, trials) in groups_of((1, 2, 6), seeds=[5, 6, 7]).items():
         assert [trial.training.seed for trial in trials] == [5, 6, 7]
         assert {trial.allocation for trial in trials} == {name}
-        assert {trial.plan.label for trial in trials} == {"down_proj@0.50 threshold"}
+        assert {trial.plan_label for trial in trials} == {"down_proj@0.50 threshold"}
 
 
 def test_teal_alone_is_no_mask_of_the_comparison():
@@ -133,7 +133,7 @@ def test_an_allocation_of_the_space_with_searched_levels_or_training_is_chosen_a
         role, trials = groups["UNIF-ALL as given"]
         assert role == "named"
         assert [trial.training.seed for trial in trials] == [1, 2]
-        assert {trial.plan.label for trial in trials} == {named.plan.label}
+        assert {trial.plan_label for trial in trials} == {named.plan_label}
         assert {trial.training.lr for trial in trials} == {named.training.lr}
         assert groups["UNIF-ALL"][0] == "chosen"
 

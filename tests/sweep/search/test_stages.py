@@ -167,12 +167,3 @@ def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget_though_rays_s
     assert ran.code == 0, ran.out + ran.err
     assert "was cut by a crash" in ran.out
     assert json.loads((tmp_path / "tiny" / "proposals.json").read_text())["new"] == 14
-
-
-def test_evolution_searches_through_the_same_command(tiny_space: dict[str, object], tmp_path: Path) -> None:
-    evolution = {"name": "evolution", "population_size": 2, "offspring": 3}
-    raw = searched_space(tiny_space, algorithm=evolution, stopping=None, n_masks=4)
-    raw |= {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
-    ran = run("search", write_space(raw, tmp_path), "--quick", "--storage", tmp_path)
-    assert ran.code == 0, ran.out + ran.err
-    assert read_selection(tmp_path / "tiny-quick" / SELECTION).plans

@@ -6,7 +6,7 @@ always the site whose raise moves the layer's output least. Raises are equal in 
 small sites rise by large steps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
-from search_spaces.search_config import MAX_LEVEL
-from search_spaces.sites import ModelShape, Site
+from search_spaces.sites import Site
 from trainables.activity import tell
 from trainables.model import ResidentModel
 from trainables.sparse import sparsified
@@ -31,35 +30,44 @@ _MET = 1e-9  # of the mean level: what is missing below this is binary rounding
 
 @torch.inference_mode()
 def greedy_levels(
-    bench: Workbench, sites: Sequence[Site], sparsity: float, rule: Rule, n_blocks: int, step: float = 0.02
-) -> dict[str, float]:
-    """Levels of the sites of each decoder layer, at the target sparsity in their mean weighted by weights.
+    bench: Workbench,
+    sites: Sequence[Site],
+    sparsities: Sequence[float],
+    rule: Rule,
+    n_blocks: int,
+    step: float = 0.02,
+    bounds: tuple[float, float] = (0.0, 0.95),
+) -> list[dict[str, float]]:
+    """Levels of the sites of each decoder layer, at each target sparsity in their mean weighted by weights.
 
     Sites that are not named are dense. All positions are sparsified. Each raise costs a pass through the decoder layer
-    for every site that can still rise: about ``sites of a layer x sparsity / step`` passes through the decoder in all.
+    for every site that can still rise: about ``sites of a layer x highest sparsity / step`` passes through the decoder
+    in all. Each target goes on from the one before it.
 
     Args:
         bench: model, in its dense state, and calibration text.
         sites: what is sparsified, in any order.
-        sparsity: of each layer that has a site, in 0..0.95: the mean of its levels, weighted by in_features x
+        sparsities: of each layer that has a site, ascending: the mean of its levels, weighted by in_features x
             out_features. With all modules of all layers planned, an equal mean is equal work.
         rule: by which a level zeroes. The thresholds of ``threshold`` are quantiles over the same text.
         n_blocks: calibration blocks to use, from the start. They go through the model at once.
         step: what a raise adds to the layer's mean level. A site of the share f of the layer's planned weights rises
-            by step / f, or less where it comes to 0.95 or the layer to its target.
+            by step / f, or less where it comes to its highest level or the layer to its target.
+        bounds: lowest and highest level of a site.
 
     Returns:
-        A level in 0..0.95 for every site, by name and in canonical order, rounded to 6 digits, which moves the mean
-        of a layer by less than 1e-6.
+        For each target, a level for every site, by name and in canonical order, rounded to 6 digits, which moves the
+        mean of a layer by less than 1e-6.
 
     Raises:
-        SponError: if a site is not in the model or named twice, or another argument is out of range; a target above
-            0.95 cannot be met.
+        SponError: if a site is not in the model or named twice, or another argument is out of range.
         RuntimeError: if the model is not dense.
     """
     model, tokens = bench.model, bench.blocks("calibration").tokens
-    if not 0 <= sparsity <= MAX_LEVEL:
-        raise SponError(f"greedy levels must have 0 <= sparsity <= {MAX_LEVEL}, but got {sparsity} (at sparsity)")
+    outside = [sparsity for sparsity in sparsities if not bounds[0] <= sparsity <= bounds[1]]
+    if outside or sorted(sparsities) != list(sparsities):
+        rule_of_them = f"must ascend within {bounds[0]:g}..{bounds[1]:g}"
+        raise SponError(f"sparsities of greedy levels {rule_of_them}, but got {list(sparsities)} (at sparsity)")
     if not 0 < step <= 1:
         raise SponError(f"a raise must have 0 < step <= 1, but got {step} (at step)")
     if not 1 <= n_blocks <= len(tokens):
@@ -70,7 +78,7 @@ def greedy_levels(
     histograms: dict[Site, Tensor] = {}
     if rule == "threshold":
         histograms = dict(zip(planned, magnitude_histograms(model, tokens, list(planned), 0), strict=True))
-    levels: dict[Site, float] = {}
+    levels: list[dict[Site, float]] = [{} for _ in sparsities]
     layers = [tuple(group) for _, group in groupby(planned, key=lambda site: site.layer)]
     with ExitStack() as stack:
         for done, group in enumerate(layers, start=1):
@@ -84,34 +92,39 @@ def greedy_levels(
                 done: int = done,
             ) -> None:
                 error = partial(_output_error, model, histograms, layer, args, kwargs, dense)
-                levels.update(_climb(_shares(model.shape, group), sparsity, step, error))
+                climbed = _climb(model.shape.shares(group), sparsities, step, bounds, error)
+                for known, found in zip(levels, climbed, strict=True):
+                    known.update(found)
                 tell("greedy levels", done, len(layers), "layer")
 
             decoder_layer = model.network.get_submodule(model.shape.sites[group[0]].path.rsplit(".", 2)[0])
             stack.callback(decoder_layer.register_forward_hook(optimise, with_kwargs=True).remove)
         model.hidden(tokens.to(model.device))
-    return {str(site): round(levels[site], 6) for site in planned}
-
-
-def _shares(shape: ModelShape, group: Sequence[Site]) -> dict[Site, float]:
-    """Fraction of the weights of some sites that each of them has."""
-    weights = {site: shape.sites[site].in_features * shape.sites[site].out_features for site in group}
-    return {site: weight / sum(weights.values()) for site, weight in weights.items()}
+    return [{str(site): round(found[site], 6) for site in planned} for found in levels]
 
 
 def _climb(
-    shares: Mapping[Site, float], sparsity: float, step: float, error: Callable[[Mapping[Site, float]], float]
-) -> dict[Site, float]:
-    """Raise one site after another, each time the one that leaves the least error; of equals, the first."""
-    levels = dict.fromkeys(shares, 0.0)
-    while (missing := sparsity - sum(share * levels[site] for site, share in shares.items())) > _MET:
-        raised = [
-            {**levels, site: min(levels[site] + min(step, missing) / share, MAX_LEVEL)}
-            for site, share in shares.items()
-            if levels[site] < MAX_LEVEL
-        ]
-        levels = min(raised, key=error)
-    return levels
+    shares: Mapping[Site, float],
+    sparsities: Sequence[float],
+    step: float,
+    bounds: tuple[float, float],
+    error: Callable[[Mapping[Site, float]], float],
+) -> Iterator[dict[Site, float]]:
+    """Raise one site after another, each time the one that leaves the least error; of equals, the first.
+
+    Yields the levels at each of the sparsities.
+    """
+    low, high = bounds
+    levels = dict.fromkeys(shares, low)
+    for sparsity in sparsities:
+        while (missing := sparsity - sum(share * levels[site] for site, share in shares.items())) > _MET:
+            raised = [
+                {**levels, site: min(levels[site] + min(step, missing) / share, high)}
+                for site, share in shares.items()
+                if levels[site] < high
+            ]
+            levels = min(raised, key=error)
+        yield levels
 
 
 def _output_error(
