@@ -2,7 +2,7 @@
 
 The names are the seed study's (``configs/allocation_configs.yaml`` there), by fraction of the depth, so that they fit
 any model; MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. Those of
-``MEASURED`` take the layers that matter most, by a figure that is measured first (``sweep.search.measure``).
+``MEASURED`` take the layers or sites that matter most, by a figure that is measured first (``sweep.search.measure``).
 
 Early layers are near the embedding, late layers near the output: TOP is early, BOTTOM is late.
 """
@@ -20,6 +20,7 @@ MEASURED = {
     "CORNERSTONE": "the KL without the layer's bias, all others there",
     "CRITICAL-ONLY": "the KL with the layer's bias alone, trained alone",
     "SHAPLEY-GUIDED": "the layer's Shapley value, over shared biases",
+    "GAIN": "what the site's own bias takes off the KL to first order; this one ranks single sites",
 }
 """Name -> by what layers are ranked. ``NAME-<percent>`` takes that share of them, ``NAME`` those before the elbow."""
 MLP: tuple[Module, ...] = ("down_proj",)

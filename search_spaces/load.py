@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from search_spaces.errors import SponError
 from search_spaces.schema import Config, SpaceConfig
 
-
 _RETIRED = {
     "plan.within_layer": "; write plan.levels: greedy",
     "search.levels": "; levels are no longer searched by layer: write plan.levels: fisher",

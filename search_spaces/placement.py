@@ -125,6 +125,7 @@ class AllocationConfig(Config):
         sites: explicit sites, such as ``["0.down_proj", "3.o_proj"]``.
         seed: which draw, for RANDOM-k only.
         above: for an allocation that is measured: the layers whose figure is above this, in its own unit.
+        levels: methods of ``plan.levels`` under which it is tried; all by default.
     """
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
@@ -133,6 +134,7 @@ class AllocationConfig(Config):
     sites: tuple[str, ...] | None = None
     seed: Seed = 0
     above: float | None = None
+    levels: tuple[LevelMethod, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod

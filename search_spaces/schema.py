@@ -132,6 +132,11 @@ class SpaceConfig(Config):
         if "seed" in self.training.model_fields_set and self.seeds != (self.training.seed,):
             got = f"training.seed={self.training.seed}, seeds={list(self.seeds)}"
             raise ValueError(f"a seed must be given as seeds, which overrule training.seed, but got {got}")
+        for allocation in self.allocations:
+            unknown = [method for method in allocation.levels or () if method not in self.plan.methods]
+            if unknown:
+                got = f"{allocation.name} with {unknown[0]}, plan.levels={list(self.plan.levels)}"
+                raise ValueError(f"levels of an allocation must be among those of the plan, but got {got}")
         low, high = self.plan.bounds
         outside = [s for s in self.sparsity if self.plan.is_measured and not low <= s <= high]
         if outside:

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
     run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
     levels = add("levels", _levels, "find the levels of a space and what they cost, without training a bias")
+    find = add("find", _find, "find the levels and the biases of one model, and write them as an adapter")
     search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
@@ -67,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (run, levels, search, resume, sync):
         sub.add_argument("--optuna-storage", metavar="URL", help="database that gets a copy of a search's study")
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
-    for sub in (run, levels, search, resume, status, board, sync):
+    find.add_argument("model", metavar="MODEL", help="embedded, a Hugging Face id, or a directory")
+    find.add_argument("--sparsity", type=float, default=0.5, help="share of the weights to skip (%(default)s)")
+    find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
+    find.add_argument("--text", nargs="+", metavar="FILE", default=[], help="to learn from; the last one is the test's")
+    for sub in (run, levels, find, search, resume, status, board, sync):
         sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
@@ -102,6 +107,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _levels(arguments: argparse.Namespace) -> int:
     return _sweep(only_levels(load_space(arguments.space, arguments.set)), arguments)
+
+
+def _find(arguments: argparse.Namespace) -> int:
+    with Display():
+        tell("loading libraries")
+        from sweep.find import find, space_to_find
+        from trainables.tracking import tracking_uri
+
+        space = space_to_find(arguments.model, arguments.sparsity, arguments.text)
+        return find(space, arguments.out, arguments.storage, tracking_uri(None, arguments.storage))
 
 
 def _search(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from sweep.folder import SweepFolder
 from trainables.activity import tell
 from trainables.corpus import load_blocks
 from trainables.curves import LEVELS, Curves, merged
-from trainables.greedy import greedy_levels
+from trainables.greedy import greedy_levels, raises
 from trainables.listener import hush_up, speak
 from trainables.quiet import hush
 from trainables.workbench import Materials, Workbench
@@ -33,7 +33,7 @@ from trainables.workbench import Materials, Workbench
 LEVELS_FILE = "levels.json"
 _GREEDY_BLOCKS = 8
 _CURVE_BLOCKS = 64
-_DRAWS = 1
+_DRAWS = 2
 
 
 class PlanLevels(Config):
@@ -69,6 +69,21 @@ class SweepLevels(Config):
     plans: tuple[PlanLevels, ...]
 
 
+def measured_blocks(space: SpaceConfig, modules: int) -> int:
+    """Blocks that go through the model to measure the levels of a space, a pass back counted as one forward.
+
+    Args:
+        space: whose levels are measured.
+        modules: module types that are sparsified.
+    """
+    counts = {
+        "fisher": min(_CURVE_BLOCKS, space.corpus.blocks.calibration) * (1 + _DRAWS),
+        "greedy": min(_GREEDY_BLOCKS, space.corpus.blocks.calibration) * raises(max(space.sparsity)) * modules,
+        "uniform": 0,
+    }
+    return sum(counts[method] for method in space.plan.methods)
+
+
 def read_levels(folder: SweepFolder) -> SweepLevels | None:
     """The measured levels of a sweep, if it has any."""
     file = folder.path / LEVELS_FILE
@@ -84,14 +99,22 @@ def levelled(folder: SweepFolder, materials: Materials) -> list[SpaceConfig]:
     if found is None:
         found = _Measurement(space, materials, folder.ear).all()
         write_config(found, folder.path / LEVELS_FILE)
-    return [_with_levels(space, plan) for plan in found.plans]
+    single = {plan.sparsity: space.model_copy(update={"sparsity": (plan.sparsity,)}) for plan in found.plans}
+    return [_under(single[plan.sparsity], plan.method, plan.levels) for plan in found.plans]
 
 
-def _with_levels(space: SpaceConfig, found: PlanLevels) -> SpaceConfig:
-    own: dict[str, object] = {"levels": found.levels, "level_method": found.method}
-    if found.method == "uniform":
-        own = {"levels": ("uniform",)}
-    return space.model_copy(update={"sparsity": (found.sparsity,), "plan": space.plan.model_copy(update=own)})
+def unmeasured(space: SpaceConfig) -> list[SpaceConfig]:
+    """The space once for each method, at equal levels in the place of those that are measured: to count its trials."""
+    if not space.plan.is_measured:
+        return [space]
+    return [_under(space, method, {}) for method in space.plan.methods]
+
+
+def _under(space: SpaceConfig, method: LevelMethod, levels: dict[str, float]) -> SpaceConfig:
+    """The space with the levels of one method, and the allocations that are tried under it."""
+    own = {"levels": ("uniform",)} if method == "uniform" else {"levels": levels, "level_method": method}
+    tried = tuple(a for a in space.allocations if a.levels is None or method in a.levels)
+    return space.model_copy(update={"plan": space.plan.model_copy(update=own), "allocations": tried})
 
 
 @dataclass(frozen=True)

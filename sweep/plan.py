@@ -17,7 +17,8 @@ from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Site
 from sweep.display import say
-from sweep.search.measure import without_measured
+from sweep.levels import measured_blocks, unmeasured
+from sweep.search.measure import without_ranked
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.dtype import with_dtype
 from trainables.schedule import steps_per_epoch, total_steps
@@ -71,9 +72,12 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
     space, decision = with_dtype(space)
     say(decision)
     materials = find_materials(space.model, space.corpus)
-    known = without_measured(space)
-    trials, others = resolve_grid(known, materials.shape, materials.fingerprints)
+    known = without_ranked(space)
+    grids = [resolve_grid(one, materials.shape, materials.fingerprints) for one in unmeasured(known)]
+    trials, others = [trial for grid, _ in grids for trial in grid], grids[0][1]
     print(f"{space.name}: {len(trials)} trials\n\n{_listing(trials)}\n")
+    if space.plan.is_measured:
+        print("levels are measured first")
     for name, other in others.items():
         print(f"{name} is the same mask as {other} and is trained once")
     for allocation in space.allocations:
@@ -81,6 +85,7 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
             print(f"{allocation.label} is measured first, which is not counted here")
     proxy_blocks = 0
     if space.search is not None:
+        (known,) = unmeasured(known)
         check_search(known, materials.shape)
         trials, proxy_blocks = _search_trials(known, materials.shape, materials.fingerprints)
         print(f"the search trains at most {len(trials)} trials and scores {proxy_blocks:,} blocks on its proxy")
@@ -119,9 +124,10 @@ def _workload(space: SpaceConfig, trials: list[TrialConfig], proxy_blocks: int) 
     counts, training = space.corpus.blocks, space.training
     steps = total_steps(counts.calibration, training)
     validations = -(-steps // (training.eval_every_steps or steps_per_epoch(counts.calibration, training)))
-    plans = len({str(trial.plan) for trial in trials})
+    plans = len({trial.plan_label for trial in trials})
     blocks = (
         proxy_blocks
+        + measured_blocks(space, len({Site.parse(site).module for site in trials[0].plan.levels}))
         + counts.calibration  # teacher
         + (counts.validation + counts.test) * (1 + plans)  # teacher and TEAL alone
         + len([t for t in trials if t.sites]) * (counts.validation * validations + counts.test)
@@ -151,7 +157,7 @@ def _prediction(
 def _listing(trials: list[TrialConfig]) -> str:
     rows = [
         {
-            "trial": trial.name,
+            "trial": trial.name if trial.level_method == "uniform" else trial.name.rpartition("_")[0],
             "plan": trial.plan_label,
             "biased sites": _summary(trial.sites),
             "params": f"{trial.n_spon_params:,}",

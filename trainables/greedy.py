@@ -6,6 +6,7 @@ always the site whose raise moves the layer's output least. Raises are equal in 
 small sites rise by large steps.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -28,6 +29,14 @@ Rule = Literal["topk", "threshold"]
 _MET = 1e-9  # of the mean level: what is missing below this is binary rounding
 
 
+_STEP = 0.02
+
+
+def raises(sparsity: float, step: float = _STEP) -> int:
+    """Raises of a layer up to a sparsity; each tries every site of it once."""
+    return math.ceil(sparsity / step - _MET)
+
+
 @torch.inference_mode()
 def greedy_levels(
     bench: Workbench,
@@ -35,7 +44,7 @@ def greedy_levels(
     sparsities: Sequence[float],
     rule: Rule,
     n_blocks: int,
-    step: float = 0.02,
+    step: float = _STEP,
     bounds: tuple[float, float] = (0.0, 0.95),
 ) -> list[dict[str, float]]:
     """Levels of the sites of each decoder layer, at each target sparsity in their mean weighted by weights.

@@ -1,13 +1,14 @@
-"""Allocations that must be measured before they can be run: layers ranked by a figure of the model.
+"""Allocations that must be measured before they can be run: layers or sites ranked by a figure of the model.
 
-The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED), each under the plan, the
-sparsity and the training of the sweep, on validation text; the gradient on calibration text. They are kept in
-``importance.json``.
+The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED) and the gain, each under the
+plan, the sparsity and the training of the sweep, on validation text; gradient and gain on calibration text. They are
+kept in ``importance.json``.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from search_spaces.allocations import measured_name
@@ -17,7 +18,7 @@ from search_spaces.ranking import above_threshold, elbow, top_k
 from search_spaces.resolve import Fingerprints, resolve_grid, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of
-from search_spaces.sites import ModelShape, Module, Site
+from search_spaces.sites import ModelShape, Module, Site, site_order
 from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.levels import in_workers, levelled
@@ -26,7 +27,7 @@ from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import ScoredMasks, score_masks
 from sweep.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
-from trainables.importance import Importance, by_gradient, leave_one_out, shapley
+from trainables.importance import Importance, by_gain, by_gradient, leave_one_out, shapley
 from trainables.workbench import Materials, Workbench
 
 SHAPLEY_PAIRS = 2
@@ -35,11 +36,16 @@ _GRADIENT_BLOCKS = 16
 _UNIFORM = {"levels": ("uniform",)}
 
 
+def without_ranked(space: SpaceConfig) -> SpaceConfig:
+    """The space without the allocations that must be measured first."""
+    known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
+    return space.model_copy(update={"allocations": known})
+
+
 def without_measured(space: SpaceConfig) -> SpaceConfig:
     """The space without what must be measured first: the allocations that it names, at uniform levels."""
-    known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
     plan = space.plan.model_copy(update=_UNIFORM) if space.plan.is_measured else space.plan
-    return space.model_copy(update={"allocations": known, "plan": plan})
+    return without_ranked(space).model_copy(update={"plan": plan})
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Measurement:
         space = self.folder.space
         if without_measured(space) == space:
             return [space]
-        return [self._with_layers(one) for one in levelled(self.folder, self.materials)]
+        return [self._with_chosen(one) for one in levelled(self.folder, self.materials)]
 
     def _known(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What stands in ``importance.json`` under a key, measured if nothing does."""
@@ -87,36 +93,49 @@ class Measurement:
             write_whole(file, json.dumps(known, indent=1))
         return known[key]
 
-    def _with_layers(self, space: SpaceConfig) -> SpaceConfig:
-        """The space with the layers that the measured figures choose."""
-        chosen = []
-        for allocation in space.allocations:
-            if allocation.is_measured:
-                layers = self._choose(allocation, self._figures(space, allocation))
-                say(f"{allocation.label} at {space.sparsity[0]:g}: layers {', '.join(map(str, layers))}")
-                allocation = allocation.model_copy(update={"layers": layers})
-            chosen.append(allocation)
-        return space.model_copy(update={"allocations": tuple(chosen)})
+    def _with_chosen(self, space: SpaceConfig) -> SpaceConfig:
+        """The space with the layers or sites that the measured figures choose."""
+        allocations = tuple(self._chosen(space, a) if a.is_measured else a for a in space.allocations)
+        return space.model_copy(update={"allocations": allocations})
+
+    def _chosen(self, space: SpaceConfig, allocation: AllocationConfig) -> AllocationConfig:
+        players = self._players(space, allocation)
+        taken = self._choose(allocation, self._figures(space, allocation, players))
+        where = f"{allocation.label} at {space.sparsity[0]:g}"
+        if not _ranks_sites(allocation):
+            say(f"{where}: layers {', '.join(map(str, taken))}")
+            return allocation.model_copy(update={"layers": taken})
+        sites = tuple(str(site) for place in taken for site in players[place])
+        say(f"{where}: {len(sites)} of {len(players)} sites")
+        return allocation.model_copy(update={"sites": sites, "modules": None})
+
+    def _players(self, space: SpaceConfig, allocation: AllocationConfig) -> list[frozenset[Site]]:
+        """What is ranked, in canonical order: the sites of each layer, or each site."""
+        planned = space.plan.modules if _ranks_sites(allocation) and space.plan.modules != "matched" else ("down_proj",)
+        modules: tuple[Module, ...] = allocation.modules or planned
+        layers = [[Site(layer, module) for module in modules] for layer in range(self.shape.num_layers)]
+        sites = self.shape.check((site for layer in layers for site in layer), f"allocations.{allocation.label}")
+        return [frozenset({site}) for site in sites] if _ranks_sites(allocation) else [frozenset(s) for s in layers]
 
     def _choose(self, allocation: AllocationConfig, figures: dict[int, float]) -> tuple[int, ...]:
         named = measured_name(allocation.name)
         assert named is not None
         if allocation.above is not None:
             return above_threshold(figures, allocation.above)
-        return top_k(figures, max(1, self.shape.num_layers * named[1] // 100)) if named[1] else elbow(figures)
+        return top_k(figures, max(1, len(figures) * named[1] // 100)) if named[1] else elbow(figures)
 
-    def _figures(self, space: SpaceConfig, allocation: AllocationConfig) -> dict[int, float]:
-        """The figure of each layer, under the space's one sparsity."""
-        method = allocation.name.rstrip("-0123456789")
-        modules: tuple[Module, ...] = allocation.modules or ("down_proj",)
-        every = (Site(layer, module) for layer in range(self.shape.num_layers) for module in modules)
-        sites = self.shape.check(every, f"allocations.{allocation.label}")
+    def _figures(
+        self, space: SpaceConfig, allocation: AllocationConfig, players: Sequence[frozenset[Site]]
+    ) -> dict[int, float]:
+        """The figure of each player, under the space's one sparsity."""
+        method = _method(allocation)
+        sites = tuple(sorted(frozenset[Site]().union(*players), key=site_order))
         everywhere = allocation_of(without_measured(space), sites, self.shape)
         full = resolve_trial(space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.fingerprints)
 
         def measure() -> dict[str, Any]:
-            say(f"measuring {method} of {self.shape.num_layers} layers at {space.sparsity[0]:g}")
-            players = [frozenset(Site(layer, m) for m in modules) for layer in range(self.shape.num_layers)]
+            what = "sites" if _ranks_sites(allocation) else "layers"
+            say(f"measuring {method} of {len(players)} {what} at {space.sparsity[0]:g}")
             found = asdict(self._measure(space, method, full, players))
             return {"plan": full.plan_label, **{key: found[key] for key in ("value", "standard_error")}}
 
@@ -131,6 +150,10 @@ class Measurement:
             return found
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
+        if method == "GAIN":
+            shared = self._shared(space, full)
+            (found,) = in_workers(space, self.folder.ear, [("gains", _gain, full, shared)])
+            return found
         masks = self._scored_masks(space, full)
         blocks = space.corpus.blocks.validation
 
@@ -152,10 +175,14 @@ class Measurement:
 
     def _scored_masks(self, space: SpaceConfig, full: TrialConfig) -> ScoredMasks:
         """The proxy whose shared biases are those of ``full``, which is trained first."""
-        self._train(space, f"shared-{full.identity}", [full])
-        shared = str(self.folder.trial(full).checkpoint_path.resolve())
+        shared = str(self._shared(space, full))
         log = MaskLog(self.folder.path / "measured.jsonl")
         return ScoredMasks(log, {full.plan.model_dump_json(): shared}, ("val_kl_nats",))
+
+    def _shared(self, space: SpaceConfig, full: TrialConfig) -> Path:
+        """The checkpoint of ``full``, which is trained if it was not."""
+        self._train(space, f"shared-{full.identity}", [full])
+        return self.folder.trial(full).checkpoint_path.resolve()
 
     def _trained_alone(self, space: SpaceConfig, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
         """What each layer's bias, trained alone, takes off the KL of TEAL alone."""
@@ -175,6 +202,19 @@ class Measurement:
         missing = Ledger(self.folder).missing(trials)
         if missing:
             run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
+
+
+def _method(allocation: AllocationConfig) -> str:
+    return allocation.name.rstrip("-0123456789")
+
+
+def _ranks_sites(allocation: AllocationConfig) -> bool:
+    return _method(allocation) == "GAIN"
+
+
+def _gain(bench: Workbench, full: TrialConfig, shared: Path) -> Importance:
+    biases = read_checkpoint(shared).biases
+    return by_gain(bench, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
 
 
 def _gradient(bench: Workbench, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:

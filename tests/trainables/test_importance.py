@@ -9,7 +9,8 @@ import torch
 
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
-from trainables.importance import Importance, by_gradient, leave_one_out, shapley
+from trainables.evaluation import token_scores
+from trainables.importance import Importance, by_gain, by_gradient, leave_one_out, shapley
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 
@@ -178,3 +179,24 @@ def test_one_block_has_no_standard_error(tiny_bench, tiny_trial):
 def test_an_importance_is_frozen():
     with pytest.raises(AttributeError):
         Importance((), (), ()).value = (1.0,)
+
+
+def test_a_gain_is_what_a_small_share_of_the_bias_takes_off_the_kl(tiny_bench, tiny_trial):
+    plan, small = tiny_trial.plan, 1e-3
+    generator = torch.Generator().manual_seed(0)
+    biases = {Site(layer, "down_proj"): 0.1 * torch.randn(32, generator=generator) for layer in (1, 0)}
+    found = by_gain(tiny_bench, plan, biases)
+    assert found.players == tuple(DOWN)
+    blocks, teacher = tiny_bench.blocks("calibration"), tiny_bench.teacher("calibration")
+
+    def kl(scaled):
+        given = SponBiases(tiny_bench.model, tuple(scaled), "output_bias")
+        given.load(scaled)
+        with sparsified(tiny_bench.model, plan, {}, given):
+            return token_scores(tiny_bench.model, blocks, teacher)[1].double().mean().item()
+
+    for player, gain, error in zip(found.players, found.value, found.standard_error, strict=True):
+        (site,) = player
+        measured = (kl({site: -small * biases[site]}) - kl({site: small * biases[site]})) / (2 * small)
+        assert gain == pytest.approx(measured, rel=0.05, abs=1e-4)
+        assert error > 0

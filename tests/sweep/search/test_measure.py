@@ -14,7 +14,7 @@ from sweep.search.measure import without_measured
 from tests.swept import run, write_space
 from trainables.workbench import find_materials
 
-MEASURED = ["GRADIENT-50", "CORNERSTONE-50", "CRITICAL-ONLY-50", {"name": "SHAPLEY-GUIDED", "above": -9.0}]
+MEASURED = ["GAIN-50", "GRADIENT-50", "CORNERSTONE-50", "CRITICAL-ONLY-50", {"name": "SHAPLEY-GUIDED", "above": -9.0}]
 
 
 def measured_space(tiny_space: dict[str, object]) -> dict[str, object]:
@@ -48,11 +48,13 @@ def test_a_sweep_measures_once_and_then_trains_what_was_chosen(tiny_space, tmp_p
     assert "UNIF-ALL" in set(board["allocation"])
     assert {name.removesuffix("-50") for name in board["allocation"]} & {"GRADIENT", "CORNERSTONE", "CRITICAL-ONLY"}
     assert not any(name.startswith("only-") for name in board["allocation"])
+    gain = next(trial.config for trial in folder.trials if trial.config.allocation == "GAIN-50")
+    assert len(gain.sites) == 2  # of the four of o_proj and down_proj
     assert "SHAPLEY-GUIDED>-9 is the same mask as UNIF-ALL" in ran.out
 
     known = json.loads((folder.path / "importance.json").read_text())
     methods = sorted(key.split()[0] for key in known)
-    assert methods == ["CORNERSTONE", "CRITICAL-ONLY", "GRADIENT", "SHAPLEY-GUIDED"]
+    assert methods == ["CORNERSTONE", "CRITICAL-ONLY", "GAIN", "GRADIENT", "SHAPLEY-GUIDED"]
 
     again = run("run", file, "--storage", tmp_path)
     assert again.code == 0, again.err

@@ -1,0 +1,84 @@
+"""The whole way for who only wants the result: levels, biases at all sites, a test report and an adapter.
+
+It is an ordinary sweep, with its folder, its runs in MLflow and its frontier; the same command again goes on with it.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search_spaces.allocations import BASELINE
+from search_spaces.errors import SponError
+from search_spaces.load import parse_space
+from search_spaces.schema import EMBEDDED, SpaceConfig
+from sweep.display import say
+from sweep.folder import SweepFolder
+from sweep.run import run_sweep
+
+_SITES = "ALL-SITES"
+_BLOCKS = {"cpu": (64, 24, 48), "cuda": (1024, 256, 256)}
+"""Calibration, validation and test blocks by the kind of device."""
+_TRAINING = {"init": "bias_correction", "lr": 1e-3, "gain_lr": 0.1, "schedule": "cosine", "warmup_steps": 2}
+
+
+def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
+    """The space that finds the levels and the biases of one model at one sparsity.
+
+    Args:
+        model: the embedded one, a Hugging Face id, or a local directory.
+        sparsity: share of the weights of all projections that need not be read.
+        text: files; the last is for the test alone. The embedded text without them.
+
+    Raises:
+        SponError: if one of them is wrong.
+    """
+    if len(text) == 1:
+        raise SponError(f"text must be files to learn from and one to test on, but got {text[0]} alone (at --text)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    calibration, validation, test = _BLOCKS[device]
+    corpus: dict[str, Any] = {"source": EMBEDDED}
+    if text:
+        corpus = {"source": "files", "files": {"calibration": text[:-1], "test": text[-1:]}}
+    blocks = {"calibration": calibration, "validation": validation, "test": test}
+    raw = {
+        "name": f"find-{re.sub('[^A-Za-z0-9_.]+', '-', Path(model).name)}-s{sparsity:.2f}",
+        "model": {"source": model},
+        "corpus": corpus | {"pick": "spread", "blocks": blocks},
+        "plan": {"modules": "all", "levels": ["uniform", "fisher"]},
+        "sparsity": [sparsity],
+        "allocations": [BASELINE, {"name": _SITES, "levels": ["fisher"]}],
+        "training": _TRAINING | {"epochs": 1, "batch_size": 4 if device == "cpu" else 8},
+        "resources": {"cpus_per_trial": os.cpu_count() or 1, "gpus_per_trial": 1 if device == "cuda" else 0},
+    }
+    return parse_space(raw, "sweep find")
+
+
+def find(space: SpaceConfig, out: Path, storage: Path, tracking_uri: str) -> int:
+    """Run the space and export its adapter.
+
+    Args:
+        space: by ``space_to_find``.
+        out: directory of the adapter, new or empty.
+        storage: directory of all results.
+        tracking_uri: of MLflow.
+
+    Returns:
+        Exit status, as of ``run_sweep``.
+
+    Raises:
+        SponError: if the directory is taken, or the space does not fit the model or the text.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SponError(f"the adapter must go into a new or an empty directory, but there is something (at {out})")
+    code = run_sweep(space, storage, tracking_uri)
+    if code:
+        return code
+    trained = next(trial for trial in SweepFolder(storage / space.name).trials if trial.config.sites)
+    say(f"writing the adapter of {trained.path.name}")
+    command = [sys.executable, "-m", "analysis", "export", str(trained.checkpoint_path), str(out)]
+    return subprocess.run(command, check=False).returncode  # analysis is another room, which this one does not import
