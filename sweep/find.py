@@ -21,9 +21,9 @@ from sweep.folder import SweepFolder
 from sweep.run import run_sweep
 
 _SITES = "ALL-SITES"
-_BLOCKS = {"cpu": (64, 24, 48), "cuda": (1024, 256, 256)}
+_BLOCKS = {"cpu": (128, 24, 48), "cuda": (1024, 256, 256)}
 """Calibration, validation and test blocks by the kind of device."""
-_TRAINING = {"init": "bias_correction", "lr": 1e-3, "gain_lr": 0.1, "schedule": "cosine", "warmup_steps": 2}
+_TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 8}
 
 
 def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
@@ -52,7 +52,7 @@ def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
         "plan": {"modules": "all", "levels": ["uniform", "fisher"]},
         "sparsity": [sparsity],
         "allocations": [BASELINE, {"name": _SITES, "levels": ["fisher"]}],
-        "training": _TRAINING | {"epochs": 1, "batch_size": 4 if device == "cpu" else 8},
+        "training": _TRAINING,
         "resources": {"cpus_per_trial": os.cpu_count() or 1, "gpus_per_trial": 1 if device == "cuda" else 0},
     }
     return parse_space(raw, "sweep find")
