@@ -58,9 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
     interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
     interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
-    study = add("import-study", _import_study, "take over the seed study's results: check, tabulate and redraw them")
-    study.add_argument("directory", type=Path, metavar="DIR", help="of the study's committed results")
-    study.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="to write to (%(default)s)")
     export = add("export", _export, "write a trial's biases as files that others can load")
     export.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a finished trial's checkpoint"
@@ -166,12 +163,6 @@ def _tables(arguments: argparse.Namespace) -> None:
     from analysis.report.tables import as_latex, as_text
 
     print((as_latex if arguments.latex else as_text)(read_results(arguments.directory)))
-
-
-def _import_study(arguments: argparse.Namespace) -> None:
-    from analysis.study.importer import import_study
-
-    print(import_study(arguments.directory, arguments.out))
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
     form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
+    form.add_argument("--against", type=Path, metavar="YAML", help="published figures beside them (docs/study.yaml)")
     for kind in ("csv", "latex", "json"):
         form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind)
     return parser
@@ -153,11 +154,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _board(arguments: argparse.Namespace) -> int:
+    from sweep import against
     from sweep.board import make_board
     from sweep.folder import open_sweep
     from sweep.render import as_latex, as_text, as_wide_text
 
     board = make_board(open_sweep(arguments.storage, arguments.name), arguments.split)
+    if arguments.against:
+        print(against.as_text(board, against.read_published(arguments.against)))
+        return 0
     forms: dict[str | None, Callable[[], str]] = {
         None: lambda: as_text(board),
         "wide": lambda: as_wide_text(board),

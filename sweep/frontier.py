@@ -5,7 +5,6 @@ level, weighted by the weights of the sites, and so the same work.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,27 +12,32 @@ from matplotlib.figure import Figure
 
 from search_spaces.allocations import BASELINE
 from search_spaces.sites import MODULES, Site
+from sweep.folder import SweepFolder
 from sweep.levels import PlanLevels, SweepLevels
+from sweep.render import interval
+from trainables.checkpoint import read_checkpoint
+from trainables.statistics import Interval, paired_bootstrap
 
 FRONTIER = "frontier"
 _NONE = "none"
 """What a table calls the biases of TEAL alone."""
 
 
-def frontier_of(board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
+def frontier_of(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
     """One row a trial: where it is on the frontier.
 
     Args:
-        board: of a sweep whose plans have measured levels.
+        folder: of a sweep whose plans have measured levels.
+        board: of the sweep.
         levels: of the sweep.
 
     Returns:
         Columns ``sparsity``, ``weights_skipped`` (of all linear layers of the decoder), ``levels``, ``biases``,
-        ``seed``, ``predicted_kl_nats`` (TEAL alone, by the curves), ``kl_of_uniform`` (KL over that of uniform TEAL),
-        and ``kl_nats`` and ``ppl`` with ``_low`` and ``_high``; sorted by sparsity and in the order of the space.
+        ``seed``, ``predicted_kl_nats`` (TEAL alone, by the curves), and ``kl_of_uniform`` (KL over that of TEAL at
+        equal levels, paired), ``kl_nats`` and ``ppl``, each with ``_low`` and ``_high``; sorted by sparsity and in the
+        order of the space.
     """
     predicted = {(plan.method, plan.sparsity): plan.predicted_kl_nats for plan in levels.plans}
-    uniform = board[board["level_method"] == "uniform"].groupby("sparsity")["teal_kl_nats"].first()
     keys = list(zip(board["level_method"], board["sparsity"], strict=True))
     frontier = pd.DataFrame(
         {
@@ -43,7 +47,7 @@ def frontier_of(board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
             "biases": board["allocation"].where(board["allocation"] != BASELINE, _NONE),
             "seed": board["seed"],
             "predicted_kl_nats": pd.Series([predicted[key] for key in keys], dtype=float),
-            "kl_of_uniform": board["kl_nats"] / board["sparsity"].map(uniform),
+            **_of_uniform(folder, board),
             **{name: board[name] for of in ("kl_nats", "ppl") for name in (of, f"{of}_low", f"{of}_high")},
         }
     )
@@ -51,6 +55,27 @@ def frontier_of(board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
     ranked = frontier.assign(place=frontier["levels"].map(order), biased=frontier["biases"] != _NONE)
     ranked = ranked.sort_values(["sparsity", "place", "biased"], kind="stable", ignore_index=True)
     return ranked.drop(columns=["place", "biased"])
+
+
+def _of_uniform(folder: SweepFolder, board: pd.DataFrame) -> dict[str, list[float]]:
+    """KL of each trial over that of TEAL at equal levels on the same text, with intervals; nan without the latter."""
+    split, found = board["split"].iloc[0], {trial.path.name: trial for trial in folder.trials}
+    scores = [read_checkpoint(found[name].checkpoint_path).scores for name in board["trial"]]
+    uniform = {
+        row["sparsity"]: own[f"{split}.teal"]
+        for own, (_, row) in zip(scores, board.iterrows(), strict=True)
+        if row["level_method"] == "uniform"
+    }
+    intervals = []
+    for own, sparsity in zip(scores, board["sparsity"], strict=True):
+        interval = Interval(np.nan, np.nan, np.nan)
+        if sparsity in uniform:
+            models = {"own": own[f"{split}.spon"], "uniform": uniform[sparsity]}
+            interval = paired_bootstrap(models, {"of": lambda m: m["own"].kl / m["uniform"].kl})["of"]
+        intervals.append(interval)
+    name = "kl_of_uniform"
+    columns = zip((name, f"{name}_low", f"{name}_high"), zip(*intervals, strict=True), strict=True)
+    return {column: list(values) for column, values in columns}
 
 
 def as_text(frontier: pd.DataFrame, board: pd.DataFrame) -> str:
@@ -62,9 +87,9 @@ def as_text(frontier: pd.DataFrame, board: pd.DataFrame) -> str:
             "levels": frontier["levels"],
             "biases": frontier["biases"],
             "predicted KL": ["" if np.isnan(kl) else f"{kl:.3f}" for kl in frontier["predicted_kl_nats"]],
-            "KL, nats [95%]": [_interval(row, "kl_nats", ".4f") for _, row in frontier.iterrows()],
-            "of uniform": ["" if np.isnan(of) else f"{100 * of:.0f}%" for of in frontier["kl_of_uniform"]],
-            "PPL [95%]": [_interval(row, "ppl", ".2f") for _, row in frontier.iterrows()],
+            "KL, nats [95%]": [interval(row, "kl_nats", ".4f") for _, row in frontier.iterrows()],
+            "of uniform": [_share(row) for _, row in frontier.iterrows()],
+            "PPL [95%]": [interval(row, "ppl", ".2f") for _, row in frontier.iterrows()],
         }
     )
     key = (
@@ -75,8 +100,9 @@ def as_text(frontier: pd.DataFrame, board: pd.DataFrame) -> str:
     return f"{cells.to_string(index=False)}\n{key}"
 
 
-def _interval(row: pd.Series, name: str, spec: str) -> str:
-    return f"{row[name]:{spec}} [{row[f'{name}_low']:{spec}}, {row[f'{name}_high']:{spec}}]"
+def _share(row: pd.Series) -> str:
+    value, low, high = (100 * row[f"kl_of_uniform{end}"] for end in ("", "_low", "_high"))
+    return "" if np.isnan(value) else f"{value:.0f}%" if low == high else f"{value:.0f}% [{low:.0f}, {high:.0f}]"
 
 
 def frontier_figure(frontier: pd.DataFrame, dense_ppl: float) -> Figure:
@@ -118,9 +144,9 @@ def levels_figure(plans: Sequence[PlanLevels]) -> Figure:
     return figure
 
 
-def write_frontier(board: pd.DataFrame, levels: SweepLevels, directory: Path) -> str:
+def write_frontier(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -> str:
     """Write the frontier and the levels into a sweep's folder, and return the table."""
-    frontier = frontier_of(board, levels)
+    frontier, directory = frontier_of(folder, board, levels), folder.path
     text = as_text(frontier, board)
     (directory / f"{FRONTIER}.txt").write_text(text + "\n")
     frontier.to_csv(directory / f"{FRONTIER}.csv", index=False)

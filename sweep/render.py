@@ -20,7 +20,7 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column("allocation", "<", lambda r: r["allocation"]),
     _Column("params", ">", lambda r: f"{r['n_spon_params']:,}"),
-    _Column("KL, nats [95%]", "<", lambda r: _interval(r, "kl_nats", ".4f")),
+    _Column("KL, nats [95%]", "<", lambda r: interval(r, "kl_nats", ".4f")),
     _Column("KL recovered [95%]", "<", lambda r: _recovery_interval(r, "kl_recovered")),
     _Column("PPL", ">", lambda r: f"{r['ppl']:.2f}"),
     _Column("PPL recovered", ">", lambda r: _recovery(r, "ppl_recovered")),
@@ -30,13 +30,13 @@ _WIDE: dict[str, Cell] = {
     "allocation": lambda r: r["allocation"],
     "layers": lambda r: f"{r['n_spon_layers']}",
     "params": lambda r: f"{r['n_spon_params']:,}",
-    "KL nats [95%]": lambda r: _interval(r, "kl_nats", ".4f"),
-    "KL - TEAL [95%]": lambda r: _interval(r, "kl_minus_teal_nats", "+.4f"),
+    "KL nats [95%]": lambda r: interval(r, "kl_nats", ".4f"),
+    "KL - TEAL [95%]": lambda r: interval(r, "kl_minus_teal_nats", "+.4f"),
     "KL rec.": lambda r: _recovery(r, "kl_recovered"),
     "NLL nats": lambda r: f"{r['nll_nats']:.4f}",
-    "PPL [95%]": lambda r: _interval(r, "ppl", ".2f"),
+    "PPL [95%]": lambda r: interval(r, "ppl", ".2f"),
     "PPL rec.": lambda r: _recovery(r, "ppl_recovered"),
-    "vs TEAL % [95%]": lambda r: _interval(r, "vs_teal_pct", "+.2f"),
+    "vs TEAL % [95%]": lambda r: interval(r, "vs_teal_pct", "+.2f"),
     "vs dense": lambda r: f"{r['vs_dense_pct']:+.1f}%",
     "Pareto": lambda r: "*" if r["pareto"] else "",
 }
@@ -55,7 +55,8 @@ def best_of(board: pd.DataFrame) -> pd.DataFrame:
     return board[first | (board["n_spon_params"] == 0)]
 
 
-def _interval(row: pd.Series, name: str, spec: str) -> str:
+def interval(row: pd.Series, name: str, spec: str) -> str:
+    """A column of the board with its interval, such as ``.0386 [.0353, .0415]``."""
     value, low, high = (format(row[key], spec) for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} [{low}, {high}]" if low != high else value
 

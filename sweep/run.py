@@ -147,7 +147,7 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> str:
     board = make_board(folder)
     write_board(board, folder.path)
     levels = read_levels(folder)
-    frontier = write_frontier(board, levels, folder.path) if levels is not None else ""
+    frontier = write_frontier(folder, board, levels) if levels is not None else ""
     tell("telling MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:

@@ -10,6 +10,7 @@ from search_spaces.search import check_search
 SPACES = Path(__file__).parents[2] / "search_spaces"
 DEPTHS = {"embedded": 30, "llama-3.2-1b": 16, "llama-3.2-3b": 28, "llama-3.1-8b": 32}
 SEARCHES = {"embedded-search": 30, "llama-3.2-1b-search": 16}
+LEVELS = {"embedded-levels": 30, "llama-3.2-1b-levels": 16, "llama-3.1-8b-levels": 32}
 SMALL = "name: s\nsparsity: [0.5]\nallocations: [TOP-50]\ntraining: {epochs: 3}\n"
 
 
@@ -42,10 +43,10 @@ def fault(write):
 
 
 def test_every_space_that_comes_with_the_product_is_tested():
-    assert {path.stem for path in SPACES.glob("*.yaml")} == set(DEPTHS | SEARCHES)
+    assert {path.stem for path in SPACES.glob("*.yaml")} == set(DEPTHS | SEARCHES | LEVELS)
 
 
-@pytest.mark.parametrize("name", DEPTHS | SEARCHES)
+@pytest.mark.parametrize("name", DEPTHS | SEARCHES | LEVELS)
 def test_a_space_of_the_product_has_the_name_of_its_file(name):
     assert load_space(SPACES / f"{name}.yaml").name == name
 
@@ -60,6 +61,19 @@ def test_a_space_of_the_product_is_twelve_trials_at_its_models_depth(name, depth
     trials = resolve_space(load_space(SPACES / f"{name}.yaml", ["model.dtype=bfloat16"]), shape_of(depth), fingerprints)
     assert len(trials) == 12
     assert max(len(trial.sites) for trial in trials) == depth
+
+
+@pytest.mark.parametrize(("name", "depth"), LEVELS.items())
+def test_a_space_of_levels_sparsifies_and_biases_all_projections(name, depth, shape_of, fingerprints):
+    space = load_space(SPACES / f"{name}.yaml", ["model.dtype=bfloat16"])
+    assert space.plan.methods == ("uniform", "greedy", "fisher")
+    uniform = space.plan.model_copy(update={"levels": ("uniform",)})
+    known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
+    trials = resolve_space(
+        space.model_copy(update={"plan": uniform, "allocations": known}), shape_of(depth), fingerprints
+    )
+    assert [len(trial.sites) for trial in trials[:2]] == [0, len(trials[0].plan.levels)]
+    assert len(trials[0].plan.levels) == len(shape_of(depth).sites)
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b"])

@@ -78,9 +78,13 @@ def test_the_frontier_compares_plans_of_one_sparsity(swept):
     frontier = pd.read_csv(folder.path / "frontier.csv", keep_default_na=False)
     assert list(frontier["levels"]) == 2 * ["uniform", "uniform", "greedy", "greedy", "fisher", "fisher"]
     assert list(frontier["biases"]) == 6 * ["none", "ALL-SITES"]
-    assert frontier.loc[0, "kl_of_uniform"] == 1
+    assert list(frontier.loc[0, ["kl_of_uniform", "kl_of_uniform_low", "kl_of_uniform_high"]]) == [1, 1, 1]
+    inside = (frontier["kl_of_uniform_low"] <= frontier["kl_of_uniform"]) & (
+        frontier["kl_of_uniform"] <= frontier["kl_of_uniform_high"]
+    )
+    assert inside.all()
     board = pd.read_csv(folder.path / "board.csv")
-    assert len(frontier_figure(frontier_of(board, read_levels(folder)), 20.0).axes[0].containers) == 6
+    assert len(frontier_figure(frontier_of(folder, board, read_levels(folder)), 20.0).axes[0].containers) == 6
     for kind in ("frontier.txt", "frontier.png", "levels.png"):
         assert (folder.path / kind).stat().st_size > 100
     assert len(levels_figure(read_levels(folder).plans).axes) == 4 + 1  # and a scale
