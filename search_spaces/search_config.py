@@ -203,6 +203,10 @@ class SearchConfig(Config):
             # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that
             got = f"plan.modules=matched with masks of {', '.join(self.masks.modules)}"
             raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
+        choices = [name for name in ("sparsity", "plan_modules") if getattr(self, name) is not None]
+        if plan.is_measured and (choices or len(plan.methods) > 1):
+            got = f"plan.levels={list(plan.methods)}, choices of {', '.join(choices) or 'nothing else'}"
+            raise ValueError(f"a search under measured levels must have one plan, but got {got}")
         if self.proxy is not None and self.proxy.rungs[-1] > validation_blocks:
             got = f"rungs={list(self.proxy.rungs)}, corpus.blocks.validation={validation_blocks}"
             raise ValueError(f"rungs must have at most the validation blocks that there are, but got {got}")

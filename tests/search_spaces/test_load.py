@@ -154,7 +154,10 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
         ),
         (
             "name: s\nsparsity: [0.5]\nallocations: [{name: a, layer: [1]}]\n",
-            ["one of name, layers, modules, sites, seed, above, but got 'layer'", "(at allocations.0.layer in "],
+            [
+                "one of name, layers, modules, sites, seed, above, levels, but got 'layer'",
+                "(at allocations.0.layer in ",
+            ],
         ),
         (
             SMALL + "plan: {rule: magic}\n",

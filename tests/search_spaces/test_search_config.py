@@ -172,6 +172,16 @@ def test_a_fault_of_a_search_is_one_line_with_the_path_that_the_user_wrote(fault
             "must list plan.modules, but got plan.modules=matched with masks of o_proj, down_proj",
         ),
         (
+            subset(masks={"family": "subset", "modules": TWO}),
+            {"plan": {"modules": TWO, "levels": ["uniform", "fisher"]}},
+            "measured levels must have one plan, but got plan.levels=['uniform', 'fisher'], choices of nothing else",
+        ),
+        (
+            subset(masks={"family": "subset", "modules": TWO}, sparsity=[0.5, 0.6]),
+            {"plan": {"modules": TWO, "levels": "fisher"}},
+            "one plan, but got plan.levels=['fisher'], choices of sparsity",
+        ),
+        (
             subset(proxy={"rungs": [4, 16, 32]}, stopping="asha"),
             {"corpus": {"blocks": {"validation": 31}}},
             "the validation blocks that there are, but got rungs=[4, 16, 32], corpus.blocks.validation=31",
