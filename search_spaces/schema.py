@@ -287,7 +287,8 @@ class TrialConfig(Config):
 
     @property
     def name(self) -> str:
-        """Readable, unique within a sweep and fit for a path: allocation, sparsity, seed, start of the identity."""
+        """Readable, unique within a sweep, fit for a path: allocation, sparsity, levels, seed, start of the identity."""
         allocation = re.sub("[^A-Za-z0-9_.]+", "-", self.allocation).strip("-")
         seed = f"_seed{self.training.seed}" if self.sites else ""
-        return f"{allocation}_s{self.sparsity:.2f}{seed}_{self.identity[:10]}"
+        levels = f"-{self.level_method}" if self.level_method in ("greedy", "fisher") else ""
+        return f"{allocation}_s{self.sparsity:.2f}{levels}{seed}_{self.identity[:10]}"
