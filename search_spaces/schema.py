@@ -287,7 +287,7 @@ class TrialConfig(Config):
 
     @property
     def name(self) -> str:
-        """Readable, unique within a sweep, fit for a path: allocation, sparsity, levels, seed, start of the identity."""
+        """Readable, unique in a sweep and fit for a path: allocation, sparsity, levels, seed, start of the identity."""
         allocation = re.sub("[^A-Za-z0-9_.]+", "-", self.allocation).strip("-")
         seed = f"_seed{self.training.seed}" if self.sites else ""
         levels = f"-{self.level_method}" if self.level_method in ("greedy", "fisher") else ""

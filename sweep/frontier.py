@@ -114,6 +114,9 @@ def frontier_figure(frontier: pd.DataFrame, dense_ppl: float) -> Figure:
             spread = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
             axis.errorbar(100 * rows["weights_skipped"], rows[name], yerr=spread, marker="o", capsize=3, label=label)
         axis.set(xlabel="weights that need not be read, %", ylabel=unit, yscale="log")
+        axis.set_xticks(sorted(set(100 * frontier["weights_skipped"])))
+        for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            ticks("{x:g}")
     axes[1].axhline(dense_ppl, linestyle="--", color="grey", label="dense")
     axes[1].legend(fontsize=8)
     return figure

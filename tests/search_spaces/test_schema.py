@@ -137,7 +137,7 @@ def test_skip_first_goes_with_its_policy(given):
 
 @pytest.mark.parametrize("modules", ["down_proj", [], None, 3])
 def test_plan_modules_that_are_neither_matched_nor_a_list_are_refused(modules):
-    with pytest.raises(ValidationError, match="modules must be 'matched' or a list of module types"):
+    with pytest.raises(ValidationError, match="modules must be 'matched', 'all' or a list of module types"):
         PlanConfig.model_validate({"modules": modules})
 
 
