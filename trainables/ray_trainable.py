@@ -13,7 +13,7 @@ import torch
 from ray import tune
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig, TrialPlan
+from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.activity import tell
 from trainables.checkpoint import check_fits, read_checkpoint
@@ -23,7 +23,6 @@ from trainables.listener import hush_up, speak
 from trainables.model import find_model, read_shape
 from trainables.proxy import MaskScorer
 from trainables.quiet import hush
-from trainables.spon import Form
 from trainables.state import save_state, take_up
 from trainables.trial import Trial
 from trainables.workbench import Workbench
@@ -217,7 +216,7 @@ class MaskTrainable(_Resident):
         self._mask = frozenset(Site.parse(site) for site in trial.sites)
         wanted = (bench, trial.plan, trial.training.form, config["shared"])
         if self._made_from != wanted:
-            self._scorer, self._made_from = _scorer(*wanted), wanted
+            self._scorer, self._made_from = _scorer(bench, trial, config["shared"]), wanted
 
     def _advance(self) -> dict[str, Any]:
         assert self._scorer is not None
@@ -237,11 +236,11 @@ class MaskTrainable(_Resident):
         }
 
 
-def _scorer(bench: Workbench, plan: TrialPlan, form: Form, shared: str) -> MaskScorer:
+def _scorer(bench: Workbench, trial: TrialConfig, shared: str) -> MaskScorer:
     checkpoint = read_checkpoint(Path(shared))
     check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
-    trained = checkpoint.meta.config
-    if (trained.plan, trained.training.form) != (plan, form):
-        got = f"a plan and form of {trained.name}, which are others"
+    trained, form = checkpoint.meta.config, trial.training.form
+    if (trained.plan, trained.training.form) != (trial.plan, form):
+        got = f"{trained.plan_label}, {trained.training.form} for {trial.plan_label}, {form}"
         raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at {shared})")
-    return MaskScorer(bench, plan, checkpoint.biases, form=form)
+    return MaskScorer(bench, trial.plan, checkpoint.biases, form=form)

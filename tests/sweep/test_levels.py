@@ -15,14 +15,12 @@ from sweep.levels import read_levels
 from tests.swept import run, write_space
 from trainables.workbench import find_materials
 
-EVERYWHERE = {"name": "ALL-SITES", "sites": [f"{layer}.{module}" for layer in (0, 1) for module in MODULES]}
-
 
 def space_of(tiny_space: dict[str, object]) -> dict[str, object]:
     return tiny_space | {
         "plan": {"rule": "threshold", "modules": list(MODULES), "levels": ["uniform", "greedy", "fisher"]},
         "sparsity": [0.4, 0.6],
-        "allocations": [BASELINE, EVERYWHERE],
+        "allocations": [BASELINE, "ALL-SITES"],
         "training": {"lr": 0.03, "batch_size": 4, "epochs": 1},
     }
 

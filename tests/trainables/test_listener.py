@@ -36,9 +36,9 @@ class Resident:
 
 
 def until(ask: Callable[[], Heard | None], holds: Callable[[Heard], bool]) -> Heard:
-    """What was heard once that holds, the news gathered."""
+    """What was heard once that holds, the news gathered; an ear may take long to start on a busy machine."""
     news: list[tuple[str, Activity]] = []
-    for _ in range(100):
+    for _ in range(1200):
         heard = ask()
         if heard is not None:
             news += heard.news
