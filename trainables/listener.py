@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.activity import Activity, Throttle, listen
@@ -67,11 +67,20 @@ def hearing(name: str) -> Iterator[Callable[[], Heard | None]]:
     actor: Any = ray.remote(num_cpus=0)(_Ear)
     ear = actor.options(name=name, scheduling_strategy=here).remote()
 
+    asked: list[Any] = []  # an answer that is late: to ask anew would lose its news
+
     def ask() -> Heard | None:
-        with suppress(RayError):
-            heard: Heard = ray.get(ear.heard.remote(), timeout=_ASK_SECONDS)
-            return heard
-        return None
+        if not asked:
+            asked.append(ear.heard.remote())
+        heard: Heard | None = None
+        try:
+            heard = ray.get(asked[0], timeout=_ASK_SECONDS)
+        except GetTimeoutError:
+            return None
+        except RayError:
+            pass
+        asked.clear()
+        return heard
 
     try:
         yield ask
