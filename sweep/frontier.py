@@ -66,15 +66,15 @@ def _of_uniform(folder: SweepFolder, board: pd.DataFrame) -> dict[str, list[floa
         for own, (_, row) in zip(scores, board.iterrows(), strict=True)
         if row["level_method"] == "uniform"
     }
-    intervals = []
+    ratios = []
     for own, sparsity in zip(scores, board["sparsity"], strict=True):
-        interval = Interval(np.nan, np.nan, np.nan)
+        ratio = Interval(np.nan, np.nan, np.nan)
         if sparsity in uniform:
             models = {"own": own[f"{split}.spon"], "uniform": uniform[sparsity]}
-            interval = paired_bootstrap(models, {"of": lambda m: m["own"].kl / m["uniform"].kl})["of"]
-        intervals.append(interval)
+            ratio = paired_bootstrap(models, {"of": lambda m: m["own"].kl / m["uniform"].kl})["of"]
+        ratios.append(ratio)
     name = "kl_of_uniform"
-    columns = zip((name, f"{name}_low", f"{name}_high"), zip(*intervals, strict=True), strict=True)
+    columns = zip((name, f"{name}_low", f"{name}_high"), zip(*ratios, strict=True), strict=True)
     return {column: list(values) for column, values in columns}
 
 

@@ -15,7 +15,7 @@ import torch
 
 from search_spaces.files import read_config, write_config
 from search_spaces.levels import cheapest_levels, predicted_kl
-from search_spaces.placement import Level, LevelMethod
+from search_spaces.placement import Level, LevelMethod, PlanConfig
 from search_spaces.resolve import resolve_plan
 from search_spaces.schema import Config, SpaceConfig, TrialPlan
 from search_spaces.sites import Site
@@ -136,6 +136,11 @@ class _Measurement:
         uniform = self.space.plan.model_copy(update={"levels": ("uniform",)})
         return resolve_plan(uniform, self.space.plan.bounds[1], (), self.materials.shape)
 
+    @property
+    def _have(self) -> int:
+        """Calibration blocks that the text gives, which may be fewer than the space asks for."""
+        return len(load_blocks(self.materials.corpus, "calibration").tokens)
+
     def all(self) -> SweepLevels:
         """The levels of each method at each sparsity, in the space's order."""
         space = self.space
@@ -165,7 +170,7 @@ class _Measurement:
         )
 
     def _curves(self) -> Curves:
-        have = len(load_blocks(self.materials.corpus, "calibration").tokens)
+        have = self._have
         numbers = [int(n) for n in np.linspace(0, have - 1, min(have, _CURVE_BLOCKS)).round()]  # over the whole text
         parts = min(len(numbers), max(1, places(self.space.resources)))
         say(f"measuring the Fisher curves of {len(self.plan.levels)} sites on {len(numbers)} blocks")
@@ -173,8 +178,7 @@ class _Measurement:
         return merged(in_workers(self.space, self.ear, jobs))
 
     def _greedy(self, sites: Sequence[Site]) -> dict[float, dict[str, float]]:
-        space, have = self.space, len(load_blocks(self.materials.corpus, "calibration").tokens)
-        blocks = min(_GREEDY_BLOCKS, have)
+        space, blocks = self.space, min(_GREEDY_BLOCKS, self._have)
         say(f"measuring the greedy levels of {len(sites)} sites on {blocks} blocks")
         ascending, layers = sorted(space.sparsity), sorted({site.layer for site in sites})
         parts = min(len(layers), max(1, places(space.resources)))
@@ -218,6 +222,6 @@ def _curves(bench: Workbench, plan: TrialPlan, numbers: Sequence[int]) -> Curves
 
 
 def _greedy(
-    bench: Workbench, sites: Sequence[Site], sparsities: Sequence[float], plan: Any, blocks: int
+    bench: Workbench, sites: Sequence[Site], sparsities: Sequence[float], plan: PlanConfig, blocks: int
 ) -> list[dict[str, float]]:
     return greedy_levels(bench, sites, sparsities, plan.rule, blocks, bounds=plan.bounds)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that fetch and cache: a cache of their own, and a folder of wheels in place of an index."""
+"""Fixtures of trainables' tests: the tiny workbench, caches of their own, a folder of wheels in place of an index."""
 
 import hashlib
 import os
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from trainables.model import ResidentModel
+from trainables.workbench import Workbench
 
 # Read before the session's own cache replaces it
 _CACHE_OF_USER = os.environ.get("SPON_CACHE")
@@ -24,6 +26,18 @@ class _Elsewhere(ResidentModel):
 def elsewhere(model: ResidentModel) -> ResidentModel:
     """The same model, as far as anyone can tell on another device."""
     return _Elsewhere(**vars(model))
+
+
+@pytest.fixture
+def bench(tiny_bench: Workbench) -> Workbench:
+    """The workbench of the tiny model."""
+    return tiny_bench
+
+
+@pytest.fixture
+def tokens(bench: Workbench) -> Tensor:
+    """Its calibration blocks, (blocks, seq)."""
+    return bench.blocks("calibration").tokens
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ BLOCKS = 16
 both_rules = pytest.mark.parametrize("rule", ["topk", "threshold"])
 
 
-@pytest.fixture
-def bench(tiny_bench: Workbench) -> Workbench:
-    return tiny_bench
-
-
 def plan_of(rule: str, tokens: str = "all", sites: tuple[Site, ...] = ALL, level: float = 0.5) -> TrialPlan:
     levels = {str(site): level for site in sites}
     return TrialPlan(levels=levels, rule=rule, tokens=tokens, skip_first=0, calibration_blocks=BLOCKS)

@@ -26,16 +26,6 @@ def levels_at(bench: Workbench, sites: list[Site], sparsity: float, rule: str, n
     return greedy_levels(bench, sites, [sparsity], rule, n_blocks, step)[0]
 
 
-@pytest.fixture
-def bench(tiny_bench: Workbench) -> Workbench:
-    return tiny_bench
-
-
-@pytest.fixture
-def tokens(bench: Workbench) -> Tensor:
-    return bench.blocks("calibration").tokens
-
-
 def shares_of(bench: Workbench, sites: list[Site], layer: int) -> dict[str, float]:
     """Fraction of a layer's planned weights by site."""
     weights = {str(site): bench.model.linear(site).weight.numel() for site in sites if site.layer == layer}

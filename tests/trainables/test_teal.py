@@ -24,16 +24,6 @@ from trainables.workbench import Workbench
 DOWN, QUERY = Site(0, "down_proj"), Site(1, "q_proj")
 
 
-@pytest.fixture
-def bench(tiny_bench: Workbench) -> Workbench:
-    return tiny_bench
-
-
-@pytest.fixture
-def tokens(bench: Workbench) -> Tensor:
-    return bench.blocks("calibration").tokens
-
-
 def plan_of(levels: dict[Site, float], rule: str = "topk", tokens: str = "all", skip_first: int = 0) -> TrialPlan:
     named = {str(site): level for site, level in levels.items()}
     return TrialPlan(levels=named, rule=rule, tokens=tokens, skip_first=skip_first, calibration_blocks=16)
