@@ -162,7 +162,7 @@ def start_of(bench: Workbench, config: TrialConfig) -> dict[Site, Tensor]:
     if config.training.init == "zero":
         return {}
     biases = SponBiases(bench.model, sites, form)
-    biases.correct(bench.model, bench.mean_removed(config.plan), config.training.init_scale)
+    biases.correct(bench.mean_removed(config.plan), config.training.init_scale)
     return output_biases(bench.model, biases.state(), form)
 
 

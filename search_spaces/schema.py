@@ -177,7 +177,12 @@ class TrialPlan(Config):
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
-        return {"all": 0, "second_half": length // 2, "skip_first_n": self.skip_first}[self.tokens]
+        return dense_positions(self.tokens, self.skip_first, length)
+
+
+def dense_positions(tokens: str, skip_first: int, length: int) -> int:
+    """Positions at the start of ``length`` tokens that a token policy leaves dense."""
+    return {"all": 0, "second_half": length // 2, "skip_first_n": skip_first}[tokens]
 
 
 def _hash(value: object) -> str:

@@ -1,7 +1,4 @@
-"""Attention of bf16 models on a CPU: in fp32, where torch's kernel is three times as fast backwards as in bf16.
-
-It is the more exact of the two, and its memory grows with the length of a block, not with its square.
-"""
+"""Attention of the resident model, by torch's kernels; names to give as ``attn_implementation``."""
 
 from typing import Any
 
@@ -11,7 +8,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 SDPA_FP32 = "sdpa_fp32"
-"""Name to give as ``attn_implementation``."""
+"""For bf16 models on a CPU: fp32, where torch's kernel is three times as fast backwards as in bf16.
+
+It is the more exact of the two, and its memory grows with the length of a block, not with its square.
+"""
+SDPA_BLOCKS = "sdpa_blocks"
+"""For a GPU: text without padding needs no mask, also while a CUDA graph is recorded.
+
+transformers' own function looks at position ids for sequences that share a row. That makes the CPU wait for the GPU at
+each pass; and in a recording, which cannot wait, it builds a mask that rules the fast kernels out.
+"""
 
 
 def _sdpa_in_fp32(
@@ -21,5 +27,21 @@ def _sdpa_in_fp32(
     return output.to(query.dtype), None
 
 
+def _mask_of_blocks(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **options: Any) -> Any:
+    """No mask for whole texts, which attention's own causal order serves; sdpa's mask for the rest."""
+    if attention_mask is None and q_length == kv_length:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **options)
+
+
 AttentionInterface.register(SDPA_FP32, _sdpa_in_fp32)
 AttentionMaskInterface.register(SDPA_FP32, sdpa_mask)
+AttentionInterface.register(SDPA_BLOCKS, sdpa_attention_forward)
+AttentionMaskInterface.register(SDPA_BLOCKS, _mask_of_blocks)
+
+
+def attention_for(device: str, dtype: str) -> str | None:
+    """The implementation for a device, ``cpu`` or ``cuda``, and a dtype; None leaves the choice to transformers."""
+    if device == "cuda":
+        return SDPA_BLOCKS
+    return SDPA_FP32 if dtype == "bfloat16" else None

@@ -22,7 +22,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import track
-from trainables.loss import exponentials, logits_of, token_chunks
+from trainables.loss import exponentials, logits_of, operand, product, token_chunks
 from trainables.model import ResidentModel
 from trainables.statistics import Array
 from trainables.teal import bin_edges, kept_entries, magnitude_bins
@@ -93,7 +93,7 @@ def fisher_curves(
         if not dtype.is_floating_point:
             raise SponError(f"Fisher curves need floating-point weights, but {site} has {dtype} (at plan.levels)")
     watch = _Watch(model, plan, thresholds, draws)
-    head, values = model.head.float(), model.head.dtype
+    head, values = operand(model.head), model.head.dtype
     size = max(1, _TOKENS[model.device.type] // tokens.shape[1])
     with watch:
         for start in track(range(0, len(tokens), size), "Fisher curves", "batch"):
@@ -118,7 +118,7 @@ def _label_gradients(hidden: Tensor, head: Tensor, values: torch.dtype, chance: 
 
     Args:
         hidden: (blocks, seq, hidden).
-        head: U of shape (vocabulary, hidden), fp32.
+        head: U of shape (vocabulary, hidden), as products take it (``operand``).
         values: dtype of the model.
         chance: (draws, blocks, seq) uniform numbers that draw the labels.
 
@@ -129,7 +129,7 @@ def _label_gradients(hidden: Tensor, head: Tensor, values: torch.dtype, chance: 
     gradients = flat.new_empty(len(numbers), *flat.shape)
     for part in token_chunks(flat):
         weights, total, _ = exponentials(logits_of(flat[part], head, values))
-        mean_row = (weights @ head).div_(total[:, None])
+        mean_row = product(weights, head).div_(total[:, None])
         below = weights.cumsum(dim=-1)
         wanted = numbers[:, part].T * below[:, -1:]
         labels = torch.searchsorted(below, wanted.contiguous(), right=True).clamp_(max=len(head) - 1)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from trainables.activity import track
 from trainables.corpus import Blocks
-from trainables.loss import exponentials, logits_of, token_chunks
+from trainables.loss import log_normaliser, logits_of, operand, token_chunks
 from trainables.model import ResidentModel
 from trainables.scores import Scores
 from trainables.teacher import Teacher, next_tokens
@@ -59,7 +59,7 @@ def token_scores(
         NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on
         the CPU.
     """
-    head, values = model.head.float(), model.head.dtype
+    head, values = operand(model.head), model.head.dtype
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
     for rows in track(model.batches(blocks.tokens), what, "batch"):
         tokens = blocks.tokens[rows].to(model.device)
@@ -81,7 +81,7 @@ def _batch_scores(
     for part in token_chunks(flat):
         logits = logits_of(flat[part], head, values)
         label = logits.gather(1, labels[part, None]).squeeze(1)
-        _, _, lse = exponentials(logits)
+        lse = log_normaliser(logits)
         nll[part] = lse - label
         kl[part] = lse.double() - (flat[part].double() * rows[part].double()).sum(dim=-1)
     return nll.view(tokens.shape)[:, :-1], kl.view(tokens.shape) - entropy

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.compiled import fused
+
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk.
 
@@ -30,6 +32,13 @@ def token_chunks(rows: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
 
+def operand(head: Tensor) -> Tensor:
+    """U as products with an fp32 output take it: bf16 as it is on CUDA, where no fp32 copy is made, and fp32 on a CPU,
+    whose bf16 products have bf16 outputs.
+    """
+    return head if head.is_cuda else head.float()
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Multiply with an output of at least fp32, by operands of the dtype of b; bf16 ones on CUDA only.
 
@@ -40,6 +49,18 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if b.dtype == torch.bfloat16:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
     return a.to(b.dtype) @ b
+
+
+def mean_rows(weights: Tensor, head: Tensor) -> Tensor:
+    """Sum_v w_v U_v for weights of (tokens, vocabulary) to fp32's accuracy, (tokens, hidden).
+
+    bf16 operands take the weights in two parts, a rounded one and the rest: two products, which only the teacher's
+    statistics need, and once.
+    """
+    if head.dtype != torch.bfloat16:
+        return weights @ head
+    rounded = weights.to(head.dtype)
+    return product(rounded, head).add_(product(weights - rounded, head))
 
 
 def logits_of(hidden: Tensor, head: Tensor, values: torch.dtype) -> Tensor:
@@ -62,15 +83,40 @@ def logits_of(hidden: Tensor, head: Tensor, values: torch.dtype) -> Tensor:
         matmul.fp32_precision = before
 
 
-def exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Exponentials in the place of (tokens, vocabulary) logits, with their sums and logsumexp, (tokens,) each.
+def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponentials of (tokens, vocabulary) logits, with their sums and logsumexp, (tokens,) each.
 
-    The largest logit is taken off first, so the exponentials are those of a softmax times the sum that is given.
+    The largest logit is taken off first, so the exponentials are those of a softmax times the sum that is given. The
+    logits are used up: on a CPU the exponentials take their place.
+
+    Args:
+        logits: fp32 or fp64.
+        dtype: of the exponentials, which are rounded to it after they are summed; that of the logits for None.
     """
+    if logits.is_cuda:
+        return _fused_exponentials(logits, dtype or logits.dtype)
     largest = logits.amax(dim=-1)
     weights = logits.sub_(largest[:, None]).exp_()
     total = weights.sum(dim=-1)
-    return weights, total, largest + total.log()
+    return weights if dtype is None else weights.to(dtype), total, largest + total.log()
+
+
+@fused
+def _fused_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    largest = logits.amax(dim=-1)
+    weights = (logits - largest[:, None]).exp()
+    total = weights.sum(dim=-1)
+    return weights.to(dtype), total, largest + total.log()
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """Logsumexp of (tokens, vocabulary) logits, which are used up on a CPU: (tokens,)."""
+    return _fused_logsumexp(logits) if logits.is_cuda else exponentials(logits)[2]
+
+
+@fused
+def _fused_logsumexp(logits: Tensor) -> Tensor:
+    return logits.logsumexp(dim=-1)
 
 
 class _LinearLogSumExp(torch.autograd.Function):
@@ -85,7 +131,7 @@ class _LinearLogSumExp(torch.autograd.Function):
         for part in token_chunks(hidden):
             h, m = hidden[part], mean_row[part]
             logits = logits_of(h, head, values).to(m.dtype)
-            weights, normaliser, lse = exponentials(logits)
+            weights, normaliser, lse = exponentials(logits, head.dtype)
             total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
             # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient
             gradient[part] = product(weights, head).to(m.dtype).div_(normaliser[:, None]).sub_(m)

@@ -26,7 +26,7 @@ from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables import embedded
 from trainables.activity import tell
-from trainables.attention import SDPA_FP32
+from trainables.attention import attention_for
 from trainables.fingerprint import file_sha256
 
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
@@ -91,7 +91,7 @@ class ResidentModel:
     def is_changed(self, site: Site) -> bool:
         """Whether a site computes something other than its layer, or somebody looks on."""
         layer = self.linear(site)
-        return bool("forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks)
+        return bool(hasattr(layer, "change") or layer._forward_pre_hooks or layer._forward_hooks)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """Final hidden states h, after the last norm.
@@ -134,7 +134,7 @@ def read_shape(source: ModelSource) -> ModelShape:
         network = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=source.trust_remote_code
         )
-    return _shape_of(network, source.location)
+    return shape_of(network, source.location)
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -171,10 +171,13 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
     """
     check_device(device)
     tell("loading the model")
-    attention = {"attn_implementation": SDPA_FP32} if (device, dtype) == ("cpu", "bfloat16") else {}
     with _readable(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=getattr(torch, dtype), output_loading_info=True, **attention, **source.arguments
+            source.location,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention_for(device, dtype),
+            output_loading_info=True,
+            **source.arguments,
         )
         network, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
@@ -183,10 +186,10 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
             f"{source.location} (at model.source)"
         )
     network.to(device).eval().requires_grad_(False)
-    return ResidentModel(network, _shape_of(network, source.location), source.fingerprint)
+    return ResidentModel(network, shape_of(network, source.location), source.fingerprint)
 
 
-def _shape_of(network: PreTrainedModel, name: str) -> ModelShape:
+def shape_of(network: PreTrainedModel, name: str) -> ModelShape:
     """Read the sites off a model, on any device."""
     _check_head(network, name)
     found: dict[Site, SiteShape] = {}

@@ -1,22 +1,99 @@
 """The sparse model: y = W S(x) + b at the sites of a plan.
 
-One function takes the place of each linear layer's own while the block of ``sparsified`` runs. It gives the bias to the
-product, which rounds once: added to an output that is bf16 already, a bias under half a step of it would be lost.
-Outside the block the model is dense, bit for bit, because nothing of it was changed.
+A linear layer becomes a ``SparseLinear`` while the block of ``sparsified`` runs. It gives the bias to the product,
+which rounds once: added to an output that is bf16 already, a bias under half a step of it would be lost. Outside the
+block the model is dense, bit for bit, because no weight was changed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.schema import TrialPlan
+from search_spaces.schema import TrialPlan, dense_positions
 from search_spaces.sites import Site, site_order
 from trainables.model import ResidentModel
-from trainables.spon import SponBiases
-from trainables.teal import SparsityMeter, Thresholds, sparse_input
+from trainables.spon import SiteBias, SponBiases
+from trainables.teal import SparsityMeter, Thresholds, keep_from, kept_entries, kth_largest, sparse_input
+
+
+class SparseLinear(nn.Linear):
+    """The class of a changed linear layer; ``change`` is what it does beside its product."""
+
+    change: "_Change"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W S(x) + b of (..., positions, in_features); positions that stay dense get neither S nor b."""
+        change = self.change
+        dense = change.dense_prefix(x.shape[-2])
+        bias = None if change.bias is None else change.bias(self.weight)
+        sparse = _product(self, change.sparsify(x[..., dense:, :]), bias)
+        return torch.cat((_product(self, x[..., :dense, :], None), sparse), dim=-2) if dense else sparse
+
+
+class _Change(nn.Module):
+    """S and b of one site.
+
+    Args:
+        plan: its rule and token policy.
+        site: whose level and threshold are used.
+        threshold: of the site, for the rule ``threshold``.
+        bias: b; None adds none.
+        meter: counts what S zeroes, if given.
+    """
+
+    def __init__(
+        self,
+        plan: TrialPlan,
+        site: Site,
+        threshold: float | None,
+        bias: SiteBias | None,
+        meter: SparsityMeter | None = None,
+    ) -> None:
+        super().__init__()
+        self.bias = bias
+        self._plan, self._site, self._threshold, self._meter = plan, site, threshold, meter
+
+    def dense_prefix(self, length: int) -> int:
+        """Positions at the start of ``length`` that stay dense."""
+        return self._plan.dense_prefix(length)
+
+    def sparsify(self, tail: Tensor) -> Tensor:
+        """S(x) of the positions that do not."""
+        level = self._plan.levels.get(str(self._site))
+        if level is None:
+            return tail
+        sparse = sparse_input(tail, self._plan, level, self._threshold)
+        if self._meter:
+            self._meter.count(self._site, sparse)
+        return sparse
+
+
+class _AlikeChange(_Change):
+    """The same by operations that are alike at all sites; what differs is in tensors.
+
+    ``torch.compile`` then compiles one layer for all of them, and for all trials of a process.
+    """
+
+    def __init__(
+        self, plan: TrialPlan, site: Site, layer: nn.Linear, threshold: float | None, bias: SiteBias | None
+    ) -> None:
+        super().__init__(plan, site, threshold, bias)
+        self._tokens, self._skip_first = plan.tokens, plan.skip_first
+        self._kth_largest = kth_largest(layer.weight.device.type) if plan.rule == "topk" else None
+        kept = kept_entries(layer.in_features, plan.levels.get(str(site), 0.0))
+        cut = torch.tensor(kept) if plan.rule == "topk" else torch.tensor(threshold or 0.0, dtype=layer.weight.dtype)
+        self.register_buffer("cut", cut.to(layer.weight.device))
+        self.cut: Tensor
+
+    def dense_prefix(self, length: int) -> int:
+        return dense_positions(self._tokens, self._skip_first, length)
+
+    def sparsify(self, tail: Tensor) -> Tensor:
+        find = self._kth_largest
+        return keep_from(tail, self.cut if find is None else find(tail.detach(), self.cut))
 
 
 @contextmanager
@@ -29,8 +106,6 @@ def sparsified(
 ) -> Iterator[None]:
     """The model computes y = W S(x) + b at the sites of the plan and of the biases while the block runs.
 
-    Positions that stay dense under the plan's token policy get neither S nor b.
-
     Args:
         model: dense when the block is entered, and again when it is left.
         plan: sites, levels, rule and token policy.
@@ -38,33 +113,42 @@ def sparsified(
         biases: b of some sites; none is TEAL alone.
         meter: counts realised sparsity if given; it costs a sum per site.
     """
-    levels = {Site.parse(text): level for text, level in plan.levels.items()}
-    vectors = biases.vectors if biases else {}
+    vectors = biases.sites if biases else {}
+    sites = {Site.parse(text) for text in plan.levels} | vectors.keys()
+    changes = {site: _Change(plan, site, thresholds.get(site), vectors.get(site), meter) for site in sites}
+    with _changed(model, changes):
+        yield
 
-    def sparsify(site: Site, tail: Tensor) -> Tensor:
-        if site not in levels:
-            return tail
-        sparse = sparse_input(tail, plan, levels[site], thresholds.get(site))
-        if meter:
-            meter.count(site, sparse)
-        return sparse
 
-    def forward_of(site: Site, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-        def forward(x: Tensor) -> Tensor:
-            dense = plan.dense_prefix(x.shape[-2])
-            bias = biases.output(site, layer) if biases and site in vectors else None
-            sparse = _product(layer, sparsify(site, x[..., dense:, :]), bias)
-            return torch.cat((_product(layer, x[..., :dense, :], None), sparse), dim=-2) if dense else sparse
+@contextmanager
+def alike(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, biases: SponBiases) -> Iterator[None]:
+    """As ``sparsified``, but every linear layer is changed in the same way, those without S or b by S and b of nothing.
 
-        return forward
+    Args: see ``sparsified``.
+    """
+    changes: dict[Site, _Change] = {}
+    for site in model.shape.sites:
+        bias = biases.sites.get(site) or biases.idle(site)
+        changes[site] = _AlikeChange(plan, site, model.linear(site), thresholds.get(site), bias)
+    with _changed(model, changes):
+        yield
 
+
+@contextmanager
+def _changed(model: ResidentModel, changes: dict[Site, _Change]) -> Iterator[None]:
     with ExitStack() as stack:
-        for site in sorted(levels.keys() | vectors.keys(), key=site_order):
+        for site in sorted(changes, key=site_order):
             layer = model.linear(site)
             assert not model.is_changed(site), f"{site} is sparsified already"
-            layer.forward = forward_of(site, layer)  # type: ignore[method-assign, assignment]
-            stack.callback(delattr, layer, "forward")  # the class's own is left
+            stack.callback(_restore, layer, type(layer))
+            layer.__class__ = SparseLinear
+            layer.change = changes[site]
         yield
+
+
+def _restore(layer: nn.Linear, own: type[nn.Linear]) -> None:
+    del layer.change
+    layer.__class__ = own
 
 
 def _product(layer: nn.Linear, x: Tensor, bias: Tensor | None) -> Tensor:

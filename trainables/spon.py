@@ -18,36 +18,61 @@ from trainables.model import ResidentModel
 Form = Literal["output_bias", "input_vector"]
 
 
+class SiteBias(nn.Module):
+    """The bias of one site, which trains its vector v; after ``free_gain`` also a gain on the v of that moment."""
+
+    def __init__(self, width: int, form: Form, device: torch.device) -> None:
+        super().__init__()
+        self.form = form
+        self.vector = nn.Parameter(torch.zeros(width, device=device))
+        self.gain: nn.Parameter | None = None
+        self.start: Tensor | None = None
+
+    def free_gain(self) -> nn.Parameter:
+        """What is added from now on is v + gain * the v of now."""
+        self.start = self.vector.detach().clone()
+        self.gain = nn.Parameter(torch.zeros((), device=self.vector.device))
+        return self.gain
+
+    def whole(self) -> Tensor:
+        """v, its gain included, fp32."""
+        if self.gain is None or self.start is None:
+            return self.vector
+        return self.vector + self.gain * self.start
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The output bias b beside a weight (out_features, in_features): (out_features,) in its dtype."""
+        whole = self.whole().to(weight.dtype)
+        return whole if self.form == "output_bias" else F.linear(whole, weight)
+
+
 class SponBiases:
     """The trainable part of a trial: one vector a biased site.
 
     Attributes:
         form: what the vectors are.
+        sites: site -> its bias.
         vectors: site -> fp32 parameter of shape (out_features,) or (in_features,), by form.
-        gains: site -> fp32 scalar parameter, after ``free_gains``; what is added is then v + gain * the start of v.
+        gains: site -> fp32 scalar parameter, after ``free_gains``.
     """
 
     def __init__(self, model: ResidentModel, sites: tuple[Site, ...], form: Form) -> None:
-        self.form = form
-        self.vectors: dict[Site, nn.Parameter] = {}
-        for site in sites:
-            shape = model.shape.sites[site]
-            width = shape.out_features if form == "output_bias" else shape.in_features
-            self.vectors[site] = nn.Parameter(torch.zeros(width, device=model.device))
+        self.form, self._model = form, model
+        self.sites = {site: self._new(site) for site in sites}
+        self.vectors = {site: bias.vector for site, bias in self.sites.items()}
         self.gains: dict[Site, nn.Parameter] = {}
-        self._starts: dict[Site, Tensor] = {}
+
+    def _new(self, site: Site) -> SiteBias:
+        shape = self._model.shape.sites[site]
+        width = shape.out_features if self.form == "output_bias" else shape.in_features
+        return SiteBias(width, self.form, self._model.device)
 
     def parameters(self) -> list[nn.Parameter]:
         """The vectors in canonical site order, for an optimiser."""
         return list(self.vectors.values())
 
-    def output(self, site: Site, layer: nn.Linear) -> Tensor:
-        """The bias b of a site: (out_features,) in the layer's dtype, differentiable."""
-        vector = self._whole(site).to(layer.weight.dtype)
-        return vector if self.form == "output_bias" else F.linear(vector, layer.weight)
-
     @torch.no_grad()
-    def correct(self, model: ResidentModel, resting: Mapping[Site, Tensor], scale: float) -> None:
+    def correct(self, resting: Mapping[Site, Tensor], scale: float) -> None:
         """Start from ``scale`` times a resting input a, (in_features,) a site: the vector is a, or W a, by form.
 
         A site without one, such as a biased site outside the plan, stays at zero.
@@ -55,23 +80,30 @@ class SponBiases:
         for site in self.vectors.keys() & resting.keys():
             vector, a = self.vectors[site], resting[site] * scale
             a = a.to(vector.device, vector.dtype)
-            vector.copy_(a if self.form == "input_vector" else model.linear(site).weight.to(vector.dtype) @ a)
+            weight = self._model.linear(site).weight
+            vector.copy_(a if self.form == "input_vector" else weight.to(vector.dtype) @ a)
 
     def free_gains(self) -> None:
         """Give each site a gain on the vector that it has now, to be trained beside the vector.
 
         A gradient on a few thousand tokens tells how much of a start is right long before it tells each entry.
         """
-        self._starts = {site: vector.detach().clone() for site, vector in self.vectors.items()}
-        self.gains = {site: nn.Parameter(torch.zeros((), device=v.device)) for site, v in self.vectors.items()}
+        self.gains = {site: bias.free_gain() for site, bias in self.sites.items()}
 
-    def _whole(self, site: Site) -> Tensor:
-        vector = self.vectors[site]
-        return vector + self.gains[site] * self._starts[site] if site in self.gains else vector
+    def idle(self, site: Site) -> SiteBias:
+        """A zero bias of the same build for a site without one, which no optimiser moves.
+
+        Its gradient is made where those of its layer are, so that all layers have one build (``trainables.compiled``).
+        """
+        bias = self._new(site)
+        if self.gains:
+            bias.free_gain()
+        bias.requires_grad_(site.layer >= min(other.layer for other in self.sites))
+        return bias
 
     def state(self) -> dict[Site, Tensor]:
         """Detached fp32 copies of the vectors, gains included, on the CPU."""
-        return {site: self._whole(site).detach().cpu().clone() for site in self.vectors}
+        return {site: bias.whole().detach().cpu().clone() for site, bias in self.sites.items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[Site, Tensor]) -> None:

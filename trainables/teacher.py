@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.activity import track
 from trainables.cache import cached, content_key
-from trainables.loss import exponentials, logits_of, token_chunks
+from trainables.loss import exponentials, logits_of, mean_rows, operand, token_chunks
 from trainables.model import ResidentModel
 
 _SCHEMA = 2
@@ -78,7 +78,7 @@ def _statistics(
     }
     if with_hidden:
         stats["hidden"] = torch.empty(n_blocks, length, width)
-    head, values = model.head.float(), model.head.dtype
+    head, values = operand(model.head), model.head.dtype
     for rows in track(model.batches(tokens), f"teacher statistics of the {name} text", "batch"):
         batch = tokens[rows].to(model.device)
         hidden = model.hidden(batch).float()
@@ -110,7 +110,7 @@ def _distribution(
         label = logits.gather(1, labels[part, None]).squeeze(1)
         scaled = logits / temperature
         weights, total, lse = exponentials(scaled.clone())
-        mean_row[part] = (weights @ head).div_(total[:, None])
+        mean_row[part] = mean_rows(weights, head).div_(total[:, None])
         entropy[part] = lse - weights.mul_(scaled).sum(dim=-1) / total
         nll[part] = (lse if temperature == 1 else logits.logsumexp(dim=-1)) - label
     return mean_row, entropy, nll

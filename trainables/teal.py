@@ -6,7 +6,7 @@ one frozen value a site, as TEAL defines it; the value is a quantile over calibr
 ``trainables.sparse`` puts the rules into a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -18,10 +18,13 @@ from torch.nn import functional as F
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import track
+from trainables.compiled import can_compile
 from trainables.model import ResidentModel
 
 Thresholds = Mapping[Site, float]
 _BINS = 2**15
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of the width of a dtype, which sort as magnitudes of it do."""
 
 
 def kept_entries(width: int, sparsity: float) -> int:
@@ -50,9 +53,27 @@ def _kth_largest(magnitude: Tensor, k: int) -> Tensor:
     On a CPU numpy's vectorised partition takes a third of the time of ``torch.topk``; both take less than ``kthvalue``.
     """
     if magnitude.device.type != "cpu":
-        return magnitude.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
-    bits = magnitude.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[magnitude.itemsize])  # sort as |x| does
+        return kth_largest(magnitude.device.type)(magnitude, torch.full((), k, device=magnitude.device))
+    bits = magnitude.view(_BITS[magnitude.itemsize])
     return torch.from_numpy(np.partition(bits.numpy(), -k, axis=-1)[..., -k, None].copy()).view(magnitude.dtype)
+
+
+def kth_largest(device_type: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (x, k) -> k-th largest magnitude of each row, (..., 1), for a k in a tensor."""
+    if can_compile(device_type):
+        from trainables.kernels import kth_largest as by_kernel  # Triton comes with the GPU builds of torch alone
+
+        return by_kernel  # type: ignore[no-any-return]
+    return _by_sorting
+
+
+def _by_sorting(x: Tensor, k: Tensor) -> Tensor:
+    return x.abs().sort(dim=-1, descending=True).values.index_select(-1, k.view(1) - 1)
+
+
+def keep_from(x: Tensor, cut: Tensor) -> Tensor:
+    """Entries with |x| below ``cut``, which broadcasts, become zero: either rule where the cut is a tensor."""
+    return torch.where(x.detach().abs() >= cut, x, 0.0)
 
 
 def keep_above(x: Tensor, threshold: float) -> Tensor:

@@ -6,6 +6,7 @@ rate are functions of the step, so a run that is taken up again goes on exactly 
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import tell
+from trainables.compiled import can_compile, compiled
 from trainables.cost import out_of_memory
+from trainables.graph import RecordedPass
 from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
-from trainables.sparse import sparsified
+from trainables.sparse import alike, sparsified
 from trainables.spon import SponBiases
 from trainables.teacher import Teacher
 from trainables.workbench import Workbench
@@ -67,13 +70,15 @@ class Trainer:
         if start is not None:
             self.biases.load(start)
         elif training.init == "bias_correction":
-            self.biases.correct(bench.model, bench.mean_removed(plan), training.init_scale)
+            self.biases.correct(bench.mean_removed(plan), training.init_scale)
         groups = [{"params": self.biases.parameters(), "weight_decay": training.weight_decay, "rate": 1.0}]
         if training.gain_lr:
             self.biases.free_gains()
             rate = training.gain_lr / training.lr
             groups.append({"params": list(self.biases.gains.values()), "weight_decay": 0.0, "rate": rate})
         self._optimizer = torch.optim.AdamW(groups)
+        self._recorded_pass = RecordedPass(self._run_pass)
+        self.records = bench.model.device.type == "cuda"
         self.blocks_a_pass = training.batch_size
         self.step, self._said_loss = 0, ""
         self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
@@ -95,10 +100,10 @@ class Trainer:
         """
         started, losses = self.step, []
         tell("training", self.step, self.total_steps, "step")
-        with sparsified(self._bench.model, self._plan, self._thresholds, self.biases):
+        with self.sparse_model():
             while self.step < min(step, self.total_steps):
                 before_each()
-                losses.append(self._step())
+                losses.append(self.take_step())
                 self.step += 1
                 self._tell(losses)
         values = torch.stack(losses).tolist()
@@ -110,24 +115,35 @@ class Trainer:
         mean = sum(values) / len(values)
         return {"step": self.step, "epoch": self.step / self.steps_per_epoch, "train_loss_nats": mean}
 
+    @contextmanager
+    def sparse_model(self) -> Iterator[None]:
+        """The model is sparse and biased, as in training, while the block runs, and compiled where it can be."""
+        model = self._bench.model
+        if can_compile(model.device.type):
+            with alike(model, self._plan, self._thresholds, self.biases), compiled(model):
+                yield
+        else:
+            with sparsified(model, self._plan, self._thresholds, self.biases):
+                yield
+
     def _tell(self, losses: list[Tensor]) -> None:
         """Say the step, and its loss; on a GPU, where reading one waits for all that was asked for, now and then."""
         if losses[-1].device.type == "cpu" or self.step % _STEPS_A_LOSS == 0:
             self._said_loss = f"loss {losses[-1].item():.4f}"
         tell("training", self.step, self.total_steps, "step", self._said_loss)
 
-    def _step(self) -> Tensor:
+    def take_step(self) -> Tensor:
         """One optimiser step; returns its loss, a detached scalar that is not waited for."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(self.step, self.total_steps, self._training)
         rows = self._rows(self.step)
-        while (total := self._gradient(rows)) is None:
+        while (total := self.add_gradient(rows)) is None:
             torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
         torch.nn.utils.clip_grad_norm_([vector for _, vector in self._named()], self._training.max_grad_norm)
         self._optimizer.step()
         return total
 
-    def _gradient(self, rows: Tensor) -> Tensor | None:
+    def add_gradient(self, rows: Tensor) -> Tensor | None:
         """The loss of a step, with its gradient in the biases; None if memory was short and half a pass may do.
 
         A pass counts by its share of the blocks, so that the gradient is the same in passes of any size.
@@ -135,14 +151,13 @@ class Trainer:
         Raises:
             SponError: if a pass of one block does not fit.
         """
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=False)  # a recorded pass adds to the tensors that it met
         total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
         try:
             for start in range(0, len(rows), self.blocks_a_pass):
                 batch = rows[start : start + self.blocks_a_pass].to(total.device, non_blocking=True)
-                loss = self._loss(batch) * (len(batch) / len(rows))
-                loss.backward()
-                total += loss.detach()
+                share = torch.full_like(total, len(batch) / len(rows))
+                total += (self._recorded_pass if self.records else self._run_pass)(batch, share)
         except torch.OutOfMemoryError as error:
             if self.blocks_a_pass == 1:
                 raise SponError(out_of_memory(f"a training pass of one block, step {self.step + 1}")) from error
@@ -153,6 +168,12 @@ class Trainer:
             self.blocks_a_pass = half
             return None
         return total
+
+    def _run_pass(self, rows: Tensor, share: Tensor) -> Tensor:
+        """The share of a step's loss that some blocks make; their gradients are added."""
+        loss: Tensor = self._loss(rows) * share
+        loss.backward()
+        return loss.detach()
 
     def _rows(self, step: int) -> Tensor:
         """Block indices of a step."""

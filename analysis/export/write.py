@@ -127,7 +127,7 @@ def output_biases(checkpoint: Checkpoint, shape: ModelShape, model: ResidentMode
     biases = SponBiases(model, tuple(checkpoint.biases), "input_vector")
     biases.load(checkpoint.biases)
     with torch.no_grad():
-        return {shape.sites[site].path: biases.output(site, model.linear(site)).float() for site in biases.vectors}
+        return {shape.sites[site].path: bias(model.linear(site).weight).float() for site, bias in biases.sites.items()}
 
 
 def _on_hub(source: str) -> bool:

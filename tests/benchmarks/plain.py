@@ -62,6 +62,6 @@ class Plain:
             width = x.shape[-1]
             smallest = width - kept_entries(width, self._sparsity) + 1
             threshold = x.abs().kthvalue(smallest, dim=-1, keepdim=True).values
-            return F.linear(x * (x.abs() >= threshold), layer.weight, layer.bias) + bias
+            return F.linear(x * (x.abs() >= threshold), layer.weight, layer.bias) + bias.to(layer.weight.dtype)
 
         return replace

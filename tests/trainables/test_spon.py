@@ -131,8 +131,8 @@ def test_a_correction_is_the_same_bias_in_both_forms_and_spares_sites_without_on
     outputs, layer = [], tiny_bench.model.linear(sites[0])
     for form in ("output_bias", "input_vector"):
         biases = SponBiases(tiny_bench.model, sites, form)
-        biases.correct(tiny_bench.model, resting, 0.5)
-        outputs.append(biases.output(sites[0], layer))
+        biases.correct(resting, 0.5)
+        outputs.append(biases.sites[sites[0]](layer.weight))
         assert not biases.vectors[sites[1]].any()
     torch.testing.assert_close(outputs[0], outputs[1])
     torch.testing.assert_close(outputs[0], layer.weight @ resting[sites[0]].float() / 2)

@@ -1,0 +1,48 @@
+"""Compiled kernels, where a GPU and a C compiler are.
+
+Between its matrix products a decoder layer runs a hundred small kernels, which ``torch.compile`` fuses to a few. It
+compiles one layer for all, as long as their operations are alike (``trainables.sparse.alike``), in some ten seconds.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from trainables.model import ResidentModel
+
+T = TypeVar("T")
+_BUILDS = 64
+"""Compiled layers in one process: by where gradients begin, by rule, and by the size of a pass."""
+
+
+@functools.cache
+def can_compile(device_type: str) -> bool:
+    """Whether kernels can be compiled for a device here: Triton builds its launchers with the system's C compiler."""
+    return device_type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+def fused(function: Callable[..., T]) -> Callable[..., T]:
+    """A function of tensors as one kernel or two where it can be compiled, and as it is elsewhere."""
+    as_kernel = torch.compile(function)
+
+    @functools.wraps(function)
+    def call(first: Tensor, *rest: Any) -> T:
+        return (as_kernel if can_compile(first.device.type) else function)(first, *rest)
+
+    return call
+
+
+@contextmanager
+def compiled(model: ResidentModel) -> Iterator[None]:
+    """The model's decoder layers are compiled while the block runs; the first pass takes longer."""
+    torch._dynamo.config.recompile_limit = _BUILDS
+    with ExitStack() as stack:
+        for layer in model.network.get_decoder().layers:  # type: ignore[no-untyped-call]
+            layer.forward = torch.compile(layer.forward, dynamic=False)
+            stack.callback(delattr, layer, "forward")
+        yield
