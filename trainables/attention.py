@@ -27,11 +27,20 @@ def _sdpa_in_fp32(
     return output.to(query.dtype), None
 
 
-def _mask_of_blocks(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **options: Any) -> Any:
-    """No mask for whole texts, which attention's own causal order serves; sdpa's mask for the rest."""
-    if attention_mask is None and q_length == kv_length:
+def _mask_of_blocks(
+    *,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    **options: Any,
+) -> Tensor | None:
+    """No mask for whole texts within the model's window, whose order the kernels know; sdpa's mask for the rest."""
+    if attention_mask is None and q_length == kv_length <= (local_size or kv_length):
         return None
-    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **options)
+    lengths: dict[str, Any] = {"q_length": q_length, "kv_length": kv_length, "local_size": local_size}
+    mask: Tensor | None = sdpa_mask(attention_mask=attention_mask, **lengths, **options)
+    return mask
 
 
 AttentionInterface.register(SDPA_FP32, _sdpa_in_fp32)

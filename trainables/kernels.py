@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 
-@triton.jit
-def _kth_largest(x_ptr, found_ptr, k_ptr, width, BLOCK: tl.constexpr, BITS: tl.constexpr):  # type: ignore  # noqa
+@triton.jit  # type: ignore[untyped-decorator]
+def _kth_largest(x_ptr, found_ptr, k_ptr, width, BLOCK: tl.constexpr, BITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width

@@ -83,9 +83,12 @@ class _AlikeChange(_Change):
         super().__init__(plan, site, threshold, bias)
         self._tokens, self._skip_first = plan.tokens, plan.skip_first
         self._kth_largest = kth_largest(layer.weight.device.type) if plan.rule == "topk" else None
-        kept = kept_entries(layer.in_features, plan.levels.get(str(site), 0.0))
-        cut = torch.tensor(kept) if plan.rule == "topk" else torch.tensor(threshold or 0.0, dtype=layer.weight.dtype)
-        self.register_buffer("cut", cut.to(layer.weight.device))
+        cut: float
+        if plan.rule == "topk":
+            cut, dtype = kept_entries(layer.in_features, plan.levels.get(str(site), 0.0)), torch.int64
+        else:
+            cut, dtype = threshold or 0.0, layer.weight.dtype
+        self.register_buffer("cut", torch.full((), cut, dtype=dtype, device=layer.weight.device))
         self.cut: Tensor
 
     def dense_prefix(self, length: int) -> int:

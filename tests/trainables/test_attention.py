@@ -1,4 +1,4 @@
-"""Attention of bf16 models on a CPU: chosen there and nowhere else, and the same function."""
+"""Attention: chosen by device and dtype, and always the same function."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from search_spaces.schema import ModelConfig
-from trainables.attention import SDPA_FP32
+from trainables.attention import SDPA_BLOCKS, SDPA_FP32, attention_for
 from trainables.model import ResidentModel, find_model, load_model
 
 
@@ -20,8 +20,14 @@ def test_only_bf16_on_a_cpu_is_computed_in_fp32(tiny_llama: Path, dtype: str, ke
     assert loaded(tiny_llama, dtype).network.config._attn_implementation == kernel
 
 
-@pytest.mark.parametrize("window", [None, 5], ids=["causal", "sliding window"])
-def test_it_is_the_attention_of_transformers(tmp_path: Path, window: int | None) -> None:
+def test_a_gpu_has_attention_that_needs_no_mask():
+    assert attention_for("cuda", "bfloat16") == attention_for("cuda", "float32") == SDPA_BLOCKS
+
+
+@pytest.mark.parametrize("kernel", [SDPA_FP32, SDPA_BLOCKS])
+@pytest.mark.parametrize("window", [None, 5, 16], ids=["causal", "sliding window", "wide window"])
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_it_is_the_attention_of_transformers(tmp_path: Path, kernel: str, window: int | None, padded: bool) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -29,6 +35,9 @@ def test_it_is_the_attention_of_transformers(tmp_path: Path, window: int | None)
     model.save_pretrained(tmp_path)
     tokens = torch.randint(64, (2, 16))
     resident = loaded(tmp_path, "float32")
-    expected = resident.hidden(tokens)
-    resident.network.set_attn_implementation(SDPA_FP32)
-    torch.testing.assert_close(resident.hidden(tokens), expected)
+    seen = torch.ones(2, 16, dtype=torch.int64)
+    seen[0, 12:] = 0
+    mask = {"attention_mask": seen} if padded else {}
+    expected = resident.network(tokens, **mask).logits[seen.bool()]
+    resident.network.set_attn_implementation(kernel)
+    torch.testing.assert_close(resident.network(tokens, **mask).logits[seen.bool()], expected)

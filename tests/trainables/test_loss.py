@@ -142,3 +142,14 @@ def test_the_gradient_of_a_bf16_model_is_not_lost_in_rounded_logits():
     assert cosine(gradient(hidden, head), exact, dim=-1).min() > 0.9999
     rounded = ((hidden @ head.T).float().softmax(-1).bfloat16() @ head).double() - mean_row
     assert cosine(rounded, exact, dim=-1).mean() < 0.99  # the loss before
+
+
+def test_rounded_operands_in_two_parts_give_fp32_means(monkeypatch):
+    """As on CUDA, where bf16 operands have an fp32 output."""
+    monkeypatch.setattr(loss, "product", lambda a, b: a.to(b.dtype).float() @ b.float())
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(5, 200, generator=generator)
+    head = torch.randn(200, 16, generator=generator).bfloat16()
+    exact = weights.double() @ head.double()
+    assert (loss.mean_rows(weights, head) - exact).norm() < 1e-5 * exact.norm()
+    assert (loss.product(weights, head) - exact).norm() > 1e-4 * exact.norm()  # one part alone
