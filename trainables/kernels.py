@@ -12,21 +12,21 @@ from torch.library import triton_op, wrap_triton
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _kth_largest(x_ptr, found_ptr, k_ptr, width, BLOCK: tl.constexpr, BITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _kth_largest(x_ptr, found_ptr, k_ptr, width, block: tl.constexpr, bits: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
+    columns = tl.arange(0, block)
     inside = columns < width
     x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0)
-    if BITS == 15:
-        bits = x.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
+    if bits == 15:
+        magnitude = x.to(tl.int16, bitcast=True).to(tl.int32) & 0x7FFF
     else:
-        bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    bits = tl.where(inside, bits, -1)
+        magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    magnitude = tl.where(inside, magnitude, -1)
     k = tl.load(k_ptr)
     found = 0
-    for step in range(BITS):
-        tried = found + (1 << (BITS - 1 - step))
-        enough = tl.sum((bits >= tried).to(tl.int32), axis=0) >= k
+    for step in range(bits):
+        tried = found + (1 << (bits - 1 - step))
+        enough = tl.sum((magnitude >= tried).to(tl.int32), axis=0) >= k
         found = tl.where(enough, tried, found)
     tl.store(found_ptr + row, found)
 
@@ -44,7 +44,7 @@ def kth_largest(x: Tensor, k: Tensor) -> Tensor:
     width, bits = rows.shape[1], 8 * x.itemsize - 1
     block = triton.next_power_of_2(width)
     wrap_triton(_kth_largest)[(len(rows),)](
-        rows.contiguous(), found, k, width, BLOCK=block, BITS=bits, num_warps=min(16, max(4, block // 1024))
+        rows.contiguous(), found, k, width, block=block, bits=bits, num_warps=min(16, max(4, block // 1024))
     )
     integers = {2: torch.int16, 4: torch.int32}[x.itemsize]
     return found.to(integers).view(x.dtype).view(*x.shape[:-1], 1)

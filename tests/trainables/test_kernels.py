@@ -1,4 +1,4 @@
-"""The GPU's kernel, by Triton's interpreter on a CPU; where there is a GPU, ``tests.benchmarks.gpu`` compares it too."""
+"""The kernel of GPUs, by Triton's interpreter on a CPU. On a GPU ``tests.benchmarks.gpu`` compares it too."""
 
 import os
 import subprocess
