@@ -7,11 +7,17 @@
     handle.remove()  # dense again
 
 This file stands alone: it needs torch, transformers and safetensors, and travels as ``spon.py`` in every export.
-Zeros are multiplied like any number: it shows what sparsity does to the model, not how fast it can be.
+On a CPU single tokens, as they are generated, read only the weights that they need (``_SkipZeros``); on a GPU, in a
+prefill and in batches zeros are multiplied like any number.
 """
 
+import ctypes
+import functools
 import inspect
 import json
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +89,7 @@ class SponSpec:
 class SponHandle:
     """Takes everything off the model again, by ``remove`` or at the end of a ``with`` block."""
 
-    def __init__(self, model: PreTrainedModel, hooks: "list[RemovableHandle | _BiasInProduct]") -> None:
+    def __init__(self, model: PreTrainedModel, hooks: "list[RemovableHandle | _BiasInProduct | _SkipZeros]") -> None:
         self._model, self._hooks = model, hooks
         setattr(model, _ATTACHED, True)
 
@@ -104,7 +110,7 @@ class SponHandle:
         self.remove()
 
 
-def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
+def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = True) -> SponHandle:
     """Sparsify the inputs and add the biases of every site of an export, or change nothing.
 
     With a KV cache the token policies mean: ``all``, every token. ``skip_first_n``, every token whose position id is n
@@ -114,6 +120,8 @@ def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
     Args:
         model: a causal LM, the base model of the export (or, for one with absorbed biases, the model beside it).
         directory: the export.
+        skip_zeros: generate faster on a CPU where there is a C compiler, at the price of a second copy of the weights
+            of sparse layers. They must not change meanwhile. Results differ by rounding.
 
     Raises:
         ValueError: if the export is broken or does not fit the model exactly.
@@ -123,13 +131,15 @@ def load_spon(model: PreTrainedModel, directory: str | Path) -> SponHandle:
     biases = {} if spec.absorbed else _read(directory / BIASES, load_file)
     layers = _fitting_layers(model, spec, biases)
     policy = _TokenPolicy(spec)
-    hooks: list[RemovableHandle | _BiasInProduct] = []
+    hooks: list[RemovableHandle | _BiasInProduct | _SkipZeros] = []
     if spec.tokens != "all":
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
         hooks.append(decoder.register_forward_pre_hook(policy.observe, with_kwargs=True))
     for path, layer in layers.items():
         if spec.sites[path].sparsity:
             hooks.append(layer.register_forward_pre_hook(_sparsifier(spec.sites[path], policy)))
+            if skip_zeros and (product := _product_for(layer)):
+                hooks.append(_SkipZeros(layer, product))
         if path in biases:
             hooks.append(_BiasInProduct(layer, biases[path], policy))
     return SponHandle(model, hooks)
@@ -230,6 +240,104 @@ class _BiasInProduct:
         self._layer.bias = self._own
 
 
+_SOURCE = """
+#include <stdint.h>
+#include <string.h>
+#ifdef BF16
+typedef uint16_t number;
+static inline float in(number v) { uint32_t bits = (uint32_t)v << 16; float f; memcpy(&f, &bits, 4); return f; }
+static inline number out(float f) {
+    uint32_t bits; memcpy(&bits, &f, 4); return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+}
+#else
+typedef float number;
+#define in(v) (v)
+#define out(f) (f)
+#endif
+
+/* y = W x + b: columns are those of W (n_in, n_out), eight at once, the next eight fetched ahead.
+   sum (n_out) and kept (n_in) are scratch. */
+void product(const number *x, const number *columns, const number *b, number *y, float *sum, int32_t *kept,
+             long n_in, long n_out, int threads) {
+    long n = 0, part = ((n_out + threads - 1) / threads + 63) / 64 * 64;
+    for (long j = 0; j < n_in; j++) { kept[n] = (int32_t)j; n += in(x[j]) != 0; }
+    #pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < threads; t++) {
+        long from = t * part, to = from + part < n_out ? from + part : n_out, k = 0;
+        for (long o = from; o < to; o++) sum[o] = b ? in(b[o]) : 0;
+        for (; k + 8 <= n; k += 8) {
+            const number *c[8]; float v[8];
+            for (int g = 0; g < 8; g++) { c[g] = columns + kept[k + g] * n_out; v[g] = in(x[kept[k + g]]); }
+            for (int g = 8; g < 16 && k + g < n; g++)
+                for (int line = 0; line < 4; line++)
+                    __builtin_prefetch((const char *)(columns + kept[k + g] * n_out + from) + 64 * line);
+            for (long o = from; o < to; o++)
+                sum[o] += v[0] * in(c[0][o]) + v[1] * in(c[1][o]) + v[2] * in(c[2][o]) + v[3] * in(c[3][o])
+                        + v[4] * in(c[4][o]) + v[5] * in(c[5][o]) + v[6] * in(c[6][o]) + v[7] * in(c[7][o]);
+        }
+        for (; k < n; k++)
+            for (long o = from; o < to; o++) sum[o] += in(x[kept[k]]) * in(columns[kept[k] * n_out + o]);
+        for (long o = from; o < to; o++) y[o] = out(sum[o]);
+    }
+}
+"""
+_Product = Callable[..., None]
+
+
+def _product_for(layer: nn.Linear) -> _Product | None:
+    """The compiled product for a layer's weights, if they are on a CPU and a C compiler is there."""
+    weight = layer.weight
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16) or "forward" in vars(layer):
+        return None
+    return _compile(weight.dtype == torch.bfloat16)
+
+
+@functools.cache
+def _compile(bf16: bool) -> _Product | None:
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return None
+    place = Path(tempfile.mkdtemp(prefix="spon-"))
+    (place / "product.c").write_text(_SOURCE)
+    flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", *(["-DBF16"] if bf16 else [])]
+    try:
+        subprocess.run([compiler, *flags, "product.c", "-o", "product.so"], cwd=place, check=True, capture_output=True)
+        product: _Product = ctypes.CDLL(str(place / "product.so")).product
+    except (OSError, subprocess.CalledProcessError):  # no OpenMP, say
+        return None
+    finally:
+        shutil.rmtree(place)
+    product.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_long] * 2 + [ctypes.c_int]  # type: ignore[attr-defined]
+    product.restype = None  # type: ignore[attr-defined]
+    return product
+
+
+class _SkipZeros:
+    """The product of a single token without the columns of W that its zeros would be multiplied with."""
+
+    def __init__(self, layer: nn.Linear, product: _Product) -> None:
+        self._layer, self._product = layer, product
+        self._columns = layer.weight.detach().T.contiguous()
+        layer.forward = self._forward  # type: ignore[method-assign, assignment]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        layer, columns = self._layer, self._columns
+        if x.numel() != len(columns) or x.requires_grad or (x.dtype, x.device) != (columns.dtype, columns.device):
+            return F.linear(x, layer.weight, layer.bias)
+        n_in, n_out = columns.shape
+        x, y = x.contiguous(), x.new_empty(*x.shape[:-1], n_out)
+        scratch, kept = torch.empty(n_out), torch.empty(n_in, dtype=torch.int32)
+        bias = None if layer.bias is None else layer.bias.data_ptr()
+        threads = max(1, min(torch.get_num_threads(), n_out // 64))
+        pointers = (tensor.data_ptr() for tensor in (y, scratch, kept))
+        self._product(x.data_ptr(), columns.data_ptr(), bias, *pointers, n_in, n_out, threads)
+        return y
+
+    def remove(self) -> None:
+        """Give the layer its own product back."""
+        del self._layer.forward
+
+
 def keep_largest(x: Tensor, sparsity: float) -> Tensor:
     """S(x) of the rule ``topk``: entries below the k-th largest |x| of their token become zero; ties with it are kept.
 
@@ -248,8 +356,13 @@ def keep_above(x: Tensor, threshold: float) -> Tensor:
 
     ``hardshrink`` zeroes |x| <= its argument: hence the number just below.
     """
-    exact = torch.tensor(threshold, dtype=x.dtype)
-    return F.hardshrink(x, torch.nextafter(exact, torch.zeros_like(exact)).item())
+    return F.hardshrink(x, _just_below(threshold, x.dtype))
+
+
+@functools.cache
+def _just_below(threshold: float, dtype: torch.dtype) -> float:
+    exact = torch.tensor(threshold, dtype=dtype)
+    return torch.nextafter(exact, torch.zeros_like(exact)).item()
 
 
 class _TokenPolicy:

@@ -1,83 +1,74 @@
-"""Decode speed on a CPU: what sparsity buys in the product of one token, and what a SPON bias costs.
+"""One token at a time on a CPU, one thread: what the zeros of its inputs save, a product and a whole model.
 
-python -m tests.benchmarks.decode
+python -m tests.benchmarks.decode [--adapter DIR] [--dtype bfloat16]
 
-One token is a matrix-vector product, and as fast as its weights come from memory. A sparse input needs only the columns
-of its kept entries, so the weights are stored transposed, a column a row. The weights of a layer are out of the cache
-when a decoder comes to it again: each call here takes the next of enough copies.
+A token's product is as fast as its weights come from memory. A decoder comes to a layer again after all the others, so
+that its weights are out of the cache: each call here takes the next of enough copies. ``--adapter`` is an export for
+the embedded model, such as ``python -m sweep find embedded --sparsity 0.5 --out DIR`` makes; with it text is generated.
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from analysis.export import load
 from tests.benchmarks.table import print_table
+from trainables import embedded
 
-SHAPES = ((1536, 576), (2048, 2048), (4096, 1024), (8192, 2048))
-"""(in, out): down_proj of the embedded model, o_proj of a 1B Llama, one between, down_proj of a 1B Llama."""
-SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHAPES = ((576, 1536), (1536, 576), (2048, 2048), (2048, 8192), (8192, 2048))
+"""(in, out): gate_proj and down_proj of the embedded model; o_proj, gate_proj and down_proj of a 1B Llama."""
+SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
 _COPIES_BYTES = 2**28
 """Of all copies together: eight times the last cache of what this was measured on."""
+_PROMPT, _NEW_TOKENS = "The history of the city begins with", 96
 
-Product = Callable[[Tensor, Tensor], Tensor]
-
-
-def dense(x: Tensor, weight: Tensor) -> Tensor:
-    """W x, of weight (out, in)."""
-    return F.linear(x, weight)
+Product = Callable[[], Tensor]
 
 
-def gather(x: Tensor, columns: Tensor, threshold: float) -> Tensor:
-    """W S(x) as a product with a copy of the kept columns, of columns (in, out)."""
-    kept = (x.abs() >= threshold).nonzero().squeeze(1)
-    return x[kept] @ columns[kept]
-
-
-def weighted_sum(x: Tensor, columns: Tensor, threshold: float) -> Tensor:
-    """W S(x) as a weighted sum of embeddings, which reads each kept column once and copies none."""
-    kept = (x.abs() >= threshold).nonzero().squeeze(1)
-    bags = kept.new_zeros(1)
-    return F.embedding_bag(kept, columns, bags, mode="sum", per_sample_weights=x[kept]).squeeze(0)
-
-
-def seconds(products: dict[str, Callable[[int], Tensor]], copies: int, rounds: int) -> dict[str, float]:
+def in_turn(products: dict[str, list[Product]], rounds: int) -> dict[str, float]:
     """Median CPU seconds of a product, over rounds through all copies, taken in turn: all share the machine's moods.
 
     CPU time of the one thread leaves out what other processes take meanwhile, but not how they slow the memory.
     """
     taken: dict[str, list[float]] = {name: [] for name in products}
     for _ in range(rounds + 1):
-        for name, product in products.items():
+        for name, copies in products.items():
             started = time.thread_time()
-            for copy in range(copies):
-                product(copy)
-            taken[name].append((time.thread_time() - started) / copies)
+            for product in copies:
+                product()
+            taken[name].append((time.thread_time() - started) / len(copies))
     return {name: median(values[1:]) for name, values in taken.items()}  # the first round warms up
 
 
-def measure(shape: tuple[int, int], dtype: torch.dtype, rounds: int) -> dict[str, float]:
-    """Seconds of ``dense``, of ``gather at SPARSITY`` and ``sum at SPARSITY``, and of adding a ``bias``."""
-    n_in, n_out = shape
+def measure(n_in: int, n_out: int, dtype: torch.dtype, rounds: int) -> dict[str, float]:
+    """Seconds of torch's product, of ours by the sparsity of its input, and of ours at 50% with a bias."""
     copies = max(2, _COPIES_BYTES // (n_in * n_out * dtype.itemsize))
-    weights = [torch.randn(n_out, n_in, dtype=dtype) for _ in range(copies)]
-    columns = [weight.T.contiguous() for weight in weights]
-    x, y, bias = (torch.randn(width, dtype=dtype) for width in (n_in, n_out, n_out))
-    products: dict[str, Callable[[int], Tensor]] = {
-        "dense": lambda copy: dense(x, weights[copy]),
-        "bias": lambda copy: y.add_(bias),
-    }
-    for sparsity in SPARSITIES:
-        at = x.float().abs().quantile(sparsity).item()
-        products[f"gather at {sparsity}"] = lambda copy, at=at: gather(x, columns[copy], at)
-        products[f"sum at {sparsity}"] = lambda copy, at=at: weighted_sum(x, columns[copy], at)
+    layers = [nn.Linear(n_in, n_out, bias=False, dtype=dtype) for _ in range(copies)]
+    x, bias = torch.randn(1, n_in).to(dtype), nn.Parameter(torch.randn(n_out).to(dtype))
+    sparse = {s: load.keep_above(x, x.float().abs().quantile(s).item()) for s in SPARSITIES}
+    products = {"dense": [lambda layer=layer: nn.Linear.forward(layer, x) for layer in layers]}
+    skipping = [load._SkipZeros(layer, _product(layer)) for layer in layers]
+    for s, input_ in sparse.items():
+        products[f"{s}"] = [lambda skip=skip, input_=input_: skip._forward(input_) for skip in skipping]
     with torch.inference_mode():
-        return seconds(products, copies, rounds)
+        found = in_turn(products, rounds)
+        for layer in layers:
+            layer.bias = bias
+        biased = in_turn({"biased": products["0.5"]}, rounds)
+    return found | biased
+
+
+def _product(layer: nn.Linear) -> load._Product:
+    product = load._product_for(layer)
+    if product is None:
+        raise SystemExit("this needs a C compiler")
+    return product
 
 
 def break_even(ratios: list[float]) -> str:
@@ -86,39 +77,80 @@ def break_even(ratios: list[float]) -> str:
         return "never"
     last = max((at for at, ratio in enumerate(ratios) if ratio <= 1), default=None)
     if last is None:
-        return f"below {SPARSITIES[0]:.0%}"
+        return "any"
     low, high = ratios[last], ratios[last + 1]
     return f"{SPARSITIES[last] + (SPARSITIES[last + 1] - SPARSITIES[last]) * (1 - low) / (high - low):.0%}"
+
+
+def show_products(dtype: torch.dtype, rounds: int) -> None:
+    """Print a row for each shape."""
+    rows = []
+    for n_in, n_out in SHAPES:
+        taken = measure(n_in, n_out, dtype, rounds)
+        ratios = [taken["dense"] / taken[f"{s}"] for s in SPARSITIES]
+        bias = f"{taken['biased'] / taken['0.5'] - 1:+.1%}"
+        figures = [f"{ratio:.2f}x" for ratio in ratios]
+        rows.append((f"{n_in} -> {n_out}", f"{1e6 * taken['dense']:.0f}", *figures, break_even(ratios), bias))
+    head = ["product", "dense, microseconds", *(f"{s:.0%}" for s in SPARSITIES), "pays from", "a bias, at 50%"]
+    print_table(f"One token, one thread, {dtype}, median of {rounds}: times faster than torch's product", head, rows)
+
+
+def generate(model: PreTrainedModel, tokens: Tensor, n_new: int) -> tuple[list[int], float]:
+    """Greedy text after a prompt, and seconds a token, the prefill left out."""
+    with torch.inference_mode():
+        out = model(tokens, use_cache=True)
+        chosen = [int(out.logits[0, -1].argmax())]
+        started = time.perf_counter()
+        while len(chosen) < n_new:
+            out = model(torch.tensor([[chosen[-1]]]), past_key_values=out.past_key_values, use_cache=True)
+            chosen.append(int(out.logits[0, -1].argmax()))
+    return chosen, (time.perf_counter() - started) / (n_new - 1)
+
+
+def show_generation(adapter: Path, dtype: torch.dtype, rounds: int) -> None:
+    """Print how fast the embedded model generates, dense, as the adapter makes it, and by our product alone."""
+    directory = embedded.model_dir()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval().requires_grad_(False)
+    tokens = AutoTokenizer.from_pretrained(directory)(_PROMPT, return_tensors="pt").input_ids
+    found: dict[str, list[tuple[list[int], float]]] = {}
+    for _ in range(rounds):
+        found.setdefault("dense", []).append(generate(model, tokens, _NEW_TOKENS))
+        for name, skip_zeros in (("sparse, zeros multiplied", False), ("sparse, zeros skipped", True)):
+            with load.load_spon(model, adapter, skip_zeros=skip_zeros):
+                found.setdefault(name, []).append(generate(model, tokens, _NEW_TOKENS))
+        layers = [model.get_submodule(path) for path in load.read_spec(adapter).sites]
+        swaps = [load._SkipZeros(layer, _product(layer)) for layer in layers]
+        found.setdefault("dense by the same product", []).append(generate(model, tokens, _NEW_TOKENS))
+        for swap in swaps:
+            swap.remove()
+    seconds = {name: median(taken for _, taken in runs) for name, runs in found.items()}
+    texts = {name: runs[0][0] for name, runs in found.items()}
+    references = {"sparse, zeros skipped": "sparse, zeros multiplied", "dense by the same product": "dense"}
+    rows = []
+    for name, taken in seconds.items():
+        same = f"{_agreeing(texts[name], texts[references[name]])} of {_NEW_TOKENS}" if name in references else ""
+        rows.append((name, f"{1e3 * taken:.1f}", f"{seconds['dense'] / taken:.2f}x", same))
+    title = f"{_NEW_TOKENS} tokens by the embedded model, one thread, {dtype}, median of {rounds}"
+    print_table(title, ["way", "ms a token", "faster than dense", "first tokens as torch's products give"], rows)
+
+
+def _agreeing(mine: list[int], other: list[int]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b), len(mine))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--adapter", type=Path, help="an export for the embedded model, to generate with")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = {shape: measure(shape, getattr(torch, options.dtype), options.rounds) for shape in SHAPES}
-    speed, cost = [], []
-    for (shape, taken), name in itertools.product(found.items(), ("gather", "sum")):
-        ratios = [taken["dense"] / taken[f"{name} at {sparsity}"] for sparsity in SPARSITIES]
-        figures = [f"{ratio:.2f}x" for ratio in ratios]
-        speed.append((f"{shape[0]} -> {shape[1]}", f"{1e6 * taken['dense']:.0f}", name, *figures, break_even(ratios)))
-    for shape, taken in found.items():
-        shares = [taken["bias"] / taken[name] for name in ("dense", "sum at 0.5", "sum at 0.9")]
-        cost.append((f"{shape[0]} -> {shape[1]}", f"{1e6 * taken['bias']:.1f}", *(f"{share:.2%}" for share in shares)))
-    head = [
-        "product",
-        "dense, microseconds",
-        "sparse by",
-        *(f"{sparsity:.0%}" for sparsity in SPARSITIES),
-        "break-even",
-    ]
-    title = f"One token, one thread, {options.dtype}, median of {options.rounds}: times faster than dense"
-    print_table(title, head, speed)
-    head = ["product", "adding a bias, microseconds", "of dense", "of sum at 50%", "of sum at 90%"]
-    print_table("What a bias costs", head, cost)
+    dtype = getattr(torch, options.dtype)
+    show_products(dtype, options.rounds)
+    if options.adapter:
+        show_generation(options.adapter, dtype, options.rounds)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,58 @@ def test_an_adapter_gives_the_logits_of_the_trial(family, rule, make_export, tmp
     assert (dense - trial.logits()).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_without_the_columns_of_zeros_is_the_product(dtype, threads, biased, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(75, 200, bias=biased, dtype=dtype).requires_grad_(False)
+    for kept in (0, 1, 8, 75):
+        x = torch.randn(1, 1, 75, generator=generator).to(dtype)
+        x[..., torch.randperm(75, generator=generator)[kept:]] = 0
+        plain = layer(x)
+        exact = x.double() @ layer.weight.double().T + (layer.bias.double() if biased else 0)
+        swap = load._SkipZeros(layer, load._product_for(layer))
+        found = layer(x)
+        swap.remove()
+        assert (found.shape, found.dtype) == (plain.shape, plain.dtype)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5 if dtype == torch.float32 else 8e-3, atol=1e-6)
+        assert torch.equal(layer(x), plain)
+
+
+def count_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Widths of the products that skip zeros from now on."""
+    widths, real = [], load._compile(False)
+    counting = lambda *of: (widths.append(of[6]), real(*of))  # noqa: E731
+    monkeypatch.setattr(load, "_compile", lambda bf16: counting)
+    return widths
+
+
+def test_single_tokens_skip_zeros_and_all_else_does_not(adapter, monkeypatch):
+    trial, directory = adapter
+    model, tokens = trial.base(), TOKENS[:1]
+    with load_spon(model, directory, skip_zeros=False):
+        plain = step_by_step(model, tokens, 6)
+    widths = count_products(monkeypatch)
+    with load_spon(model, directory):
+        logits_of(model)
+        assert not widths  # a batch, a prefill
+        torch.testing.assert_close(step_by_step(model, tokens, 6), plain, rtol=0, atol=1e-5)
+        assert len(widths) == 6 * len(trial.checkpoint.meta.config.plan.levels)
+    assert torch.equal(step_by_step(model, tokens, 6), step_by_step(trial.base(), tokens, 6))
+
+
+def test_without_a_c_compiler_zeros_are_multiplied(adapter, monkeypatch):
+    trial, directory = adapter
+    load._compile.cache_clear()
+    monkeypatch.setattr(load.shutil, "which", lambda name: None)
+    model = trial.base()
+    with load_spon(model, directory):
+        assert not any("forward" in vars(module) for module in model.modules())
+    load._compile.cache_clear()
+
+
 @pytest.mark.parametrize("tokens", [{"tokens": "second_half"}, {"tokens": "skip_first_n", "skip_first": 3}])
 @pytest.mark.parametrize("rule", ["topk", "threshold"])
 def test_a_token_policy_is_that_of_the_trial(tokens, rule, make_export, tmp_path):
