@@ -1,10 +1,14 @@
 """Evaluation: how far a model is from the text and from the dense model. Logits are fp32, sums are fp64."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from search_spaces.errors import SponError
 from trainables.activity import track
 from trainables.corpus import Blocks
+from trainables.cost import out_of_memory
 from trainables.loss import log_normaliser, logits_of, operand, token_chunks
 from trainables.model import ResidentModel
 from trainables.scores import Scores
@@ -47,7 +51,7 @@ def score(model: ResidentModel, blocks: Blocks, teacher: Teacher, what: str = "s
 def token_scores(
     model: ResidentModel, blocks: Blocks, teacher: Teacher, what: str = "scoring"
 ) -> tuple[Tensor, Tensor]:
-    """Score the model in whatever state it is in: dense, or inside ``sparsified`` and ``biased``.
+    """Score the model in whatever state it is in: dense, or inside ``sparsified``.
 
     Args:
         model: resident.
@@ -61,11 +65,33 @@ def token_scores(
     """
     head, values = operand(model.head), model.head.dtype
     nll, kl = torch.empty_like(teacher.nll), torch.empty_like(teacher.entropy)
-    for rows in track(model.batches(blocks.tokens), what, "batch"):
+
+    def score_rows(rows: slice) -> None:
         tokens = blocks.tokens[rows].to(model.device)
         mean_row, entropy = teacher.mean_row[rows], teacher.entropy[rows]
         nll[rows], kl[rows] = _batch_scores(model.hidden(tokens).float(), head, values, tokens, mean_row, entropy)
+
+    for rows in track(model.batches(blocks.tokens), what, "batch"):
+        _in_halves(score_rows, slice(rows.start, min(rows.stop, len(blocks.tokens))))
     return nll.cpu(), kl.cpu()
+
+
+def _in_halves(run: Callable[[slice], None], rows: slice) -> None:
+    """Run on some blocks; on half of them at a time where a GPU has no memory for all.
+
+    Raises:
+        SponError: if one block does not fit.
+    """
+    try:
+        run(rows)
+        return
+    except torch.OutOfMemoryError as error:
+        if rows.stop - rows.start == 1:
+            raise SponError(out_of_memory("scoring one block")) from error
+    torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
+    middle = (rows.start + rows.stop) // 2
+    _in_halves(run, slice(rows.start, middle))
+    _in_halves(run, slice(middle, rows.stop))
 
 
 def _batch_scores(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from search_spaces.errors import SponError
 from trainables import loss, model
 from trainables.corpus import Blocks
 from trainables.evaluation import dense_scores, score, scores_from_tokens
@@ -117,3 +118,27 @@ def test_a_bf16_model_is_scored_from_fp32_logits(tiny_trial):
     torch.testing.assert_close(
         score(bench.model, blocks, bench.teacher("validation")).block_nll, expected, rtol=1e-6, atol=0
     )
+
+
+class Short(model.ResidentModel):
+    """A model for which memory is short from some blocks on."""
+
+    most = 4
+
+    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > self.most:
+            raise torch.OutOfMemoryError("as if")
+        return super().hidden(tokens)
+
+
+def test_scoring_goes_on_with_halves_where_memory_is_short(tiny_bench, blocks):
+    teacher, whole = tiny_bench.teacher("validation"), tiny_bench.model
+    short = Short(whole.network, whole.shape, whole.fingerprint)
+    torch.testing.assert_close(score(short, blocks, teacher).block_kl, score(whole, blocks, teacher).block_kl)
+
+
+def test_a_block_that_does_not_fit_is_one_line(tiny_bench, blocks, monkeypatch):
+    monkeypatch.setattr(Short, "most", 0)
+    short = Short(tiny_bench.model.network, tiny_bench.model.shape, "short")
+    with pytest.raises(SponError, match="scoring one block did not"):
+        score(short, blocks, tiny_bench.teacher("validation"))
