@@ -11,6 +11,10 @@ from search_spaces.schema import Config, SpaceConfig
 
 _RETIRED = {
     "plan.within_layer": "; write plan.levels: greedy",
+    "plan.skip_first": "; plan.tokens is all or second_half",
+    "training.loss": "; it is always the KL to the dense model: leave the key out",
+    "training.logit_l2_weight": "; the loss is always the KL to the dense model: leave the key out",
+    "search.proxy.n_warm": "; masks are no longer trained a second time: leave the key out",
     "search.levels": "; levels are no longer searched by layer: write plan.levels: fisher",
 }
 """Keys of earlier versions, and what to write instead."""

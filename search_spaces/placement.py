@@ -13,6 +13,7 @@ from search_spaces.sources import Config
 Level = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LevelMethod = Literal["uniform", "greedy", "fisher"]
+TokenPolicy = Literal["all", "second_half"]
 
 
 def _canonical(sites: Iterable[str]) -> tuple[str, ...]:
@@ -40,9 +41,7 @@ class PlanConfig(Config):
         bounds: lowest and highest level that ``fisher`` and ``greedy`` may give a site.
         level_method: who chose the levels of single sites. A sweep sets it when it has measured them.
         rule: ``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site.
-        tokens: which positions are sparsified: ``all``, the ``second_half`` of a block (TEAL's own prefill), or all
-            after ``skip_first`` of them (``skip_first_n``).
-        skip_first: the n of ``skip_first_n``.
+        tokens: which positions are sparsified: ``all``, or the ``second_half`` of a block (TEAL's own prefill).
         calibration_blocks: blocks of calibration text that give the thresholds.
         allow_unsparsified_biases: accept a bias at a site outside the plan.
     """
@@ -53,8 +52,7 @@ class PlanConfig(Config):
     bounds: tuple[Level, Level] = (0.0, 0.95)
     level_method: LevelMethod | None = None
     rule: Literal["topk", "threshold"] = "threshold"
-    tokens: Literal["all", "second_half", "skip_first_n"] = "all"
-    skip_first: int = Field(default=0, ge=0)
+    tokens: TokenPolicy = "all"
     calibration_blocks: int = Field(default=32, ge=1)
     allow_unsparsified_biases: bool = False
 
@@ -104,10 +102,7 @@ class PlanConfig(Config):
         return any(method != "uniform" for method in self.methods)
 
     @model_validator(mode="after")
-    def _skip_goes_with_its_policy(self) -> "PlanConfig":
-        if (self.tokens == "skip_first_n") != (self.skip_first > 0):
-            got = f"tokens={self.tokens}, skip_first={self.skip_first}"
-            raise ValueError(f"skip_first must be > 0 exactly when tokens is skip_first_n, but got {got}")
+    def _something_is_sparsified(self) -> "PlanConfig":
         if self.is_measured and self.modules == "matched":
             raise ValueError(f"levels that are measured must have a list of modules, but got {', '.join(self.methods)}")
         if self.layers == ():

@@ -83,7 +83,6 @@ def resolve_plan(plan: PlanConfig, sparsity: float, matched: tuple[Module, ...],
         levels={site: level for site, level in levels.items() if level > 0},
         rule=plan.rule,
         tokens=plan.tokens,
-        skip_first=plan.skip_first,
         calibration_blocks=plan.calibration_blocks if plan.rule == "threshold" else 0,
     )
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed
+from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed, TokenPolicy
 from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
 from search_spaces.sites import MODULES, Site
@@ -42,8 +42,6 @@ class TrainingConfig(Config):
         init: where training starts: ``zero``, where the model is the TEAL-only one, or ``bias_correction``, the mean of
             what sparsification takes from a site's output (``trainables.teal.mean_removed``).
         init_scale: share of that mean to start from.
-        loss: ``kl`` to the dense model, ``ce`` to its soft labels, or ``kl+logit_l2``.
-        logit_l2_weight: weight of the mean squared logit difference.
         temperature: of both distributions; the loss is scaled by its square.
         batch_size: blocks in one forward pass.
         gradient_accumulation_steps: forward passes in one optimiser step.
@@ -62,8 +60,6 @@ class TrainingConfig(Config):
     form: Literal["output_bias", "input_vector"] = "output_bias"
     init: Literal["zero", "bias_correction"] = "zero"
     init_scale: float = Field(default=0.5, gt=0, le=1)
-    loss: Literal["kl", "ce", "kl+logit_l2"] = "kl"
-    logit_l2_weight: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=8, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
@@ -83,13 +79,6 @@ class TrainingConfig(Config):
     def _gains_need_a_start(self) -> "TrainingConfig":
         if self.gain_lr and self.init == "zero":
             raise ValueError(f"gain_lr must be 0 with init: zero, which has no start to scale, but got {self.gain_lr}")
-        return self
-
-    @model_validator(mode="after")
-    def _l2_goes_with_its_loss(self) -> "TrainingConfig":
-        if (self.loss == "kl+logit_l2") != (self.logit_l2_weight > 0):
-            got = f"loss={self.loss}, logit_l2_weight={self.logit_l2_weight}"
-            raise ValueError(f"logit_l2_weight must be > 0 exactly when loss is kl+logit_l2, but got {got}")
         return self
 
 
@@ -142,9 +131,6 @@ class SpaceConfig(Config):
         if outside:
             got = f"sparsity {outside[0]:g}, plan.bounds={list(self.plan.bounds)}"
             raise ValueError(f"a mean of levels must lie within their bounds, but got {got}")
-        if self.plan.skip_first >= self.corpus.block_size:
-            got = f"plan.skip_first={self.plan.skip_first}, corpus.block_size={self.corpus.block_size}"
-            raise ValueError(f"skip_first must leave tokens of a block to sparsify, but got {got}")
         return self
 
     @model_validator(mode="after")
@@ -171,18 +157,17 @@ class TrialPlan(Config):
 
     levels: dict[str, Level]
     rule: Literal["topk", "threshold"]
-    tokens: Literal["all", "second_half", "skip_first_n"]
-    skip_first: int
+    tokens: TokenPolicy
     calibration_blocks: int
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
-        return dense_positions(self.tokens, self.skip_first, length)
+        return dense_positions(self.tokens, length)
 
 
-def dense_positions(tokens: str, skip_first: int, length: int) -> int:
+def dense_positions(tokens: TokenPolicy, length: int) -> int:
     """Positions at the start of ``length`` tokens that a token policy leaves dense."""
-    return {"all": 0, "second_half": length // 2, "skip_first_n": skip_first}[tokens]
+    return length // 2 if tokens == "second_half" else 0
 
 
 def _hash(value: object) -> str:

@@ -47,7 +47,7 @@ def quick(space: SpaceConfig) -> SpaceConfig:
     few: dict[str, object] = {"n_masks": min(search.n_masks, 16), "stopping": None}
     few |= {"confirm": search.confirm.model_copy(update={"seeds": search.confirm.seeds[:1], "n_random": 1})}
     if search.proxy is not None:
-        smaller = {"rungs": (min(8, blocks["validation"]),), "n_train": 1, "n_warm": 1, "n_reference": 8}
+        smaller = {"rungs": (min(8, blocks["validation"]),), "n_train": 1, "n_reference": 8}
         few |= {"proxy": search.proxy.model_copy(update=smaller)}
     changes = {
         "name": f"{space.name}-quick",

@@ -16,8 +16,6 @@ class ProxyConfig(Config):
             ``stopping`` decides who goes on; the score on the last one is the mask's score.
         epochs: passes over the calibration text in the training of the shared biases; the space's own by default.
         n_train: masks trained for real, the best on the proxy.
-        n_warm: of these, how many are trained a second time from the shared biases, to compare with the space's own
-            start. They are never chosen: they were trained for longer.
         n_reference: masks drawn at random and scored on the last rung, as what the algorithm has to beat; neither the
             algorithm nor the choice knows of them.
     """
@@ -25,15 +23,12 @@ class ProxyConfig(Config):
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
     epochs: int | None = Field(default=None, ge=1)
     n_train: int = Field(default=8, ge=1)
-    n_warm: int = Field(default=0, ge=0)
     n_reference: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _counts_fit(self) -> "ProxyConfig":
+    def _rungs_grow(self) -> "ProxyConfig":
         if list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs must have more blocks each than the one before, but got {list(self.rungs)}")
-        if self.n_warm > self.n_train:
-            raise ValueError(f"n_warm <= n_train must hold, but got (n_warm={self.n_warm}, n_train={self.n_train})")
         return self
 
 

@@ -136,7 +136,7 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
     with Display():
         tell("loading libraries")
         from sweep.run import run_sweep
-        from sweep.search.mirror import check_database
+        from sweep.search.database import check_database
         from trainables.tracking import tracking_uri
 
         uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
@@ -179,15 +179,14 @@ def _sync(arguments: argparse.Namespace) -> int:
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
-    folder, database, mirror = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage, None
+    folder, database, copied = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage, True
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     if database:  # only then: it imports Ray and Optuna
-        from sweep.search.mirror import Mirror, check_database
+        from sweep.search.database import check_database, copy_studies
 
         check_database(database)
-        mirror = Mirror(folder.journal, database)
+        copied = copy_studies(folder.journal, database)
     told = Tracker(uri, folder).sync_all()
-    copied = mirror is None or mirror.copy()
     return 0 if told and copied else 1
 
 

@@ -89,7 +89,7 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
         check_search(known, materials.shape)
         trials, proxy_blocks = _search_trials(known, materials.shape, materials.fingerprints)
         print(f"the search trains at most {len(trials)} trials and scores {proxy_blocks:,} blocks on its proxy")
-    size = teacher_bytes(materials.shape, _training_tokens(space), space.training) / 2**20
+    size = teacher_bytes(materials.shape, _training_tokens(space)) / 2**20
     print(f"teacher statistics: {size:.0f} MB on disk, made once for all sweeps on this text")
     if space.resources.gpus_per_trial:
         print(_prediction(space, materials.shape, trials, proxy_blocks, tflops))
@@ -107,7 +107,7 @@ def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpr
     shared = shared_trials(space, shape, fingerprints)  # one a plan
     proxy, confirm = search.proxy, search.confirm
     compared = search.most_compared(len(named), len(shared))
-    n_searched = proxy.n_train + proxy.n_warm if proxy else search.n_masks
+    n_searched = proxy.n_train if proxy else search.n_masks
     epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
     n_largest = n_searched + compared * len(confirm.seeds) + math.ceil(epochs * len(shared))
     blocks = (search.n_masks + proxy.n_reference) * proxy.rungs[-1] if proxy else 0

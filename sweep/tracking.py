@@ -170,7 +170,6 @@ def trial_params(config: TrialConfig) -> dict[str, object]:
         "n_spon_params": config.n_spon_params,
         "relative_params": round(config.relative_params, 6),
         "form": training.form,
-        "loss": training.loss,
         "lr": training.lr,
         "schedule": training.schedule,
         "epochs": training.epochs,

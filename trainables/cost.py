@@ -61,10 +61,9 @@ def activation_bytes(shape: ModelShape, n_tokens: int, dtype: str) -> int:
     return n_tokens * layers
 
 
-def teacher_bytes(shape: ModelShape, n_tokens: int, training: TrainingConfig) -> int:
-    """Bytes of the teacher statistics of a text: fp32 m, H and NLL, and hidden states for the ``kl+logit_l2`` loss."""
-    vectors = 2 if training.loss == "kl+logit_l2" else 1
-    return n_tokens * 4 * (vectors * shape.hidden_size + 2)
+def teacher_bytes(shape: ModelShape, n_tokens: int) -> int:
+    """Bytes of the teacher statistics of a text: fp32 m, H and NLL."""
+    return n_tokens * 4 * (shape.hidden_size + 2)
 
 
 def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: int, training: TrainingConfig) -> int:
@@ -75,12 +74,12 @@ def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: 
         dtype: of its weights.
         block_size: tokens in a block.
         n_teacher_tokens: calibration and validation tokens, whose statistics stay on the device.
-        training: batch size, loss.
+        training: batch size.
     """
     weights = _ELEMENT[dtype] * shape.num_parameters
     logits = CHUNK_TOKENS["cuda"] * shape.vocab_size * (4 + _ELEMENT[dtype])
     activations = activation_bytes(shape, training.batch_size * block_size, dtype)
-    return weights + logits + round(_ALL_SITES * activations) + teacher_bytes(shape, n_teacher_tokens, training)
+    return weights + logits + round(_ALL_SITES * activations) + teacher_bytes(shape, n_teacher_tokens)
 
 
 def out_of_memory(what: str) -> str:

@@ -155,7 +155,6 @@ def _output_error(
         levels={str(site): level for site, level in on.items()},
         rule="threshold" if histograms else "topk",
         tokens="all",
-        skip_first=0,
         calibration_blocks=len(dense),
     )
     with sparsified(model, plan, thresholds):

@@ -16,7 +16,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
 from trainables.activity import track
-from trainables.loss import linear_cross_entropy
+from trainables.loss import linear_kl
 from trainables.proxy import some_blocks
 from trainables.sparse import sparsified
 from trainables.spon import Form, SponBiases
@@ -166,10 +166,10 @@ def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_bl
         raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
     rows = []
     with sparsified(bench.model, plan, bench.thresholds(plan), biases):
-        pairs = zip(blocks.tokens, teacher.mean_row, strict=True)
-        for tokens, mean_row in track(pairs, "gradients of the layers", "block", len(blocks.tokens)):
+        parts = zip(blocks.tokens, teacher.mean_row, teacher.entropy, strict=True)
+        for tokens, mean_row, entropy in track(parts, "gradients of the layers", "block", len(blocks.tokens)):
             hidden = bench.model.hidden(tokens[None].to(bench.model.device))[0]
-            loss = linear_cross_entropy(hidden, bench.model.head, mean_row)  # the KL and a constant
+            loss = linear_kl(hidden, bench.model.head, mean_row, entropy)
             rows.append(torch.autograd.grad(loss, biases.parameters()))
     by_site = zip(*rows, strict=True)
     return {

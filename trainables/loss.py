@@ -159,25 +159,3 @@ def linear_kl(hidden: Tensor, head: Tensor, mean_row: Tensor, entropy: Tensor, t
     """
     total: Tensor = _LinearLogSumExp.apply(hidden / temperature, head, mean_row)  # type: ignore[no-untyped-call]
     return (total - entropy.sum(dtype=torch.float64)) / len(hidden) * temperature**2
-
-
-def linear_cross_entropy(hidden: Tensor, head: Tensor, mean_row: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy to the dense model's soft labels times T^2, mean over tokens, in nats: the KL without H."""
-    return linear_kl(hidden, head, mean_row, mean_row.new_zeros(len(hidden)), temperature)
-
-
-def logit_l2(hidden: Tensor, dense_hidden: Tensor, gram: Tensor) -> Tensor:
-    """Mean squared logit difference over tokens and vocabulary.
-
-    |U d|^2 = d . (U^T U) d for d = h - h_dense, so a (hidden, hidden) matrix stands in for the logits.
-
-    Args:
-        hidden: (tokens, hidden) of the sparse model.
-        dense_hidden: (tokens, hidden) of the dense model.
-        gram: U^T U / vocabulary, of shape (hidden, hidden), fp32.
-
-    Returns:
-        fp32 scalar.
-    """
-    difference = hidden.to(gram.dtype) - dense_hidden.to(gram.dtype)
-    return ((difference @ gram) * difference).sum(dim=-1).mean()

@@ -37,9 +37,9 @@ def some_blocks(bench: Workbench, split: Split, rows: slice) -> tuple[Blocks, Te
 
 
 def taken(blocks: Blocks, teacher: Teacher, rows: slice | Tensor) -> tuple[Blocks, Teacher]:
-    """Those blocks, and the statistics of them, without hidden states."""
+    """Those blocks, and the statistics of them."""
     part = Blocks(blocks.tokens[rows], blocks.documents[rows])
-    return part, Teacher(teacher.mean_row[rows], teacher.entropy[rows], teacher.nll[rows], None)
+    return part, Teacher(teacher.mean_row[rows], teacher.entropy[rows], teacher.nll[rows])
 
 
 class MaskScore(NamedTuple):

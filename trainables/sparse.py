@@ -81,7 +81,7 @@ class _AlikeChange(_Change):
         self, plan: TrialPlan, site: Site, layer: nn.Linear, threshold: float | None, bias: SiteBias | None
     ) -> None:
         super().__init__(plan, site, threshold, bias)
-        self._tokens, self._skip_first = plan.tokens, plan.skip_first
+        self._tokens = plan.tokens
         self._kth_largest = kth_largest(layer.weight.device.type) if plan.rule == "topk" else None
         cut: float
         if plan.rule == "topk":
@@ -92,7 +92,7 @@ class _AlikeChange(_Change):
         self.cut: Tensor
 
     def dense_prefix(self, length: int) -> int:
-        return dense_positions(self._tokens, self._skip_first, length)
+        return dense_positions(self._tokens, length)
 
     def sparsify(self, tail: Tensor) -> Tensor:
         find = self._kth_largest

@@ -17,7 +17,7 @@ from trainables.cache import cached, content_key
 from trainables.loss import exponentials, logits_of, mean_rows, operand, token_chunks
 from trainables.model import ResidentModel
 
-_SCHEMA = 2
+_SCHEMA = 3
 """Of the cached statistics; raise it when the same question gets another answer."""
 
 
@@ -29,18 +29,14 @@ class Teacher:
         mean_row: m of shape (blocks, seq, hidden), fp32.
         entropy: H of shape (blocks, seq), fp32, nats.
         nll: negative log-likelihood of each next token, (blocks, seq - 1), fp32, nats, at temperature 1.
-        hidden: the dense model's final hidden states (blocks, seq, hidden), fp32; for the ``kl+logit_l2`` loss only.
     """
 
     mean_row: Tensor
     entropy: Tensor
     nll: Tensor
-    hidden: Tensor | None
 
 
-def teacher_of(
-    model: ResidentModel, tokens: Tensor, name: str, temperature: float = 1.0, with_hidden: bool = False
-) -> Teacher:
+def teacher_of(model: ResidentModel, tokens: Tensor, name: str, temperature: float = 1.0) -> Teacher:
     """Load the statistics of some text, computing them first if nobody has.
 
     Args:
@@ -48,26 +44,23 @@ def teacher_of(
         tokens: (blocks, seq) token ids.
         name: of the text, for people.
         temperature: of the dense distribution.
-        with_hidden: also keep the hidden states, which doubles the size.
 
     Raises:
         RuntimeError: if the statistics are not there yet and the model is not dense.
     """
     text = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     identity = (model.fingerprint, str(model.network.dtype), model.device.type, text, tokens.shape)
-    key = content_key(_SCHEMA, *identity, float(temperature), with_hidden)
+    key = content_key(_SCHEMA, *identity, float(temperature))
 
     def build(directory: Path) -> None:
-        save_file(_statistics(model, tokens, name, temperature, with_hidden), directory / "stats.safetensors")
+        save_file(_statistics(model, tokens, name, temperature), directory / "stats.safetensors")
 
     stats = load_file(cached("teacher", key, build) / "stats.safetensors", device=str(model.device))
-    return Teacher(stats["mean_row"], stats["entropy"], stats["nll"], stats.get("hidden"))
+    return Teacher(stats["mean_row"], stats["entropy"], stats["nll"])
 
 
 @torch.inference_mode()
-def _statistics(
-    model: ResidentModel, tokens: Tensor, name: str, temperature: float, with_hidden: bool
-) -> dict[str, Tensor]:
+def _statistics(model: ResidentModel, tokens: Tensor, name: str, temperature: float) -> dict[str, Tensor]:
     model.check_dense()
     n_blocks, length = tokens.shape
     width = model.shape.hidden_size
@@ -76,14 +69,10 @@ def _statistics(
         "entropy": torch.empty(n_blocks, length),
         "nll": torch.empty(n_blocks, length - 1),
     }
-    if with_hidden:
-        stats["hidden"] = torch.empty(n_blocks, length, width)
     head, values = operand(model.head), model.head.dtype
     for rows in track(model.batches(tokens), f"teacher statistics of the {name} text", "batch"):
         batch = tokens[rows].to(model.device)
         hidden = model.hidden(batch).float()
-        if with_hidden:
-            stats["hidden"][rows] = hidden.cpu()
         labels = next_tokens(batch).flatten()
         mean_row, entropy, nll = _distribution(hidden.flatten(0, 1), head, values, labels, temperature)
         stats["mean_row"][rows] = mean_row.view_as(hidden).cpu()

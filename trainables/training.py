@@ -20,7 +20,7 @@ from trainables.activity import tell
 from trainables.compiled import can_compile, compiled
 from trainables.cost import out_of_memory
 from trainables.graph import RecordedPass
-from trainables.loss import linear_cross_entropy, linear_kl, logit_l2
+from trainables.loss import linear_kl
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
 from trainables.sparse import alike, sparsified
 from trainables.spon import SponBiases
@@ -64,7 +64,7 @@ class Trainer:
     ) -> None:
         self._bench, self._plan, self._training = bench, plan, training
         self._tokens = bench.blocks("calibration").tokens.to(bench.model.device)
-        self._teacher: Teacher = bench.teacher("calibration", training.temperature, training.loss == "kl+logit_l2")
+        self._teacher: Teacher = bench.teacher("calibration", training.temperature)
         self._thresholds = bench.thresholds(plan)
         self.biases = SponBiases(bench.model, sites, training.form)
         if start is not None:
@@ -182,18 +182,9 @@ class Trainer:
         return epoch_order(epoch, len(self._tokens), self._training.seed)[within * size : (within + 1) * size]
 
     def _loss(self, rows: Tensor) -> Tensor:
-        model, training = self._bench.model, self._training
-        hidden = model.hidden(self._tokens[rows]).flatten(0, 1)
-        mean_row = self._teacher.mean_row[rows].flatten(0, 1)
-        if training.loss == "ce":
-            return linear_cross_entropy(hidden, model.head, mean_row, training.temperature)
-        entropy = self._teacher.entropy[rows].flatten()
-        loss = linear_kl(hidden, model.head, mean_row, entropy, training.temperature)
-        if training.loss == "kl+logit_l2":
-            assert self._teacher.hidden is not None
-            dense_hidden = self._teacher.hidden[rows].flatten(0, 1)
-            loss = loss + training.logit_l2_weight * logit_l2(hidden, dense_hidden, self._bench.gram)
-        return loss
+        hidden = self._bench.model.hidden(self._tokens[rows]).flatten(0, 1)
+        mean_row, entropy = self._teacher.mean_row[rows].flatten(0, 1), self._teacher.entropy[rows].flatten()
+        return linear_kl(hidden, self._bench.model.head, mean_row, entropy, self._training.temperature)
 
     def save(self, directory: Path) -> None:
         """Write the state: biases, gains, moments and step."""

@@ -7,7 +7,6 @@ not depend on the trial, kept in the local cache.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -98,7 +97,7 @@ class Workbench:
         self.model: ResidentModel = load_model(self.materials.model, model.dtype, device)
         self._open_test = open_test
         self._blocks: dict[Split, Blocks] = {}
-        self._teachers: dict[tuple[Split, float, bool], Teacher] = {}
+        self._teachers: dict[tuple[Split, float], Teacher] = {}
         self._thresholds: dict[str, dict[Site, float]] = {}
         self._baselines: dict[str, Baseline] = {}
 
@@ -127,18 +126,12 @@ class Workbench:
             self._blocks[split] = load_blocks(self.materials.corpus, split)
         return self._blocks[split]
 
-    def teacher(self, split: Split, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
+    def teacher(self, split: Split, temperature: float = 1.0) -> Teacher:
         """Teacher statistics of a split."""
-        key = (split, temperature, with_hidden)
+        key = (split, temperature)
         if key not in self._teachers:
-            self._teachers[key] = teacher_of(self.model, self.blocks(split).tokens, split, temperature, with_hidden)
+            self._teachers[key] = teacher_of(self.model, self.blocks(split).tokens, split, temperature)
         return self._teachers[key]
-
-    @cached_property
-    def gram(self) -> Tensor:
-        """U^T U / vocabulary of shape (hidden, hidden), fp32, for the logit-L2 loss."""
-        head = self.model.head.float()
-        return head.T @ head / len(head)
 
     def thresholds(self, plan: TrialPlan) -> dict[Site, float]:
         """The threshold of every site of a plan, calibrated on the dense model; empty for the rule ``topk``."""

@@ -79,7 +79,6 @@ A server that does not run `spon.py` has to sparsify by itself, by the rule, lev
 def _tokens_in_words(spec: SponSpec) -> str:
     return {
         "all": "Every token is sparsified, with a KV cache and without.",
-        "skip_first_n": f"Tokens at positions below {spec.skip_first} stay dense, with a KV cache and without.",
         "second_half": "The first half of a prefill stays dense; its second half and all decoded tokens are "
         "sparsified. Decoding with a KV cache keeps that half, while a call without one takes half of its own length.",
     }[spec.tokens]

@@ -32,9 +32,9 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CONFIG, BIASES = "spon_config.json", "spon.safetensors"
-RULES, TOKENS = ("topk", "threshold"), ("all", "second_half", "skip_first_n")
+RULES, TOKENS = ("topk", "threshold"), ("all", "second_half")
 ABSORBED_BY = "spon_absorbed"
 """Key in the config of a model with biases folded in; its value is the identity of their trial."""
 _ATTACHED = "_spon_attached"
@@ -69,8 +69,7 @@ class SponSpec:
         trained_form: what was trained; ``input_vector`` vectors a are exported as W a.
         absorbed: the biases are in the weights of the model beside this file.
         rule: ``topk`` keeps the largest |x| of a token, ``threshold`` those from a frozen value up.
-        tokens: which positions are sparsified, ``all``, ``second_half`` or ``skip_first_n``.
-        skip_first: positions that ``skip_first_n`` leaves dense.
+        tokens: which positions are sparsified, ``all`` or ``second_half``.
         sites: by module path.
     """
 
@@ -82,7 +81,6 @@ class SponSpec:
     absorbed: bool
     rule: str
     tokens: str
-    skip_first: int
     sites: dict[str, SiteSpec]
 
 
@@ -113,9 +111,8 @@ class SponHandle:
 def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = True) -> SponHandle:
     """Sparsify the inputs and add the biases of every site of an export, or change nothing.
 
-    With a KV cache the token policies mean: ``all``, every token. ``skip_first_n``, every token whose position id is n
-    or more. ``second_half``, the second half of the prefill and every token decoded after it; a prefill in several
-    calls has no half that is known in time, and is refused.
+    With a KV cache ``second_half`` means the second half of the prefill and every token decoded after it; a prefill in
+    several calls has no half that is known in time, and is refused.
 
     Args:
         model: a causal LM, the base model of the export (or, for one with absorbed biases, the model beside it).
@@ -130,7 +127,7 @@ def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = 
     spec = read_spec(directory)
     biases = {} if spec.absorbed else _read(directory / BIASES, load_file)
     layers = _fitting_layers(model, spec, biases)
-    policy = _TokenPolicy(spec)
+    policy = _TokenPolicy()
     hooks: list[RemovableHandle | _BiasInProduct | _SkipZeros] = []
     if spec.tokens != "all":
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
@@ -366,14 +363,13 @@ def _just_below(threshold: float, dtype: torch.dtype) -> float:
 
 
 class _TokenPolicy:
-    """Sees every call of the decoder, and knows which of its positions stay dense.
+    """Under ``second_half``, sees every call of the decoder, and knows which of its positions stay dense.
 
     Attributes:
         dense: (batch or 1, seq) bool of the running call; None where every position is sparsified.
     """
 
-    def __init__(self, spec: SponSpec) -> None:
-        self._spec = spec
+    def __init__(self) -> None:
         self.dense: Tensor | None = None
 
     def observe(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -387,8 +383,6 @@ class _TokenPolicy:
         self.dense = self._dense(positions, past)
 
     def _dense(self, positions: Tensor, past: int) -> Tensor | None:
-        if self._spec.tokens == "skip_first_n":
-            return positions < self._spec.skip_first
         if past == 0:
             first, last = positions.aminmax(dim=-1, keepdim=True)
             return positions - first < (last - first + 1) // 2

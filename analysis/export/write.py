@@ -99,7 +99,6 @@ def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSp
         absorbed=absorbed,
         rule=config.plan.rule,
         tokens=config.plan.tokens,
-        skip_first=config.plan.skip_first,
         sites={
             shape.sites[site].path: SiteSpec(
                 in_features=shape.sites[site].in_features,

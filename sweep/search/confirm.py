@@ -26,7 +26,7 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
 
     Args:
         space: of the search.
-        trained: trials of one plan and seed, the space's own allocations among them; warm starts take no part.
+        trained: trials of one plan and seed, the space's own allocations among them.
         named: trials of the space's own allocations.
 
     Returns:
@@ -34,8 +34,8 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
         allocations, the best of them all the same: the report then says that the search did not win.
     """
     known = {trial.identity for trial in named}
-    fair = [c for c in trained if c.meta.config.warm_start is None]
-    ranked = sorted(zip(fair, pareto_flags(fair), strict=True), key=lambda pair: pair[0].meta.metrics["val_kl_nats"])
+    flagged = zip(trained, pareto_flags(trained), strict=True)
+    ranked = sorted(flagged, key=lambda pair: pair[0].meta.metrics["val_kl_nats"])
     searched = [(c, front) for c, front in ranked if c.biases and c.meta.config.identity not in known]
     front = [c for c, is_front in searched if is_front] or [c for c, _ in searched[:1]]
     return front[: search_of(space).confirm.n_chosen]

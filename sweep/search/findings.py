@@ -18,7 +18,7 @@ FINDINGS = "findings.txt"
 
 @dataclass(frozen=True)
 class ProxyFindings:
-    """The proxy against training, over the masks that had both, warm starts left out.
+    """The proxy against training, over the masks that had both.
 
     Attributes:
         n_masks: how many.
@@ -40,21 +40,11 @@ class ProxyFindings:
 
 
 @dataclass(frozen=True)
-class WarmStartFinding:
-    """One mask trained from the shared biases, against the space's own start: validation KL, nats."""
-
-    mask: str
-    own_start_kl_nats: float
-    warm_kl_nats: float
-
-
-@dataclass(frozen=True)
 class Findings:
     """Everything but the final comparison, which is ``selection.json``."""
 
     proposals: Counts
     proxy: ProxyFindings | None
-    warm_starts: tuple[WarmStartFinding, ...]
 
 
 def make_findings(counts: Counts, log: MaskLog | None, full: int, trained: Sequence[Checkpoint]) -> Findings:
@@ -66,7 +56,7 @@ def make_findings(counts: Counts, log: MaskLog | None, full: int, trained: Seque
         full: blocks of the proxy's last rung.
         trained: trials of the first seed.
     """
-    return Findings(counts, _proxy(log, full, trained) if log else None, _warm_starts(trained))
+    return Findings(counts, _proxy(log, full, trained) if log else None)
 
 
 def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindings | None:
@@ -101,25 +91,6 @@ def _spearman(x: Array, y: Array) -> Interval | None:
     return spearman(x.tolist(), y.tolist()) if len(x) > 2 and len(set(x)) > 1 and len(set(y)) > 1 else None
 
 
-def _warm_starts(trained: Sequence[Checkpoint]) -> tuple[WarmStartFinding, ...]:
-    own = {_without_start(c): c for c in trained if c.meta.config.warm_start is None}
-    pairs = [(own.get(_without_start(c)), c) for c in trained if c.meta.config.warm_start is not None]
-    return tuple(
-        WarmStartFinding(
-            mask=cold.meta.config.allocation,
-            own_start_kl_nats=cold.meta.metrics["val_kl_nats"],
-            warm_kl_nats=warm.meta.metrics["val_kl_nats"],
-        )
-        for cold, warm in pairs
-        if cold is not None
-    )
-
-
-def _without_start(checkpoint: Checkpoint) -> str:
-    """Identity of the trial, had it not been started warm."""
-    return checkpoint.meta.config.model_copy(update={"warm_start": None}).identity
-
-
 def write_findings(findings: Findings, selection: Selection, directory: Path) -> str:
     """Write ``findings.json`` and the lines for people, and return these."""
     (directory / "findings.json").write_text(json.dumps(asdict(findings), indent=1))
@@ -143,11 +114,6 @@ def _lines(findings: Findings) -> list[str]:
             f"whether these {proxy.n_equal_size} differ at all: Spearman of their trained KL, even against odd blocks, "
             f"{_rho(proxy.rank_reliability)}; at zero, no search can tell them apart on this text",
         ]
-    lines += [
-        f"warm start: {w.mask} validation KL {w.warm_kl_nats:.5f} from the shared biases, {w.own_start_kl_nats:.5f} "
-        f"from its own start"
-        for w in findings.warm_starts
-    ]
     return lines
 
 

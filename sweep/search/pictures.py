@@ -4,8 +4,8 @@ The tables, a row a mask:
 
 - masks, in the order in which they were proposed: ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` (the score) and
   ``blocks`` (forward blocks spent on it). The reference, masks drawn at random, has the same columns or is empty.
-- trained, with one seed: ``name``, ``kind`` (named, searched or warm), ``sites``, ``n_spon_params``, ``val_kl_nats``,
-  ``val_ppl`` and ``proxy_kl_nats`` (NaN without a score on the proxy). Warm starts had more training and are not drawn.
+- trained, with one seed: ``name``, ``kind`` (named or searched), ``sites``, ``n_spon_params``, ``val_kl_nats``,
+  ``val_ppl`` and ``proxy_kl_nats`` (NaN without a score on the proxy).
 """
 
 from collections.abc import Mapping
@@ -70,20 +70,19 @@ def mask_arrays(masks: pd.DataFrame, num_layers: int) -> dict[str, NDArray[np.bo
 
 def pareto_figure(trained: pd.DataFrame) -> Figure:
     """Validation KL and perplexity against the number of learned parameters, with the Pareto front of each."""
-    rows = trained[trained["kind"] != "warm"]
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     axes = figure.subplots(1, 2)
     scores = {"val_kl_nats": "validation KL, nats per token", "val_ppl": "validation perplexity"}
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
-        front = pareto_front(rows, score)
-        params, best = [*front["n_spon_params"], rows["n_spon_params"].max()], [*front[score], front[score].min()]
+        front = pareto_front(trained, score)
+        params, best = [*front["n_spon_params"], trained["n_spon_params"].max()], [*front[score], front[score].min()]
         axis.step(params, best, where="post", color="grey", linewidth=1, label="Pareto front")
-        _points(axis, rows, "n_spon_params", score)
+        _points(axis, trained, "n_spon_params", score)
         axis.set(xlabel="SPON parameters", ylabel=label)
         axis.xaxis.set_major_formatter("{x:,.0f}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     for axis, score in zip(axes, scores, strict=True):
-        _label_named(figure, axis, rows, "n_spon_params", score)
+        _label_named(figure, axis, trained, "n_spon_params", score)
     return figure
 
 
@@ -100,7 +99,7 @@ def proxy_figure(trained: pd.DataFrame) -> Figure:
 
 
 def _on_proxy(trained: pd.DataFrame) -> pd.DataFrame:
-    return trained[(trained["kind"] != "warm") & trained["proxy_kl_nats"].notna()]
+    return trained[trained["proxy_kl_nats"].notna()]
 
 
 def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
@@ -235,7 +234,7 @@ def write_pictures(
         num_layers: of the model.
     """
     figures: dict[str, Figure] = {}
-    if not trained.empty and (trained["kind"] != "warm").any():
+    if not trained.empty:
         figures["pareto"] = pareto_figure(trained)
     if not masks.empty and masks["sites"].map(len).any():
         figures["masks"] = mask_figure(masks, num_layers)

@@ -1,7 +1,6 @@
 """A search from start to end: share, propose, train, confirm. Each stage goes on where it stopped."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from search_spaces.allocations import BASELINE
 from search_spaces.comparison import shared_trials
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, WarmStart
+from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import search_of
 from search_spaces.search_config import Random
 from search_spaces.sites import ModelShape
@@ -18,10 +17,10 @@ from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.report import report_on_test
 from sweep.search.confirm import Groups, choose, compare, final_groups
+from sweep.search.database import copy_studies
 from sweep.search.findings import make_findings, write_findings
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
-from sweep.search.mirror import Mirror
 from sweep.search.pictures import write_pictures
 from sweep.search.proposals import ScoredMasks, TrainedMasks, propose
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
@@ -30,8 +29,6 @@ from sweep.tuner import Outcome, outcome, run_trials
 from trainables.activity import tell
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.selection import Selection, write_selection
-
-_WARM = "+warm"
 
 
 @dataclass
@@ -89,7 +86,7 @@ class Search:
         self._share()
         self._propose()
         self._draw_reference()
-        trained = self._train("train", [*self.named, *self.candidates(), *self._warm()])
+        trained = self._train("train", [*self.named, *self.candidates()])
         plans = self._final_groups()
         final = [trial for groups in plans for _, trials in groups.values() for trial in trials]
         confirmed = self._train("confirm", final)
@@ -173,8 +170,9 @@ class Search:
             return
         task = Task(space, self.shape, self.fingerprints, rungs, masks.known, masks.job, counts)
         log = masks.log if isinstance(masks, ScoredMasks) else None
-        with Mirror(self.folder.journal, self.optuna_storage).following() if self.optuna_storage else nullcontext():
-            propose(self.folder, stage, task, self.tracking_uri, log)
+        propose(self.folder, stage, task, self.tracking_uri, log)
+        if self.optuna_storage:
+            copy_studies(self.folder.journal, self.optuna_storage)
 
     def _scored_masks(self, log: MaskLog) -> ScoredMasks:
         shared = {t.plan.model_dump_json(): str(self._checkpoint_path(t)) for t in self.shared}
@@ -201,18 +199,6 @@ class Search:
                 front.append(trial)
         rest = [trial for trial in ranked if trial not in front]
         return [*front, *rest][: proxy.n_train]
-
-    def _warm(self) -> list[TrialConfig]:
-        """The best candidates once more, from the shared biases."""
-        proxy = search_of(self.space).proxy
-        if proxy is None:
-            return []
-        shared = {trial.plan.model_dump_json(): trial for trial in self.shared}
-        return [self._warmed(t, shared[t.plan.model_dump_json()]) for t in self.candidates()[: proxy.n_warm]]
-
-    def _warmed(self, trial: TrialConfig, shared: TrialConfig) -> TrialConfig:
-        start = WarmStart(identity=shared.identity, checkpoint=str(self._checkpoint_path(shared)))
-        return trial.model_copy(update={"allocation": trial.allocation + _WARM, "warm_start": start})
 
     def trained(self) -> list[Checkpoint]:
         """All that was trained with the first seed, but for what is auxiliary; the final comparison has other seeds."""

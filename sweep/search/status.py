@@ -36,7 +36,7 @@ def _stages(space: SpaceConfig) -> dict[str, str]:
         return propose | {"train": f"at most {named} trials"} | confirm
     shared = {"shared": f"{len(plans_of(space)) * len(search.sparsity or space.sparsity)} trials"}
     reference = {"reference": f"{search.proxy.n_reference} masks"} if search.proxy.n_reference else {}
-    train = {"train": f"at most {named + search.proxy.n_train + search.proxy.n_warm} trials"}
+    train = {"train": f"at most {named + search.proxy.n_train} trials"}
     return shared | propose | reference | train | confirm
 
 

@@ -61,18 +61,17 @@ def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: Ma
         full: blocks of its last rung.
 
     Returns:
-        Columns ``name``, ``kind`` (named, searched or warm), ``sites``, ``n_spon_params``, ``val_kl_nats``, ``val_ppl``
-        and ``proxy_kl_nats``, NaN for masks without a proxy score.
+        Columns ``name``, ``kind`` (named or searched), ``sites``, ``n_spon_params``, ``val_kl_nats``, ``val_ppl`` and
+        ``proxy_kl_nats``, NaN for masks without a proxy score.
     """
     scored = {record.trial.sites: record.kl_nats for record in log.on(full)}
     rows = []
     for checkpoint in trained:
         config, metrics = checkpoint.meta.config, checkpoint.meta.metrics
-        kind = "warm" if config.warm_start else "named" if config.allocation in named else "searched"
         rows.append(
             {
                 "name": config.allocation,
-                "kind": kind,
+                "kind": "named" if config.allocation in named else "searched",
                 "sites": config.sites,
                 "n_spon_params": config.n_spon_params,
                 "val_kl_nats": metrics["val_kl_nats"],

@@ -9,7 +9,8 @@ the embedded model, such as ``python -m sweep find embedded --sparsity 0.5 --out
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -50,18 +51,17 @@ def measure(n_in: int, n_out: int, dtype: torch.dtype, rounds: int) -> dict[str,
     """Seconds of torch's product, of ours by the sparsity of its input, and of ours at 50% with a bias."""
     copies = max(2, _COPIES_BYTES // (n_in * n_out * dtype.itemsize))
     layers = [nn.Linear(n_in, n_out, bias=False, dtype=dtype) for _ in range(copies)]
-    x, bias = torch.randn(1, n_in).to(dtype), nn.Parameter(torch.randn(n_out).to(dtype))
+    biased = [nn.Linear(n_in, n_out, dtype=dtype) for _ in range(copies)]
+    x = torch.randn(1, n_in).to(dtype)
     sparse = {s: load.keep_above(x, x.float().abs().quantile(s).item()) for s in SPARSITIES}
     products = {"dense": [lambda layer=layer: nn.Linear.forward(layer, x) for layer in layers]}
     skipping = [load._SkipZeros(layer, _product(layer)) for layer in layers]
     for s, input_ in sparse.items():
         products[f"{s}"] = [lambda skip=skip, input_=input_: skip._forward(input_) for skip in skipping]
+    skipping = [load._SkipZeros(layer, _product(layer)) for layer in biased]
+    products["biased"] = [lambda skip=skip: skip._forward(sparse[0.5]) for skip in skipping]
     with torch.inference_mode():
-        found = in_turn(products, rounds)
-        for layer in layers:
-            layer.bias = bias
-        biased = in_turn({"biased": products["0.5"]}, rounds)
-    return found | biased
+        return in_turn(products, rounds)
 
 
 def _product(layer: nn.Linear) -> load._Product:
@@ -95,47 +95,60 @@ def show_products(dtype: torch.dtype, rounds: int) -> None:
     print_table(f"One token, one thread, {dtype}, median of {rounds}: times faster than torch's product", head, rows)
 
 
-def generate(model: PreTrainedModel, tokens: Tensor, n_new: int) -> tuple[list[int], float]:
-    """Greedy text after a prompt, and seconds a token, the prefill left out."""
+def generate(model: PreTrainedModel, prompt: Tensor, text: list[int] | None = None) -> tuple[list[int], float]:
+    """The likeliest tokens after a prompt one by one, and seconds a token, the prefill left out.
+
+    Args:
+        model: in whatever state it is in.
+        prompt: (1, tokens).
+        text: to go along; the model's own by default.
+    """
     with torch.inference_mode():
-        out = model(tokens, use_cache=True)
+        out = model(prompt, use_cache=True)
         chosen = [int(out.logits[0, -1].argmax())]
         started = time.perf_counter()
-        while len(chosen) < n_new:
-            out = model(torch.tensor([[chosen[-1]]]), past_key_values=out.past_key_values, use_cache=True)
+        while len(chosen) < _NEW_TOKENS:
+            last = (text or chosen)[len(chosen) - 1]
+            out = model(torch.tensor([[last]]), past_key_values=out.past_key_values, use_cache=True)
             chosen.append(int(out.logits[0, -1].argmax()))
-    return chosen, (time.perf_counter() - started) / (n_new - 1)
+    return chosen, (time.perf_counter() - started) / (_NEW_TOKENS - 1)
+
+
+@contextmanager
+def by_our_product(model: PreTrainedModel, adapter: Path) -> Iterator[None]:
+    """The dense model multiplies by our product while the block runs."""
+    layers = [model.get_submodule(path) for path in load.read_spec(adapter).sites]
+    swaps = [load._SkipZeros(layer, _product(layer)) for layer in layers]
+    yield
+    for swap in swaps:
+        swap.remove()
 
 
 def show_generation(adapter: Path, dtype: torch.dtype, rounds: int) -> None:
     """Print how fast the embedded model generates, dense, as the adapter makes it, and by our product alone."""
     directory = embedded.model_dir()
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval().requires_grad_(False)
-    tokens = AutoTokenizer.from_pretrained(directory)(_PROMPT, return_tensors="pt").input_ids
-    found: dict[str, list[tuple[list[int], float]]] = {}
-    for _ in range(rounds):
-        found.setdefault("dense", []).append(generate(model, tokens, _NEW_TOKENS))
-        for name, skip_zeros in (("sparse, zeros multiplied", False), ("sparse, zeros skipped", True)):
-            with load.load_spon(model, adapter, skip_zeros=skip_zeros):
-                found.setdefault(name, []).append(generate(model, tokens, _NEW_TOKENS))
-        layers = [model.get_submodule(path) for path in load.read_spec(adapter).sites]
-        swaps = [load._SkipZeros(layer, _product(layer)) for layer in layers]
-        found.setdefault("dense by the same product", []).append(generate(model, tokens, _NEW_TOKENS))
-        for swap in swaps:
-            swap.remove()
-    seconds = {name: median(taken for _, taken in runs) for name, runs in found.items()}
-    texts = {name: runs[0][0] for name, runs in found.items()}
-    references = {"sparse, zeros skipped": "sparse, zeros multiplied", "dense by the same product": "dense"}
-    rows = []
-    for name, taken in seconds.items():
-        same = f"{_agreeing(texts[name], texts[references[name]])} of {_NEW_TOKENS}" if name in references else ""
-        rows.append((name, f"{1e3 * taken:.1f}", f"{seconds['dense'] / taken:.2f}x", same))
+    prompt = AutoTokenizer.from_pretrained(directory)(_PROMPT, return_tensors="pt").input_ids
+    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "dense": nullcontext,
+        "dense, by our product": lambda: by_our_product(model, adapter),
+        "sparse, zeros multiplied": lambda: load.load_spon(model, adapter, skip_zeros=False),
+        "sparse, zeros skipped": lambda: load.load_spon(model, adapter),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for way, attached in [*ways.items()] * rounds:
+        with attached():
+            taken[way].append(generate(model, prompt)[1])
+    rows, reference = [], list[int]()
+    for way, attached in ways.items():
+        with attached():
+            own = way in ("dense", "sparse, zeros multiplied")
+            reference = generate(model, prompt)[0] if own else reference
+            same = sum(map(int.__eq__, generate(model, prompt, reference)[0], reference)) / _NEW_TOKENS
+        ms = 1e3 * median(taken[way])
+        rows.append((way, f"{ms:.1f}", f"{1e3 * median(taken['dense']) / ms:.2f}x", f"{same:.0%}"))
     title = f"{_NEW_TOKENS} tokens by the embedded model, one thread, {dtype}, median of {rounds}"
-    print_table(title, ["way", "ms a token", "faster than dense", "first tokens as torch's products give"], rows)
-
-
-def _agreeing(mine: list[int], other: list[int]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b), len(mine))
+    print_table(title, ["way", "ms a token", "faster than dense", "same tokens as by torch's product"], rows)
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ class RandomBench(Workbench):
     def plan(self, rule: str) -> TrialPlan:
         """All sites at one level."""
         levels = {str(site): SPARSITY for site in self.model.shape.sites}
-        return TrialPlan(levels=levels, rule=rule, tokens="all", skip_first=0, calibration_blocks=16)  # type: ignore[arg-type]
+        return TrialPlan(levels=levels, rule=rule, tokens="all", calibration_blocks=16)  # type: ignore[arg-type]
 
     def trainer(self, rule: str) -> Trainer:
         """Biases at all sites."""

@@ -26,7 +26,7 @@ def test_the_loss_and_the_gradients_are_those_of_plain(tiny_bench: Workbench, si
     expected.backward()
     teacher = tiny_bench.teacher("calibration")
     levels = {str(site): 0.5 for site in sites}
-    plan = TrialPlan(levels=levels, rule="topk", tokens="all", skip_first=0, calibration_blocks=0)
+    plan = TrialPlan(levels=levels, rule="topk", tokens="all", calibration_blocks=0)
     with sparsified(model, plan, {}, biases):
         hidden = model.hidden(tokens).flatten(0, 1)
         loss = linear_kl(hidden, model.head, teacher.mean_row.flatten(0, 1), teacher.entropy.flatten())

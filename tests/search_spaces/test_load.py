@@ -82,7 +82,7 @@ def test_the_llama_spaces_train_as_the_study_did(name):
     training, corpus = space.training, space.corpus
     assert (training.batch_size, training.epochs, training.lr, training.seed) == (8, 10, 1e-5, 42)
     assert (training.schedule, training.weight_decay, training.max_grad_norm) == ("constant", 0.0, 1.0)
-    assert (training.loss, training.temperature, training.form) == ("kl", 1.0, "output_bias")
+    assert (training.temperature, training.form) == (1.0, "output_bias")
     assert (corpus.block_size, corpus.blocks.calibration, corpus.blocks.test, corpus.pick) == (128, 2048, 1024, "first")
     assert (space.plan.rule, space.plan.tokens, space.plan.modules) == ("topk", "all", "matched")
     assert (space.sparsity, space.seeds, space.resources.device) == ((0.5, 0.6), (42,), "cuda")
@@ -146,6 +146,10 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
         (
             SMALL + "plan: {rul: topk}\n",
             ["one of modules, layers, levels, bounds,", "'rul'", "(at plan.rul in "],
+        ),
+        (
+            SMALL.replace("epochs: 3", "loss: ce"),
+            ["'loss'; it is always the KL to the dense model: leave the key out (at"],
         ),
         (SMALL + "plan: {within_layer: greedy}\n", ["'within_layer'; write plan.levels: greedy (at plan.within_layer"]),
         (

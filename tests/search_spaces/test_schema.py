@@ -26,7 +26,7 @@ def space(**changes: Any) -> SpaceConfig:
 
 
 def plan(**changes: Any) -> TrialPlan:
-    given = {"levels": {"0.down_proj": 0.5}, "rule": "topk", "tokens": "all", "skip_first": 0, "calibration_blocks": 0}
+    given = {"levels": {"0.down_proj": 0.5}, "rule": "topk", "tokens": "all", "calibration_blocks": 0}
     return TrialPlan.model_validate(given | changes)
 
 
@@ -53,8 +53,6 @@ def test_the_training_defaults_are_the_studys():
         "form": "output_bias",
         "init": "zero",
         "init_scale": 0.5,
-        "loss": "kl",
-        "logit_l2_weight": 0.0,
         "temperature": 1.0,
         "batch_size": 8,
         "gradient_accumulation_steps": 1,
@@ -118,21 +116,10 @@ def test_a_training_seed_that_is_the_only_seed_is_taken():
     assert space(training={"seed": 7}, seeds=[7]).seeds == (7,)
 
 
-def test_a_skip_as_long_as_a_block_is_refused_because_nothing_would_be_sparsified():
-    with pytest.raises(ValidationError, match=r"plan\.skip_first=16, corpus\.block_size=16"):
-        space(plan={"tokens": "skip_first_n", "skip_first": 16}, corpus={"block_size": 16})
-
-
 @pytest.mark.parametrize("name", ["", "a b", "../up", "-x", "a/b"])
 def test_a_sweep_name_that_cannot_be_a_folder_is_refused(name):
     with pytest.raises(ValidationError, match="name"):
         space(name=name)
-
-
-@pytest.mark.parametrize("given", [{"tokens": "skip_first_n"}, {"skip_first": 4}])
-def test_skip_first_goes_with_its_policy(given):
-    with pytest.raises(ValidationError, match="skip_first must be > 0 exactly when tokens is skip_first_n, but got"):
-        PlanConfig.model_validate(given)
 
 
 @pytest.mark.parametrize("modules", ["down_proj", [], None, 3])
@@ -252,13 +239,7 @@ def test_a_label_tells_apart_two_uses_of_a_name(given, label):
     assert AllocationConfig.model_validate(given).label == label
 
 
-@pytest.mark.parametrize("given", [{"loss": "kl+logit_l2"}, {"logit_l2_weight": 0.1}])
-def test_the_l2_weight_goes_with_its_loss(given):
-    with pytest.raises(ValidationError, match=r"exactly when loss is kl\+logit_l2, but got loss="):
-        TrainingConfig.model_validate(given)
-
-
-@pytest.mark.parametrize("given", [{"lr": 0}, {"lr": math.inf}, {"temperature": 0}, {"epochs": 0}, {"loss": "mse"}])
+@pytest.mark.parametrize("given", [{"lr": 0}, {"lr": math.inf}, {"temperature": 0}, {"epochs": 0}, {"form": "mse"}])
 def test_training_numbers_without_meaning_are_refused(given):
     with pytest.raises(ValidationError, match=next(iter(given))):
         TrainingConfig.model_validate(given)
@@ -308,9 +289,9 @@ def test_a_corpus_that_contradicts_itself_is_refused(given, line):
         CorpusConfig.model_validate(given)
 
 
-@pytest.mark.parametrize(("tokens", "skip", "prefix"), [("all", 0, 0), ("second_half", 0, 64), ("skip_first_n", 5, 5)])
-def test_the_dense_prefix_follows_the_token_policy(tokens, skip, prefix):
-    assert plan(tokens=tokens, skip_first=skip).dense_prefix(128) == prefix
+@pytest.mark.parametrize(("tokens", "prefix"), [("all", 0), ("second_half", 64)])
+def test_the_dense_prefix_follows_the_token_policy(tokens, prefix):
+    assert plan(tokens=tokens).dense_prefix(128) == prefix
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_a_huge_grid_is_given_by_its_magnitude(shape_of):
 
 
 def test_a_quick_search_is_the_same_one_on_less_text_and_at_a_smaller_budget(shape):
-    proxy = {"rungs": [8, 32], "n_train": 8, "n_warm": 2}
+    proxy = {"rungs": [8, 32], "n_train": 8}
     whole = space({"masks": {"family": "subset"}, "n_masks": 100, "proxy": proxy, "stopping": "asha"})
     small = quick(whole)
     assert SpaceConfig.model_validate(small.model_dump()) == small

@@ -93,7 +93,7 @@ def test_a_space_with_a_search_survives_being_written_and_read():
 
 
 def test_the_stages_of_a_search_survive_being_written_and_read():
-    config = space(subset(proxy={"rungs": [4, 16], "n_warm": 2}, stopping="median", confirm={"seeds": [5]}))
+    config = space(subset(proxy={"rungs": [4, 16], "n_reference": 2}, stopping="median", confirm={"seeds": [5]}))
     assert SpaceConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -131,9 +131,10 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         (subset(plan_modules=[[]]), ["a choice of plan_modules must name at least one module", "got []"]),
         (subset(plan_modules=[TWO, TWO[::-1]]), ["each once, but got [['o_proj', 'down_proj'], ['down"]),
         (subset(algorithm="grid", lr={"low": 1, "high": 2}), ["a grid must have no real-valued parameter, but got lr"]),
+        (subset(proxy={"n_warm": 2}), ["'n_warm'; masks are no longer trained a second time: leave the key out (at"]),
         (
             subset(proxy={"rung": 4}),
-            ["one of rungs, epochs, n_train, n_warm, n_reference, but got 'rung' (at search.proxy.rung in"],
+            ["one of rungs, epochs, n_train, n_reference, but got 'rung' (at search.proxy.rung in"],
         ),
         (subset(proxy={"rungs": [4, 4]}), ["rungs must have more blocks each than", "[4, 4] (at search.proxy in"]),
         (

@@ -5,7 +5,7 @@ from search_spaces.search_stages import Asha, ConfirmConfig, Median, ProxyConfig
 
 
 def test_a_proxy_has_one_rung_and_the_spaces_own_epochs_unless_it_says_otherwise():
-    given = {"rungs": (16,), "epochs": None, "n_train": 8, "n_warm": 0, "n_reference": 0}
+    given = {"rungs": (16,), "epochs": None, "n_train": 8, "n_reference": 0}
     assert ProxyConfig().model_dump() == given
 
 
@@ -21,19 +21,10 @@ def test_rungs_without_blocks_are_refused(rungs):
         ProxyConfig(rungs=rungs)
 
 
-@pytest.mark.parametrize("counts", [{"epochs": 0}, {"n_train": 0}, {"n_warm": -1}, {"n_reference": -1}], ids=str)
+@pytest.mark.parametrize("counts", [{"epochs": 0}, {"n_train": 0}, {"n_reference": -1}], ids=str)
 def test_counts_of_a_proxy_without_meaning_are_refused(counts):
     with pytest.raises(ValidationError, match=next(iter(counts))):
         ProxyConfig(**counts)
-
-
-def test_all_masks_that_are_trained_may_be_trained_warm_too():
-    assert ProxyConfig(n_train=3, n_warm=3).n_warm == 3
-
-
-def test_more_warm_masks_than_trained_ones_are_refused():
-    with pytest.raises(ValidationError, match=r"n_warm <= n_train must hold, but got \(n_warm=4, n_train=3\)"):
-        ProxyConfig(n_train=3, n_warm=4)
 
 
 @pytest.mark.parametrize("kind", [Asha, Median])

@@ -79,7 +79,7 @@ def test_a_plan_of_one_level_is_named_in_words(
     tiny_trial: TrialConfig, modules: tuple[str, ...], levels: tuple[float, ...], tokens: str, says: str
 ) -> None:
     sites = {f"0.{module}": level for module, level in zip(modules, cycle(levels), strict=False)}
-    plan = TrialPlan(levels=sites, rule="topk", tokens=tokens, skip_first=0, calibration_blocks=1)
+    plan = TrialPlan(levels=sites, rule="topk", tokens=tokens, calibration_blocks=1)
     assert plan_title(tiny_trial.model_copy(update={"plan": plan})).startswith(says)
 
 

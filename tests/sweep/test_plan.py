@@ -51,15 +51,15 @@ def test_the_plan_of_a_search_counts_what_it_may_train_and_score(
     search = {
         "masks": {"family": "subset"},
         "n_masks": 10,
-        "proxy": {"rungs": [4, 12], "n_train": 3, "n_warm": 1, "n_reference": 5, "epochs": 3},
+        "proxy": {"rungs": [4, 12], "n_train": 3, "n_reference": 5, "epochs": 3},
         "stopping": "asha",
         "confirm": {"seeds": [1, 2], "n_random": 1},
     }
     print_plan(parse_space(tiny_raw | {"search": search, "allocations": ["UNIF-ALL", "GRADIENT"]}, "test"))
     out = capsys.readouterr().out
-    # UNIF-ALL; shared biases at one and a half times its epochs; 3 + 1 masks; two seeds of UNIF-ALL, the chosen one,
+    # UNIF-ALL; shared biases at one and a half times its epochs; 3 masks; two seeds of UNIF-ALL, the chosen one,
     # early, late, inverted and a random one
-    assert f"at most {1 + 2 + 4 + 2 * 6} trials and scores {15 * 12} blocks" in out
+    assert f"at most {1 + 2 + 3 + 2 * 6} trials and scores {15 * 12} blocks" in out
     assert "GRADIENT is measured first" in out
     assert "the sweep about" in out
 

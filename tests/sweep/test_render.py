@@ -55,8 +55,8 @@ SHIPPED = ("BASELINE-TEAL", "UNIF-ALL", "TOP-50", "TOP-75", "BOTTOM-50", "ATTN-O
 TITLES = (
     "down_proj at 50% (threshold)",
     "o_proj+down_proj at 52.5% (threshold, second_half)",
-    "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj at 60% (threshold, skip_first_n)",
-    "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj@0.41-0.62#ab12 threshold skip_first_n",
+    "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj at 60% (threshold, second_half)",
+    "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj@0.41-0.62#ab12 threshold second_half",
 )
 
 

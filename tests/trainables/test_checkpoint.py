@@ -137,7 +137,7 @@ def test_another_schema_version_is_named_whatever_else_differs(written):
     [
         (lambda meta: meta.pop("paths"), "paths: Field required"),
         (lambda meta: meta.update(extra=1), "extra: Extra inputs are not permitted"),
-        (lambda meta: meta["config"]["training"].update(loss="mse"), "config.training.loss: Input should be"),
+        (lambda meta: meta["config"]["training"].update(form="mse"), "config.training.form: Input should be"),
         (lambda meta: meta["metrics"].update(val_kl_nats="low"), "metrics.val_kl_nats: Input should be a valid number"),
     ],
 )

@@ -30,7 +30,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
 
 def plan_of(levels: dict[Site, float], rule: str = "threshold", tokens: str = "all") -> TrialPlan:
     named = {str(site): level for site, level in levels.items()}
-    return TrialPlan(levels=named, rule=rule, tokens=tokens, skip_first=0, calibration_blocks=4)  # type: ignore[arg-type]
+    return TrialPlan(levels=named, rule=rule, tokens=tokens, calibration_blocks=4)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ both_rules = pytest.mark.parametrize("rule", ["topk", "threshold"])
 
 def plan_of(rule: str, tokens: str = "all", sites: tuple[Site, ...] = ALL, level: float = 0.5) -> TrialPlan:
     levels = {str(site): level for site in sites}
-    return TrialPlan(levels=levels, rule=rule, tokens=tokens, skip_first=0, calibration_blocks=BLOCKS)
+    return TrialPlan(levels=levels, rule=rule, tokens=tokens, calibration_blocks=BLOCKS)
 
 
 def by_the_formula(bench: Workbench, plan: TrialPlan, numbers: list[int]) -> np.ndarray:

@@ -47,7 +47,7 @@ def layer_output(bench: Workbench, layer: int, tokens: Tensor) -> Tensor:
 def layer_error(bench: Workbench, layer: int, levels: dict[str, float], rule: str) -> float:
     """What levels of one layer do to its output, by running the whole model: the layers before it are dense."""
     on = {site: level for site, level in levels.items() if Site.parse(site).layer == layer and level > 0}
-    plan = TrialPlan(levels=on, rule=rule, tokens="all", skip_first=0, calibration_blocks=BLOCKS)
+    plan = TrialPlan(levels=on, rule=rule, tokens="all", calibration_blocks=BLOCKS)
     tokens = bench.blocks("calibration").tokens
     dense = layer_output(bench, layer, tokens)
     with sparsified(bench.model, plan, bench.thresholds(plan)):
@@ -161,7 +161,7 @@ def test_the_model_is_dense_afterwards(bench, tokens, rule):
 
 @both_rules
 def test_a_sparse_model_is_refused(bench, rule):
-    plan = TrialPlan(levels={"0.down_proj": 0.5}, rule="topk", tokens="all", skip_first=0, calibration_blocks=0)
+    plan = TrialPlan(levels={"0.down_proj": 0.5}, rule="topk", tokens="all", calibration_blocks=0)
     with sparsified(bench.model, plan, {}), pytest.raises(RuntimeError, match="must be dense"):
         levels_at(bench, ALL, 0.5, rule, 2)
 

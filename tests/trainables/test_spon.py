@@ -12,7 +12,7 @@ from trainables.spon import SponBiases, warm_start
 from trainables.workbench import Workbench
 
 DOWN, KEY = Site(0, "down_proj"), Site(1, "k_proj")
-NO_LEVELS = TrialPlan(levels={}, rule="topk", tokens="all", skip_first=0, calibration_blocks=0)
+NO_LEVELS = TrialPlan(levels={}, rule="topk", tokens="all", calibration_blocks=0)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ def bench(tiny_bench: Workbench, spon_cache: object) -> Workbench:
     return tiny_bench
 
 
-def ask(bench: Workbench, temperature: float = 1.0, with_hidden: bool = False) -> Teacher:
-    return teacher_of(bench.model, bench.blocks("validation").tokens, "validation", temperature, with_hidden)
+def ask(bench: Workbench, temperature: float = 1.0) -> Teacher:
+    return teacher_of(bench.model, bench.blocks("validation").tokens, "validation", temperature)
 
 
 def logits_of(bench: Workbench) -> Tensor:
@@ -87,24 +87,16 @@ def test_statistics_are_computed_once_and_kept_on_disk(bench, monkeypatch):
         lambda b: teacher_of(b.model, b.blocks("validation").tokens, "validation", 2.0),
         lambda b: teacher_of(b.model, b.blocks("calibration").tokens, "validation"),
         lambda b: teacher_of(b.model, b.blocks("validation").tokens.view(-1, 8), "validation"),
-        lambda b: teacher_of(b.model, b.blocks("validation").tokens, "validation", with_hidden=True),
         lambda b: teacher_of(replace(b.model, fingerprint="other"), b.blocks("validation").tokens, "validation"),
         lambda b: teacher_of(elsewhere(b.model), b.blocks("validation").tokens, "validation"),
     ],
-    ids=["temperature", "text", "block size", "hidden", "model", "device"],
+    ids=["temperature", "text", "block size", "model", "device"],
 )
 def test_another_question_has_statistics_of_its_own(bench, monkeypatch, other):
     ask(bench)
     monkeypatch.setattr(teacher, "_statistics", lambda *args: pytest.fail("asked"))
     with pytest.raises(pytest.fail.Exception, match="asked"):
         other(bench)
-
-
-def test_hidden_states_are_kept_only_when_asked_for(bench):
-    assert ask(bench).hidden is None
-    kept = ask(bench, with_hidden=True).hidden
-    assert kept is not None
-    torch.testing.assert_close(kept, bench.model.hidden(bench.blocks("validation").tokens))
 
 
 def test_a_bf16_model_has_statistics_in_fp32(tiny_trial, spon_cache):

@@ -24,9 +24,9 @@ from trainables.workbench import Workbench
 DOWN, QUERY = Site(0, "down_proj"), Site(1, "q_proj")
 
 
-def plan_of(levels: dict[Site, float], rule: str = "topk", tokens: str = "all", skip_first: int = 0) -> TrialPlan:
+def plan_of(levels: dict[Site, float], rule: str = "topk", tokens: str = "all") -> TrialPlan:
     named = {str(site): level for site, level in levels.items()}
-    return TrialPlan(levels=named, rule=rule, tokens=tokens, skip_first=skip_first, calibration_blocks=16)
+    return TrialPlan(levels=named, rule=rule, tokens=tokens, calibration_blocks=16)
 
 
 def sparsified_by_sorting(x: Tensor, sparsity: float) -> Tensor:
@@ -173,10 +173,10 @@ def test_the_meter_adds_up_over_forward_passes_of_the_sparsified_positions():
     assert meter.realised() == {"0.down_proj": 5 / 12}
 
 
-@pytest.mark.parametrize(("policy", "skip", "dense"), [("all", 0, 0), ("second_half", 0, 8), ("skip_first_n", 3, 3)])
+@pytest.mark.parametrize(("policy", "dense"), [("all", 0), ("second_half", 8)])
 @pytest.mark.parametrize("rule", ["topk", "threshold"])
-def test_a_token_policy_leaves_exactly_its_prefix_dense(bench, tokens, policy, skip, dense, rule):
-    plan = plan_of({DOWN: 0.5}, rule, policy, skip)
+def test_a_token_policy_leaves_exactly_its_prefix_dense(bench, tokens, policy, dense, rule):
+    plan = plan_of({DOWN: 0.5}, rule, policy)
     before, after = input_of(bench, DOWN, tokens), input_of(bench, DOWN, tokens, plan)
     assert torch.equal(after[:, :dense], before[:, :dense])
     tail = before[:, dense:]

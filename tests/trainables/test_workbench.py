@@ -138,11 +138,6 @@ def test_the_dense_model_is_the_teacher_of_itself(tiny_bench):
     assert tiny_bench.dense_baseline("validation").kl_nats == 0
 
 
-def test_the_gram_matrix_is_that_of_the_head(tiny_bench):
-    head = tiny_bench.model.head
-    assert tiny_bench.gram.allclose(sum(row[:, None] * row for row in head) / len(head), rtol=1e-4, atol=1e-5)
-
-
 def test_two_dtypes_share_no_baseline(bench, tiny_trial, monkeypatch):
     bench.teal_baseline(tiny_trial.plan, "validation")
     poison(monkeypatch, "score")

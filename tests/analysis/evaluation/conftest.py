@@ -53,7 +53,7 @@ def place_of(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFac
 
     def make(policy: str) -> Path:
         if policy not in made:
-            plan = {"rule": "threshold", "tokens": policy} | ({"skip_first": 2} if policy == "skip_first_n" else {})
+            plan = {"rule": "threshold", "tokens": policy}
             raw = tiny_space | {
                 "model": {"source": str(model), "dtype": "float32"},
                 "plan": plan,

@@ -47,7 +47,7 @@ def test_an_absorbed_model_gives_the_logits_of_the_trial(family, rule, make_expo
 
 
 def test_biases_that_leave_some_tokens_alone_cannot_be_absorbed(make_export, tmp_path):
-    trial = make_export(tokens="skip_first_n", skip_first=3)
+    trial = make_export(tokens="second_half")
     with pytest.raises(SponError, match="at every token, but this trial leaves some dense"):
         export(trial.place, tmp_path / "whole", absorbed=True)
 

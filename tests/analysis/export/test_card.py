@@ -76,7 +76,6 @@ def test_the_card_of_an_absorbed_model_says_that_it_is_not_the_sparse_one(make_e
     [
         ({}, "Every token is sparsified"),
         ({"tokens": "second_half"}, "all decoded tokens are"),
-        ({"tokens": "skip_first_n", "skip_first": 3}, "positions below 3 stay dense"),
     ],
 )
 def test_the_card_says_which_tokens_are_sparse(policy, words, make_export, tmp_path):

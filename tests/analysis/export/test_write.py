@@ -29,10 +29,10 @@ def test_an_adapter_is_four_files_that_others_can_read(make_export, tmp_path):
 
 
 def test_the_config_says_what_the_trial_was(make_export, tmp_path):
-    trial = make_export(modules=("down_proj",), sparsity=0.6, tokens="skip_first_n", skip_first=3)
+    trial = make_export(modules=("down_proj",), sparsity=0.6, tokens="second_half")
     export(trial.place, tmp_path / "adapter")
     spec, meta = read_spec(tmp_path / "adapter"), trial.checkpoint.meta
-    assert (spec.rule, spec.tokens, spec.skip_first, spec.absorbed) == ("threshold", "skip_first_n", 3, False)
+    assert (spec.rule, spec.tokens, spec.absorbed) == ("threshold", "second_half", False)
     assert spec.base_model["fingerprint"] == meta.config.model_fingerprint
     assert spec.trial["identity"] == meta.config.identity
     assert list(spec.sites) == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]

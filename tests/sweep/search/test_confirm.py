@@ -5,7 +5,7 @@ import torch
 from optuna.trial import FixedTrial
 
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig, WarmStart
+from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
 from sweep.folder import SweepFolder
@@ -35,11 +35,8 @@ def trial_of(*layers, of=None):
     return trial_of_suggestion(of or space(), FixedTrial(bits), SHAPE, PRINTS)
 
 
-def trained(*layers, kl, warm=False):
-    trial = trial_of(*layers)
-    if warm:
-        trial = trial.model_copy(update={"warm_start": WarmStart(identity="i", checkpoint="c")})
-    return checkpoint_of(trial, {"val_kl_nats": kl, "val_teal_kl_nats": 1.0})
+def trained(*layers, kl):
+    return checkpoint_of(trial_of(*layers), {"val_kl_nats": kl, "val_teal_kl_nats": 1.0})
 
 
 def layers_of(sites):
@@ -75,11 +72,6 @@ def test_an_allocation_of_the_space_is_not_chosen():
 def test_no_more_are_chosen_than_asked_for():
     masks = [trained(1, kl=0.6), trained(1, 2, kl=0.5), trained(1, 2, 3, kl=0.4)]
     assert chosen_layers(*masks, n_chosen=2) == [(1, 2, 3), (1, 2)]
-
-
-def test_a_warm_start_is_not_chosen_and_keeps_no_other_from_it():
-    masks = [trained(1, 2, kl=0.5), trained(1, kl=0.1, warm=True)]
-    assert chosen_layers(*masks, n_chosen=9) == [(1, 2)]
 
 
 def test_a_search_that_is_beaten_throughout_still_yields_its_best():

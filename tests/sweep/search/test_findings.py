@@ -6,9 +6,9 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import SpaceConfig, WarmStart
+from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
-from sweep.search.findings import FINDINGS, Findings, ProxyFindings, WarmStartFinding, make_findings, write_findings
+from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.task import Counts
 from tests.search_spaces.conftest import make_shape
@@ -36,13 +36,6 @@ def trained(*layers, kl, seconds=(1.0, 3.0), halves=None):
     """A mask as if trained, with its KL on the even and on the odd validation blocks; the same on both by default."""
     scores = {"validation.spon": scores_of([*(halves or (kl, kl))] * 6)}
     return checkpoint_of(trial_of(*layers), {"val_kl_nats": kl}, scores, seconds)
-
-
-def warmed(*layers, kl):
-    trial = trial_of(*layers)
-    start = WarmStart(identity="shared", checkpoint="path")
-    warm = trial.model_copy(update={"allocation": f"{trial.allocation}+warm", "warm_start": start})
-    return checkpoint_of(warm, {"val_kl_nats": kl}, seconds=(50.0,))
 
 
 @pytest.fixture
@@ -113,35 +106,13 @@ def test_teal_alone_is_not_among_the_masks(found):
 
 
 def test_a_search_without_proxy_has_no_findings_of_one():
-    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)]) == Findings(Counts(), None, ())
+    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)]) == Findings(Counts(), None)
 
 
 def test_the_costs_are_medians(found):
     real = [trained(1, kl=0.1), trained(2, kl=0.2, seconds=(2.0, 5.0)), trained(3, kl=0.3, seconds=(90.0,))]
     proxy = found({(1,): 0.1, (2,): 0.2, (3,): 0.3}, *real, seconds=0.5).proxy
     assert (proxy.seconds_per_mask, proxy.seconds_per_trial) == (0.5, 7.0)
-
-
-# Warm starts
-
-
-def test_a_warm_start_is_paired_with_the_masks_own_start(found):
-    found_starts = found({}, trained(1, kl=0.4), trained(2, kl=0.5), warmed(2, kl=0.3), warmed(1, kl=0.6)).warm_starts
-    assert found_starts == (
-        WarmStartFinding(trial_of(2).allocation, own_start_kl_nats=0.5, warm_kl_nats=0.3),
-        WarmStartFinding(trial_of(1).allocation, own_start_kl_nats=0.4, warm_kl_nats=0.6),
-    )
-
-
-def test_a_warm_start_whose_mask_was_not_trained_from_its_own_start_is_left_out(found):
-    assert found({}, trained(1, kl=0.4), warmed(2, kl=0.3)).warm_starts == ()
-
-
-def test_warm_starts_are_no_part_of_the_proxys_figures(found):
-    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3}
-    real = [trained(1, kl=0.1), trained(2, kl=0.2), trained(3, kl=0.3)]
-    alone, beside = found(scored, *real), found(scored, *real, warmed(1, kl=9.0), warmed(2, kl=0.0))
-    assert alone.proxy == beside.proxy
 
 
 # For people
@@ -183,7 +154,7 @@ def selection_of(kl, rival="TOP-50", **changes):
     return Selection(sweep="s", plans=(plan,))
 
 
-NOTHING = Findings(Counts(), None, ())
+NOTHING = Findings(Counts(), None)
 BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.5, 0.1))
 
 
@@ -218,22 +189,16 @@ def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
 
 def test_the_lines_say_what_became_of_the_proposals(tmp_path):
     counts = Counts(new=5, repeated=4, outside=3, strayed=2)
-    (line,) = write_findings(Findings(counts, None, ()), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    (line,) = write_findings(Findings(counts, None), Selection(sweep="s", plans=()), tmp_path).splitlines()
     assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 3 were outside")
     assert "2 were drawn at random" in line
 
 
 def test_the_lines_compare_the_proxy_with_training(tmp_path):
     proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), 4, None, HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
-    text = write_findings(Findings(Counts(), proxy, ()), Selection(sweep="s", plans=()), tmp_path)
+    text = write_findings(Findings(Counts(), proxy), Selection(sweep="s", plans=()), tmp_path)
     assert "a mask takes 0.50 s, 1/40 of training one" in text
     assert "Spearman against training +0.75 [+0.50, +1.00] over 9 masks, not defined over the 4 of equal" in text
-
-
-def test_the_lines_compare_the_starts(tmp_path):
-    findings = Findings(Counts(), None, (WarmStartFinding("mask-1", own_start_kl_nats=0.5, warm_kl_nats=0.25),))
-    text = write_findings(findings, Selection(sweep="s", plans=()), tmp_path)
-    assert "mask-1 validation KL 0.25000 from the shared biases, 0.50000 from its own start" in text
 
 
 def test_the_findings_are_kept_as_json_and_as_text(tmp_path):

@@ -39,14 +39,13 @@ def masks() -> pd.DataFrame:
 
 @pytest.fixture
 def trained() -> pd.DataFrame:
-    """Allocations of the space, two searched masks and one of these from a warm start."""
+    """Allocations of the space and two searched masks."""
     rows = [
         ("TOP-25", "named", 8, 0.4, 20.0, np.nan),
         ("TOP-50", "named", 16, 0.3, 18.0, 0.35),
         ("UNIF-ALL", "named", 32, 0.3, 17.0, np.nan),
         ("b", "searched", 16, 0.2, 19.0, 0.3),
         ("c", "searched", 24, 0.25, 18.5, 0.2),
-        ("b+warm", "warm", 16, 0.1, 10.0, 0.3),
     ]
     columns = ["name", "kind", "n_spon_params", "val_kl_nats", "val_ppl", "proxy_kl_nats"]
     return pd.DataFrame(rows, columns=columns).assign(sites=[("1.down_proj",)] * len(rows))
@@ -69,11 +68,11 @@ def test_the_expected_best_is_the_mean_over_all_subsets(values: list[float]) -> 
 
 
 def test_the_front_leaves_out_what_more_parameters_do_not_help(trained: pd.DataFrame) -> None:
-    assert list(pareto_front(trained[trained["kind"] != "warm"], "val_kl_nats")["name"]) == ["TOP-25", "b"]
+    assert list(pareto_front(trained, "val_kl_nats")["name"]) == ["TOP-25", "b"]
 
 
 def test_the_front_is_by_the_score_that_is_drawn(trained: pd.DataFrame) -> None:
-    assert list(pareto_front(trained[trained["kind"] != "warm"], "val_ppl")["name"]) == ["TOP-25", "TOP-50", "UNIF-ALL"]
+    assert list(pareto_front(trained, "val_ppl")["name"]) == ["TOP-25", "TOP-50", "UNIF-ALL"]
 
 
 def test_equal_rows_are_once_on_the_front() -> None:
@@ -97,10 +96,6 @@ def test_labels_of_neighbouring_points_do_not_overlap(trained: pd.DataFrame) -> 
     texts = figure.axes[0].texts
     boxes = [Text.get_window_extent(text) for text in texts]  # an annotation's own extent has its line in it
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
-
-
-def test_warm_starts_are_not_drawn_beside_trials_of_fewer_steps(trained: pd.DataFrame) -> None:
-    assert lines(pareto_figure(trained).axes[0])["searched"].get_ydata().tolist() == [0.2, 0.25]
 
 
 def test_a_heat_map_is_filled_at_the_sites_of_each_mask_with_the_best_on_top(masks: pd.DataFrame) -> None:

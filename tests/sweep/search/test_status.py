@@ -11,14 +11,14 @@ from sweep.search.task import Counts
 from tests.conftest import trials_of
 from trainables.selection import SELECTION
 
-PROXY = {"rungs": [12], "n_train": 3, "n_warm": 1, "n_reference": 4}
+PROXY = {"rungs": [12], "n_train": 3, "n_reference": 4}
 SEARCH = {
     "masks": {"family": "subset", "modules": ["down_proj"]},
     "n_masks": 9,
     "proxy": PROXY,
     "confirm": {"seeds": [1, 2], "n_chosen": 2, "n_random": 1},
 }
-TRAIN, CONFIRM = "train, at most 6 trials", "confirm, at most 22 trials a plan"  # (UNIF-ALL and 2 x 5 masks) x 2 seeds
+TRAIN, CONFIRM = "train, at most 5 trials", "confirm, at most 22 trials a plan"  # (UNIF-ALL and 2 x 5 masks) x 2 seeds
 
 
 def make(tmp_path: Path, raw: dict[str, object], **search: object) -> SweepFolder:

@@ -8,9 +8,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search_spaces.errors import SponError
-from sweep.search import mirror
+from sweep.search.database import check_database, copy_studies
 from sweep.search.mask_search import open_journal
-from sweep.search.mirror import Mirror, check_database
 
 
 @pytest.fixture
@@ -44,80 +43,68 @@ def states(url: str) -> list[TrialState]:
     return [trial.state for trial in optuna.load_study(study_name="tiny", storage=url).get_trials()]
 
 
-def test_what_has_ended_is_copied_once_as_it_is(journal: Path, server: str) -> None:
-    one = Mirror(journal, server)
-    for again in (one, one, Mirror(journal, server)):
-        assert again.copy()
-    complete, pruned = optuna.load_study(study_name="tiny", storage=server).get_trials()
+def test_a_study_is_copied_as_it_is_and_again_as_it_has_become(journal: Path, server: str) -> None:
+    assert copy_studies(journal, server)
+    complete, pruned, running = optuna.load_study(study_name="tiny", storage=server).get_trials()
     assert (complete.value, complete.params, complete.intermediate_values) == (0.5, {"x": 0.0}, {1: 0.0})
-    assert (pruned.state, pruned.params) == (TrialState.PRUNED, {"x": 1.0})
-
-
-def test_what_ends_later_is_copied_by_the_end_of_the_block(journal: Path, server: str) -> None:
-    with Mirror(journal, server).following():
-        optuna.load_study(study_name="tiny", storage=open_journal(journal)).tell(2, 0.1)
+    assert (pruned.state, pruned.params, running.state) == (TrialState.PRUNED, {"x": 1.0}, TrialState.RUNNING)
+    optuna.load_study(study_name="tiny", storage=open_journal(journal)).tell(2, 0.1)
+    assert copy_studies(journal, server)
     assert states(server) == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
 
 
-def test_a_database_that_is_away_is_said_once_and_gets_all_when_it_is_back(
+def test_a_database_that_is_away_is_said_and_gets_all_when_it_is_back(
     journal: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    away = Mirror(journal, database)
-    assert [away.copy(), away.copy()] == [False, False]
+    assert not copy_studies(journal, database)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("the study is not in Optuna's database, and kept for `sweep sync`: ")
     Path(database.removeprefix("sqlite:///")).parent.mkdir()
-    assert away.copy()
-    assert states(database) == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert copy_studies(journal, database)
+    assert len(states(database)) == 3
 
 
-def test_a_trial_whose_answer_was_lost_is_not_copied_twice(
-    journal: Path, server: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["set_user_attr", "get_trials"])
+def test_a_copy_that_was_cut_short_is_made_again(
+    journal: Path, server: str, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    add = optuna.Study.add_trial
+    """After the study is made and before its owner is written, or after both and before the trials."""
+    calls, real = [], getattr(optuna.Study, lost)
 
-    def lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        add(study, trial)
-        raise StorageInternalError("the connection was closed")
+    def cut_short(study: optuna.Study, *args: object, **options: object) -> object:
+        calls.append(study)
+        if len(calls) > 1 or lost == "get_trials":  # the first attribute is set in the journal
+            raise StorageInternalError("the connection was closed")
+        return real(study, *args, **options)
 
-    one = Mirror(journal, server)
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "add_trial", lost)
-        assert not one.copy()
-    assert one.copy()
-    assert states(server) == [TrialState.COMPLETE, TrialState.PRUNED]
+        patch.setattr(optuna.Study, lost, cut_short)
+        assert not copy_studies(journal, server)
+    assert not states(server)
+    assert copy_studies(journal, server)
+    assert len(states(server)) == 3
 
 
-def test_a_study_of_the_same_name_is_left_alone(
-    journal: Path, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_of_the_same_name_is_left_alone(journal: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     optuna.create_study(study_name="tiny", storage=server).add_trial(optuna.create_trial(value=1.0))
-    assert not Mirror(journal, server).copy()
-    assert "tiny there is a study of another program" in capsys.readouterr().out
+    assert not copy_studies(journal, server)
+    assert "in Optuna's database is of another program" in capsys.readouterr().out
     assert states(server) == [TrialState.COMPLETE]
 
 
 def test_a_study_of_another_sweep_is_left_alone(journal: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Mirror(journal, server).copy()
+    assert copy_studies(journal, server)
     other = journal.parent.with_name("other") / journal.name
     other.parent.mkdir()
     optuna.create_study(study_name="tiny", storage=open_journal(other))
-    assert not Mirror(other, server).copy()
-    assert f"tiny there is a study of {journal.parent}" in capsys.readouterr().out
+    assert not copy_studies(other, server)
+    assert f"in Optuna's database is of {journal.parent}" in capsys.readouterr().out
+    assert len(states(server)) == 3
 
 
 def test_a_sweep_without_a_study_has_nothing_to_copy(tmp_path: Path, server: str) -> None:
-    assert Mirror(tmp_path / "optuna.log", server).copy()
+    assert copy_studies(tmp_path / "optuna.log", server)
     assert not (tmp_path / "optuna.log").exists()
-
-
-def test_a_slow_database_does_not_hold_the_search(
-    journal: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(mirror, "_LAST_SECONDS", 0.0)
-    with Mirror(journal, server).following():
-        pass
-    assert "`sweep sync` sends what it does not have" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("url", ["runs/optuna.log", "nosuch://db/optuna", "oracle://db/optuna"])
