@@ -1,7 +1,7 @@
 """Compiled kernels, where a GPU and a C compiler are.
 
-Between its matrix products a decoder layer runs a hundred small kernels, which ``torch.compile`` fuses to a few. It
-compiles one layer for all, as long as their operations are alike (``trainables.sparse.alike``), in some ten seconds.
+Between its matrix products a decoder layer runs a hundred small kernels, which ``torch.compile`` fuses to a few. In
+some ten seconds it compiles one layer for all, as long as their operations are alike (``sparse.alike_changes``).
 """
 
 import functools

@@ -17,34 +17,33 @@ _EAGER = 2
 class RecordedPass:
     """Calls a pass a few times as it is, then records it and plays it again, for each number of rows.
 
-    Args:
-        run: (rows, share) -> loss. It must wait for nothing, and add its gradients to tensors that stay where they are.
+    It holds on to no pass, so that whoever owns it is gone with its memory when the last name of it is.
     """
 
-    def __init__(self, run: Pass) -> None:
-        self._run = run
-        self._stream: torch.cuda.Stream | None = None
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
         self._calls: dict[int, int] = {}
         self._graphs: dict[int, _Graph] = {}
 
-    def __call__(self, rows: Tensor, share: Tensor) -> Tensor:
+    def __call__(self, run: Pass, rows: Tensor, share: Tensor) -> Tensor:
         """The loss of a pass, on the device and not waited for; its gradients are added.
 
         Args:
+            run: (rows, share) -> loss; the same at each call. It must wait for nothing, read tensors that outlive this
+                object, and add its gradients to tensors that stay where they are.
             rows: (blocks,) indices on the device.
             share: of the step, a scalar on the device.
         """
-        size, stream = len(rows), self._stream or torch.cuda.Stream()
-        self._stream = stream
+        size = len(rows)
         if size not in self._graphs and self._calls.get(size, 0) >= _EAGER:
-            self._graphs[size] = _Graph(self._run, rows, share, stream)
+            self._graphs[size] = _Graph(run, rows, share, self._stream)
         if size in self._graphs:
             return self._graphs[size](rows, share)
         self._calls[size] = self._calls.get(size, 0) + 1
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # where it will be recorded: autograd keeps to the stream it met first
-            loss = self._run(rows, share)
-        torch.cuda.current_stream().wait_stream(stream)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):  # where it will be recorded: autograd keeps to the stream it met first
+            loss = run(rows, share)
+        torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
 

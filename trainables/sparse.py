@@ -22,7 +22,7 @@ from trainables.teal import SparsityMeter, Thresholds, keep_from, kept_entries, 
 class SparseLinear(nn.Linear):
     """The class of a changed linear layer; ``change`` is what it does beside its product."""
 
-    change: "_Change"
+    change: "Change"
 
     def forward(self, x: Tensor) -> Tensor:
         """W S(x) + b of (..., positions, in_features); positions that stay dense get neither S nor b."""
@@ -33,7 +33,7 @@ class SparseLinear(nn.Linear):
         return torch.cat((_product(self, x[..., :dense, :], None), sparse), dim=-2) if dense else sparse
 
 
-class _Change(nn.Module):
+class Change(nn.Module):
     """S and b of one site.
 
     Args:
@@ -71,7 +71,7 @@ class _Change(nn.Module):
         return sparse
 
 
-class _AlikeChange(_Change):
+class _AlikeChange(Change):
     """The same by operations that are alike at all sites; what differs is in tensors.
 
     ``torch.compile`` then compiles one layer for all of them, and for all trials of a process.
@@ -118,27 +118,31 @@ def sparsified(
     """
     vectors = biases.sites if biases else {}
     sites = {Site.parse(text) for text in plan.levels} | vectors.keys()
-    changes = {site: _Change(plan, site, thresholds.get(site), vectors.get(site), meter) for site in sites}
-    with _changed(model, changes):
+    changes = {site: Change(plan, site, thresholds.get(site), vectors.get(site), meter) for site in sites}
+    with changed(model, changes):
         yield
 
 
-@contextmanager
-def alike(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, biases: SponBiases) -> Iterator[None]:
-    """As ``sparsified``, but every linear layer is changed in the same way, those without S or b by S and b of nothing.
+def alike_changes(
+    model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, biases: SponBiases
+) -> dict[Site, Change]:
+    """What ``sparsified`` does, for ``changed``, but in one way at all linear layers: those without S or b get both,
+    of nothing.
+
+    A CUDA graph reads the tensors in here: keep them as long as it.
 
     Args: see ``sparsified``.
     """
-    changes: dict[Site, _Change] = {}
+    changes: dict[Site, Change] = {}
     for site in model.shape.sites:
         bias = biases.sites.get(site) or biases.idle(site)
         changes[site] = _AlikeChange(plan, site, model.linear(site), thresholds.get(site), bias)
-    with _changed(model, changes):
-        yield
+    return changes
 
 
 @contextmanager
-def _changed(model: ResidentModel, changes: dict[Site, _Change]) -> Iterator[None]:
+def changed(model: ResidentModel, changes: dict[Site, Change]) -> Iterator[None]:
+    """The linear layers of some sites are changed while the block runs."""
     with ExitStack() as stack:
         for site in sorted(changes, key=site_order):
             layer = model.linear(site)

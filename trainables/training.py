@@ -22,7 +22,7 @@ from trainables.cost import out_of_memory
 from trainables.graph import RecordedPass
 from trainables.loss import linear_kl
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
-from trainables.sparse import alike, sparsified
+from trainables.sparse import Change, alike_changes, changed, sparsified
 from trainables.spon import SponBiases
 from trainables.teacher import Teacher
 from trainables.workbench import Workbench
@@ -49,6 +49,7 @@ class Trainer:
 
     Attributes:
         biases: the vectors in training.
+        recorded: takes passes as CUDA graphs; None takes them as they are.
         blocks_a_pass: blocks in one forward pass, ``batch_size`` until a GPU has no memory for them.
         step: optimiser steps done.
         total_steps: optimiser steps of the whole run.
@@ -77,8 +78,10 @@ class Trainer:
             rate = training.gain_lr / training.lr
             groups.append({"params": list(self.biases.gains.values()), "weight_decay": 0.0, "rate": rate})
         self._optimizer = torch.optim.AdamW(groups)
-        self._recorded_pass = RecordedPass(self._run_pass)
-        self.records = bench.model.device.type == "cuda"
+        self._alike: dict[Site, Change] | None = None
+        if can_compile(bench.model.device.type):
+            self._alike = alike_changes(bench.model, plan, self._thresholds, self.biases)
+        self.recorded = RecordedPass() if bench.model.device.type == "cuda" else None
         self.blocks_a_pass = training.batch_size
         self.step, self._said_loss = 0, ""
         self.steps_per_epoch = steps_per_epoch(len(self._tokens), training)
@@ -119,8 +122,8 @@ class Trainer:
     def sparse_model(self) -> Iterator[None]:
         """The model is sparse and biased, as in training, while the block runs, and compiled where it can be."""
         model = self._bench.model
-        if can_compile(model.device.type):
-            with alike(model, self._plan, self._thresholds, self.biases), compiled(model):
+        if self._alike is not None:
+            with changed(model, self._alike), compiled(model):
                 yield
         else:
             with sparsified(model, self._plan, self._thresholds, self.biases):
@@ -152,12 +155,12 @@ class Trainer:
             SponError: if a pass of one block does not fit.
         """
         self._optimizer.zero_grad(set_to_none=False)  # a recorded pass adds to the tensors that it met
-        total = torch.zeros((), dtype=torch.float64, device=self._bench.model.device)
+        total, recorded = torch.zeros((), dtype=torch.float64, device=self._bench.model.device), self.recorded
         try:
             for start in range(0, len(rows), self.blocks_a_pass):
                 batch = rows[start : start + self.blocks_a_pass].to(total.device, non_blocking=True)
                 share = torch.full_like(total, len(batch) / len(rows))
-                total += (self._recorded_pass if self.records else self._run_pass)(batch, share)
+                total += self._run_pass(batch, share) if recorded is None else recorded(self._run_pass, batch, share)
         except torch.OutOfMemoryError as error:
             if self.blocks_a_pass == 1:
                 raise SponError(out_of_memory(f"a training pass of one block, step {self.step + 1}")) from error
@@ -166,6 +169,7 @@ class Trainer:
                 f"no GPU memory for passes of {self.blocks_a_pass} blocks at step {self.step + 1}: going on with {half}"
             )
             self.blocks_a_pass = half
+            self.recorded = self.recorded and RecordedPass()  # recordings of larger passes keep their memory
             return None
         return total
 

@@ -154,7 +154,7 @@ def step(bench: RandomBench, way: str, rule: str, top: float) -> Found:
         else:
             trainer = bench.trainer(rule)
             if way == "eager":
-                trainer.records = False
+                trainer.recorded = None
             with trainer.sparse_model():
                 first, taken = timed(trainer.take_step), seconds(trainer.take_step, 15, 4)
     flop = step_flop(bench.model.shape, BATCH * LENGTH, bench.model.shape.sites)

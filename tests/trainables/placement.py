@@ -8,6 +8,7 @@ reads a value (``item``). ``test_on_gpu`` sees them where there is a GPU.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from search_spaces.sites import Site
 from trainables import curves, evaluation, importance, loss, model, spon, teacher, teal, training
 from trainables.corpus import Blocks
 from trainables.model import ModelSource, ResidentModel, shape_of
-from trainables.sparse import alike, sparsified
+from trainables.sparse import sparsified
 from trainables.teacher import Teacher
 from trainables.workbench import Materials, Workbench
 
@@ -98,10 +99,10 @@ def gradient_of(bench: Workbench, rule: str, form: str = "output_bias", tokens: 
 @pytest.mark.parametrize("rule", ["topk", "threshold"])
 @pytest.mark.parametrize("form", ["output_bias", "input_vector"])
 @pytest.mark.parametrize("tokens", ["all", "second_half"])
-@pytest.mark.parametrize("changed", ["sparsified", "alike"])
-def test_a_gradient_is_where_the_model_is(bench, rule, form, tokens, changed, monkeypatch):
-    if changed == "alike":
-        monkeypatch.setattr(training, "sparsified", alike)
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_gradient_is_where_the_model_is(bench, rule, form, tokens, alike, monkeypatch):
+    monkeypatch.setattr(training, "can_compile", lambda device: alike)
+    monkeypatch.setattr(training, "compiled", nullcontext)
     assert gradient_of(bench, rule, form, tokens) == {"gpu"}
 
 

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from search_spaces.schema import TrainingConfig, TrialConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables import compiled, training
-from trainables.sparse import alike, sparsified
+from trainables.sparse import alike_changes, changed, sparsified
 from trainables.spon import SponBiases
 from trainables.training import Trainer
 from trainables.workbench import Workbench
@@ -66,24 +66,36 @@ def test_other_levels_sites_and_trials_need_no_other_build(train, builds):
     assert builds.frame_count == 2
 
 
+def test_a_recording_finds_its_tensors_at_every_stretch_of_a_training(tiny_bench: Workbench, builds):
+    """A CUDA graph reads the memory of thresholds and idle biases that it was recorded with."""
+    trainer = Trainer(tiny_bench, plan_of({FIRST: 0.5}), (LAST,), TrainingConfig(batch_size=4, epochs=1))
+    found = []
+    for step in (1, 2):
+        trainer.train_until(step)
+        with trainer.sparse_model():
+            found.append([tiny_bench.model.linear(site).change for site in tiny_bench.model.shape.sites])
+    assert all(first is second for first, second in zip(*found, strict=True))
+
+
 def test_a_model_that_is_alike_everywhere_computes_what_the_sparsified_one_does(tiny_bench: Workbench):
     tokens = tiny_bench.blocks("validation").tokens
     biases = SponBiases(tiny_bench.model, (MIDDLE,), "output_bias")
     biases.load({MIDDLE: torch.randn(32, generator=torch.Generator().manual_seed(0))})
     for rule in ("threshold", "topk"):
         plan = plan_of({FIRST: 0.3, LAST: 0.7}, rule)
-        found = []
-        for changed in (sparsified, alike):
-            with torch.no_grad(), changed(tiny_bench.model, plan, tiny_bench.thresholds(plan), biases):
-                found.append(tiny_bench.model.hidden(tokens))
-        torch.testing.assert_close(found[0], found[1])
+        given = tiny_bench.model, plan, tiny_bench.thresholds(plan), biases
+        with torch.no_grad(), sparsified(*given):
+            expected = tiny_bench.model.hidden(tokens)
+        with torch.no_grad(), changed(tiny_bench.model, alike_changes(*given)):
+            torch.testing.assert_close(tiny_bench.model.hidden(tokens), expected)
 
 
 def test_the_model_is_dense_and_uncompiled_again(tiny_bench: Workbench, tiny_trial: TrialConfig, builds):
     dense = tiny_bench.model.hidden(tiny_bench.blocks("validation").tokens)
     biases = SponBiases(tiny_bench.model, (MIDDLE,), "output_bias")
     model = tiny_bench.model
-    with pytest.raises(ZeroDivisionError), alike(model, tiny_trial.plan, {}, biases), compiled.compiled(model):
+    changes = alike_changes(model, tiny_trial.plan, {}, biases)
+    with pytest.raises(ZeroDivisionError), changed(model, changes), compiled.compiled(model):
         _ = 1 / 0
     model.check_dense()
     assert torch.equal(model.hidden(tiny_bench.blocks("validation").tokens), dense)

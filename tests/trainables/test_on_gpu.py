@@ -52,7 +52,7 @@ def test_a_recorded_and_compiled_pass_has_the_gradient_of_a_plain_one(trial, mon
     for plain in (True, False):
         monkeypatch.setattr("trainables.training.can_compile", lambda device, plain=plain: not plain)
         trainer = trainer_of(bench, trial, gradient_accumulation_steps=2)
-        trainer.records = not plain
+        trainer.recorded = None if plain else trainer.recorded
         found = []
         with trainer.sparse_model():
             for start in range(6):
