@@ -2,17 +2,16 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from itertools import product
 
 from search_spaces.masks import Unit
 from search_spaces.resolve import Fingerprints, resolve_trial
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig, TrialPlan
-from search_spaces.search import allocation_of, family_of, plans_of, search_of
+from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
+from search_spaces.search import allocation_of, planned, search_of
 from search_spaces.sites import ModelShape, Site, site_order
 
 
-def shared_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
-    """The trials with a bias at every candidate site, one a plan and sparsity: a proxy switches these biases on or off.
+def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> TrialConfig:
+    """The trial with a bias at every candidate site: a proxy switches these biases on or off.
 
     Raises:
         SponError: if the space does not fit the model.
@@ -20,17 +19,13 @@ def shared_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpri
     search = search_of(space)
     epochs = search.proxy.epochs if search.proxy else None
     training = space.training.model_copy(update={"epochs": epochs or space.training.epochs})
-    trials = []
-    for plan, sparsity in product(plans_of(space), search.sparsity or space.sparsity):
-        planned = space.plan.model_copy(update={"modules": plan})
-        decided = space.model_copy(update={"training": training, "plan": planned})
-        sites = tuple(site for unit in family_of(space, plan).units(shape) for site in unit)
-        # Trained as all masks are, it is one of them, and goes by that one's name
-        allocation = allocation_of(space, sites, shape)
-        if training != space.training:
-            allocation = AllocationConfig(name="shared-biases", sites=tuple(str(site) for site in sites))
-        trials.append(resolve_trial(decided, allocation, sparsity, space.seeds[0], shape, fingerprints))
-    return trials
+    sites = tuple(site for unit in search.masks.units(shape) for site in unit)
+    # Trained as all masks are, it is one of them, and goes by that one's name
+    allocation = allocation_of(space, sites, shape)
+    if training != space.training:
+        allocation = AllocationConfig(name="shared-biases", sites=tuple(str(site) for site in sites))
+    decided = planned(space).model_copy(update={"training": training})
+    return resolve_trial(decided, allocation, space.sparsity[0], space.seeds[0], shape, fingerprints)
 
 
 def trials_like(
@@ -82,9 +77,3 @@ def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: 
     named |= {f"random-{k}-{number}": places for number, places in enumerate(drawn)}
     named["inverted"] = [place for place in range(len(units)) if place not in chosen]
     return {name: tuple(site for p in places for site in units[p]) for name, places in named.items() if places}
-
-
-def units_of(space: SpaceConfig, plan: TrialPlan, shape: ModelShape) -> tuple[Unit, ...]:
-    """The units of the masks that can be tried under a resolved plan."""
-    modules = {Site.parse(site).module for site in plan.levels}
-    return next(family_of(space, p) for p in plans_of(space) if set(p) == modules).units(shape)

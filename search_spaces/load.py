@@ -15,6 +15,8 @@ _RETIRED = {
     "training.loss": "; it is always the KL to the dense model: leave the key out",
     "training.logit_l2_weight": "; the loss is always the KL to the dense model: leave the key out",
     "search.proxy.n_warm": "; masks are no longer trained a second time: leave the key out",
+    **{f"search.{key}": "; only masks are searched" for key in ("lr", "max_steps", "plan_modules", "constraint")},
+    "search.sparsity": "; a search has the one sparsity of its space",
     "search.levels": "; levels are no longer searched by layer: write plan.levels: fisher",
 }
 """Keys of earlier versions, and what to write instead."""

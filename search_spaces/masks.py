@@ -7,7 +7,7 @@ parameter of the family, because multivariate TPE and NSGA only model what all s
 
 import random
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -58,10 +58,6 @@ class _Family(Config):
     @classmethod
     def _modules_are_in_order(cls, modules: tuple[Module, ...]) -> tuple[Module, ...]:
         return in_order(modules, "a family of masks")
-
-    def within(self, modules: tuple[Module, ...]) -> Self:
-        """The same family with only those of its modules that are also in ``modules``."""
-        return self.model_copy(update={"modules": tuple(module for module in self.modules if module in modules)})
 
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
         """What is chosen or left as one, in canonical order: here a layer's sites of all ``modules``.

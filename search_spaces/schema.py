@@ -137,11 +137,6 @@ class SpaceConfig(Config):
     def _search_fits_the_rest(self) -> "SpaceConfig":
         if self.search is not None:
             self.search.check_beside(self.plan, self.sparsity, self.corpus.blocks.validation)
-            measured = next((a.label for a in self.allocations if a.is_measured), None)
-            if measured is not None and self.search.sparsity is not None:
-                raise ValueError(
-                    f"a measured allocation must have one sparsity, but got {measured} and search.sparsity"
-                )
             if self.seeds[0] in self.search.confirm.seeds:
                 got = f"seeds={list(self.seeds)}, search.confirm.seeds={list(self.search.confirm.seeds)}"
                 raise ValueError(f"search.confirm must have other seeds than the one that chooses, but got {got}")

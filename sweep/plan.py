@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from search_spaces.comparison import shared_trials
+from search_spaces.comparison import shared_trial
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
@@ -104,14 +104,12 @@ def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpr
     """
     search = search_of(space)
     named = resolve_grid(space.model_copy(update={"seeds": space.seeds[:1]}), shape, fingerprints)[0]
-    shared = shared_trials(space, shape, fingerprints)  # one a plan
     proxy, confirm = search.proxy, search.confirm
-    compared = search.most_compared(len(named), len(shared))
     n_searched = proxy.n_train if proxy else search.n_masks
     epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
-    n_largest = n_searched + compared * len(confirm.seeds) + math.ceil(epochs * len(shared))
+    n_largest = n_searched + search.most_compared(len(named)) * len(confirm.seeds) + math.ceil(epochs)
     blocks = (search.n_masks + proxy.n_reference) * proxy.rungs[-1] if proxy else 0
-    largest = max(shared, key=lambda trial: trial.n_spon_params)
+    largest = shared_trial(space, shape, fingerprints)
     return [*named, *[largest] * n_largest], blocks
 
 

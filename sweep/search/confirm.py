@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from search_spaces.allocations import BASELINE
-from search_spaces.comparison import controls, trials_like, units_of
+from search_spaces.comparison import controls, trials_like
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
 from search_spaces.sites import ModelShape, Site
@@ -49,10 +49,14 @@ def final_groups(
     Args:
         space: of the search.
         chosen: from ``choose``.
-        named: trials of the space's own allocations; those with a bias outside the plan are left out. Where the search
-            chose levels or a training too, they are compared with these and, ``as given``, with the space's own.
+        named: trials of the space's own allocations; those with a bias outside the plan are left out.
         shape: of the model.
+
+    Returns:
+        None of them, if no mask was chosen.
     """
+    if not chosen:
+        return {}
     confirm = search_of(space).confirm
     like = chosen[0].meta.config
     masks: dict[frozenset[Site], tuple[str, Role]] = {}
@@ -61,7 +65,7 @@ def final_groups(
     for trial in named:
         if trial.allocation != BASELINE and set(trial.sites) <= set(like.plan.levels):
             masks.setdefault(frozenset(map(Site.parse, trial.sites)), (trial.allocation, "named"))
-    units = units_of(space, like.plan, shape)
+    units = search_of(space).masks.units(shape)
     for checkpoint in chosen:
         for name, sites in controls(units, frozenset(checkpoint.biases), confirm.n_random).items():
             masks.setdefault(frozenset(sites), (name, "control"))
@@ -72,24 +76,13 @@ def final_groups(
         counted[name] = counted.get(name, 0) + 1
         unique = name if counted[name] == 1 else f"{name}.{counted[name]}"
         groups[unique] = role, trials_like(like, unique, mask, confirm.seeds, shape)
-    for trial in named:
-        if trial.allocation != BASELINE and _as_given(trial, like):
-            name = f"{trial.allocation} as given"
-            groups[name] = "named", trials_like(trial, name, map(Site.parse, trial.sites), confirm.seeds, shape)
     return groups
 
 
-def _as_given(trial: TrialConfig, like: TrialConfig) -> bool:
-    """Whether a trial sparsifies the same sites as much, but by other levels or under another training."""
-    same = trial.plan.levels.keys() == like.plan.levels.keys() and trial.sparsity == like.sparsity
-    trained_alike = trial.training == like.training.model_copy(update={"seed": trial.training.seed})
-    return same and not (trial.plan == like.plan and trained_alike)
-
-
-def compare(folder: SweepFolder, plans: Sequence[Groups]) -> Selection:
-    """The selection file of final comparisons that were trained and tested; masks that failed are left out."""
-    compared = (_compare_plan(folder, groups) for groups in plans)
-    return Selection(sweep=folder.name, plans=tuple(plan for plan in compared if plan))
+def compare(folder: SweepFolder, groups: Groups) -> Selection:
+    """The selection file of a final comparison that was trained and tested; masks that failed are left out."""
+    compared = _compare_plan(folder, groups)
+    return Selection(sweep=folder.name, plans=(compared,) if compared else ())
 
 
 def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:

@@ -103,7 +103,7 @@ def _lines(findings: Findings) -> list[str]:
     counts = findings.proposals
     lines = [
         f"proposals: {counts.new} masks evaluated; {counts.repeated} more were known and cost nothing, "
-        f"{counts.outside} were outside the constraint, {counts.strayed} were drawn at random to move the sampler on"
+        f"{counts.strayed} were drawn at random to move the sampler on"
     ]
     if proxy := findings.proxy:
         share = proxy.seconds_per_mask / proxy.seconds_per_trial if proxy.seconds_per_trial else float("nan")

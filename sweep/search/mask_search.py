@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from search_spaces.samplers import make_sampler
 from search_spaces.schema import TrialConfig
-from search_spaces.search import OutsideSpace, named_suggestions, search_of, trial_of_suggestion
+from search_spaces.search import named_suggestions, search_of, trial_of_suggestion
 from sweep.search.task import Counts, Task
 from trainables.ray_trainable import COMPLETE, FAILURE
 
@@ -89,8 +89,8 @@ class MaskSearch(OptunaSearch):
             strays = repeated >= PATIENCE
             self._study.sampler = self._stray if strays else self._ask_sampler
             suggestion = self._study.ask()
-            trial = self._trial_of(suggestion)
-            if trial is not None and not self._tell_known(suggestion, trial):
+            trial = trial_of_suggestion(self._task.space, suggestion, self._task.shape, self._task.fingerprints)
+            if not self._tell_known(suggestion, trial):
                 self._counts.new += 1
                 self._counts.strayed += strays
                 self._counts.ended = self._counts.new >= self._budget  # Ray asks no more
@@ -108,14 +108,6 @@ class MaskSearch(OptunaSearch):
     def _note(self) -> None:
         self._counts.open = len(self._identities)
         self._counts.write(self._task.counts)
-
-    def _trial_of(self, suggestion: Trial) -> TrialConfig | None:
-        try:
-            return trial_of_suggestion(self._task.space, suggestion, self._task.shape, self._task.fingerprints)
-        except OutsideSpace:
-            self._counts.outside += 1
-            self._study.tell(suggestion, state=TrialState.PRUNED)
-            return None
 
     def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
         """Whether the mask need not be run: it is known, is under way, has failed or was stopped."""

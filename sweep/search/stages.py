@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.allocations import BASELINE
-from search_spaces.comparison import shared_trials
+from search_spaces.comparison import shared_trial
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
@@ -16,7 +16,7 @@ from search_spaces.sites import ModelShape
 from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.report import report_on_test
-from sweep.search.confirm import Groups, choose, compare, final_groups
+from sweep.search.confirm import choose, compare, final_groups
 from sweep.search.database import copy_studies
 from sweep.search.findings import make_findings, write_findings
 from sweep.search.ledger import Ledger
@@ -73,8 +73,8 @@ class Search:
 
     @cached_property
     def shared(self) -> list[TrialConfig]:
-        """The trials of the proxy's shared biases."""
-        return shared_trials(self.space, self.shape, self.fingerprints) if search_of(self.space).proxy else []
+        """The trial of the proxy's shared biases; none without a proxy."""
+        return [shared_trial(self.space, self.shape, self.fingerprints)] if search_of(self.space).proxy else []
 
     def run(self) -> Outcome:
         """Run what is left, and write ``selection.json``.
@@ -87,12 +87,12 @@ class Search:
         self._propose()
         self._draw_reference()
         trained = self._train("train", [*self.named, *self.candidates()])
-        plans = self._final_groups()
-        final = [trial for groups in plans for _, trials in groups.values() for trial in trials]
+        groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
+        final = [trial for _, trials in groups.values() for trial in trials]
         confirmed = self._train("confirm", final)
         report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], confirmed.speed)
         tell("comparing the chosen masks")
-        self._report(compare(self.folder, plans))
+        self._report(compare(self.folder, groups))
         return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
 
     def _report(self, selection: Selection) -> None:
@@ -205,19 +205,3 @@ class Search:
         seed = self.space.seeds[0]
         found = [t for t in self.folder.trials if t.state == "finished" and not t.is_auxiliary]
         return [read_checkpoint(t.checkpoint_path) for t in found if t.config.training.seed == seed]
-
-    def _final_groups(self) -> list[Groups]:
-        """The final comparisons: masks are compared under one plan and one training."""
-        search = search_of(self.space)
-        together: dict[str, list[Checkpoint]] = {}
-        for checkpoint in self.trained():
-            config = checkpoint.meta.config
-            key = "" if search.chooses_over_all else config.plan.model_dump_json()
-            together.setdefault(key, []).append(checkpoint)
-        groups: dict[str, list[Checkpoint]] = {}
-        for chosen in (choose(self.space, trained, self.named) for trained in together.values()):
-            for checkpoint in chosen:
-                config = checkpoint.meta.config
-                key = config.plan.model_dump_json() + config.training.model_dump_json()
-                groups.setdefault(key, []).append(checkpoint)
-        return [final_groups(self.space, chosen, self.named, self.shape) for chosen in groups.values()]

@@ -2,7 +2,7 @@
 
 from search_spaces.allocations import BASELINE
 from search_spaces.schema import SpaceConfig
-from search_spaces.search import plans_of, search_of
+from search_spaces.search import search_of
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.search.task import Counts
 from trainables.selection import SELECTION
@@ -29,12 +29,11 @@ def _stages(space: SpaceConfig) -> dict[str, str]:
     search, allocations = search_of(space), len(space.allocations)
     named = allocations * len(space.sparsity)
     own = allocations - any(allocation.name == BASELINE for allocation in space.allocations)
-    compared = search.most_compared(own, n_plans=1) * len(search.confirm.seeds)
-    confirm = {"confirm": f"at most {compared} trials" + ("" if search.chooses_over_all else " a plan")}
+    confirm = {"confirm": f"at most {search.most_compared(own) * len(search.confirm.seeds)} trials"}
     propose = {"propose": f"{search.n_masks} masks"}
     if search.proxy is None:
         return propose | {"train": f"at most {named} trials"} | confirm
-    shared = {"shared": f"{len(plans_of(space)) * len(search.sparsity or space.sparsity)} trials"}
+    shared = {"shared": "1 trial"}
     reference = {"reference": f"{search.proxy.n_reference} masks"} if search.proxy.n_reference else {}
     train = {"train": f"at most {named + search.proxy.n_train} trials"}
     return shared | propose | reference | train | confirm

@@ -26,7 +26,6 @@ class Counts:
         new: given out to be evaluated.
         open: of these, under way.
         repeated: known already, from this search or an earlier one, or under way: told at once and not run.
-        outside: of the space's constraint.
         strayed: drawn at random because the sampler only repeated itself.
         ended: there is nothing more to propose, or the budget is spent.
     """
@@ -34,7 +33,6 @@ class Counts:
     new: int = 0
     open: int = 0
     repeated: int = 0
-    outside: int = 0
     strayed: int = 0
     ended: bool = False
 
@@ -51,7 +49,7 @@ class Counts:
     @property
     def set_aside(self) -> str:
         """For people: proposals that cost nothing."""
-        return f"{self.repeated} known and not run, {self.outside} outside the constraint"
+        return f"{self.repeated} known and not run"
 
     @classmethod
     def read(cls, path: Path) -> "Counts":

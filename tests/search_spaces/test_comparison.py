@@ -1,7 +1,7 @@
 import pytest
 from optuna.trial import FixedTrial
 
-from search_spaces.comparison import controls, shared_trials, trials_like, units_of
+from search_spaces.comparison import controls, shared_trial, trials_like
 from search_spaces.errors import SponError
 from search_spaces.masks import ExactlyK, LayerModuleBits, Subset
 from search_spaces.resolve import resolve_space
@@ -32,8 +32,8 @@ def down(*layers):
 
 @pytest.fixture
 def shared(shape, fingerprints):
-    """The shared trials of a space with changes."""
-    return lambda search, **changes: shared_trials(space(search, **changes), shape, fingerprints)
+    """The shared trial of a space with changes."""
+    return lambda search, **changes: shared_trial(space(search, **changes), shape, fingerprints)
 
 
 @pytest.fixture
@@ -45,42 +45,27 @@ def trials(shape, fingerprints):
 # Shared biases
 
 
-def test_shared_biases_are_trained_once_for_each_plan_and_sparsity(shared):
-    found = shared({**BITS, "sparsity": [0.4, 0.6], "plan_modules": [["down_proj"], TWO]})
-    assert [trial.plan_label for trial in found] == [
-        *["down_proj@0.40 threshold", "down_proj@0.60 threshold"],
-        *["o_proj+down_proj@0.40 threshold", "o_proj+down_proj@0.60 threshold"],
-    ]
-    assert len({trial.name for trial in found}) == 4
-
-
 def test_shared_biases_are_at_every_site_that_a_mask_can_have_in_canonical_order(shared):
-    small, large = shared({**BITS, "plan_modules": [["down_proj"], TWO]})
-    assert small.sites == tuple(f"{layer}.down_proj" for layer in range(8))
-    assert large.sites == tuple(f"{layer}.{module}" for layer in range(8) for module in TWO)
+    trial = shared(BITS, plan={"modules": TWO})
+    assert trial.sites == tuple(f"{layer}.{module}" for layer in range(8) for module in TWO)
 
 
 def test_shared_biases_are_at_sites_outside_the_plan_where_the_space_takes_them(shared):
-    (trial,) = shared({**BITS, "plan_modules": [["down_proj"]]}, plan={"allow_unsparsified_biases": True})
+    trial = shared(BITS, plan={"modules": ["down_proj"], "allow_unsparsified_biases": True})
     assert len(trial.sites) == 16
     assert len(trial.plan.levels) == 8
-
-
-def test_no_constraint_is_on_the_shared_biases(shared):
-    (trial,) = shared({**SUBSET, "constraint": {"max_params": 24}})
-    assert trial.n_spon_params == 64
 
 
 @pytest.mark.parametrize(
     ("proxy", "epochs"), [({}, 10), ({"epochs": 3}, 3), ({"epochs": 10}, 10)], ids=["none", "other", "same"]
 )
 def test_shared_biases_are_trained_for_the_epochs_of_the_proxy(shared, proxy, epochs):
-    (trial,) = shared(SUBSET | {"proxy": proxy})
+    trial = shared(SUBSET | {"proxy": proxy})
     assert trial.training.epochs == epochs
 
 
 def test_shared_biases_are_trained_with_the_seed_that_chooses(shared):
-    (trial,) = shared(SUBSET, seeds=[7, 8])
+    trial = shared(SUBSET, seeds=[7, 8])
     assert trial.training.seed == 7
 
 
@@ -89,13 +74,13 @@ def test_shared_biases_are_trained_with_the_seed_that_chooses(shared):
 def test_shared_biases_trained_as_masks_are_the_trial_of_that_mask(shape, fingerprints, proxy, allocations, name):
     config = space(SUBSET | {"proxy": proxy}, allocations=allocations)
     every = FixedTrial({f"{layer:02d}.down_proj": True for layer in range(8)})
-    (trial,) = shared_trials(config, shape, fingerprints)
+    trial = shared_trial(config, shape, fingerprints)
     assert trial == trial_of_suggestion(config, every, shape, fingerprints)
     assert trial.allocation.startswith(name)
 
 
 def test_shared_biases_trained_for_longer_are_another_trial_with_a_name_of_its_own(shared):
-    ((longer,), (same,)) = shared(SUBSET | {"proxy": {"epochs": 20}}), shared(SUBSET)
+    longer, same = shared(SUBSET | {"proxy": {"epochs": 20}}), shared(SUBSET)
     assert longer.allocation == "shared-biases"
     assert longer.sites == same.sites
     assert longer.identity != same.identity
@@ -185,18 +170,3 @@ def test_controls_of_single_sites_are_counted_in_sites(shape):
     found = controls(units, frozenset(down(7)), n_random=0)
     assert found["early-1"] == (Site(0, "o_proj"),)
     assert len(found["inverted"]) == 15
-
-
-# Units
-
-
-def test_the_units_of_a_plan_are_those_of_the_masks_under_it(shared, shape):
-    search = {**BITS, "plan_modules": [["down_proj"], TWO]}
-    small, large = shared(search)
-    assert units_of(space(search), small.plan, shape) == tuple((site,) for site in down(*range(8)))
-    assert len(units_of(space(search), large.plan, shape)) == 16
-
-
-def test_the_units_of_a_matched_plan_are_those_of_the_masks(shared, shape):
-    (trial,) = shared(SUBSET)
-    assert units_of(space(SUBSET), trial.plan, shape) == Subset().units(shape)

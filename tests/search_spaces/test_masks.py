@@ -223,10 +223,6 @@ def test_a_family_survives_being_written_and_read(family):
     assert adapter.validate_json(adapter.dump_json(family)) == family
 
 
-def test_a_family_within_a_plan_has_only_its_modules():
-    assert LayerModuleBits(modules=TWO).within(("q_proj", "o_proj")) == LayerModuleBits(modules=("o_proj",))
-
-
 @pytest.mark.parametrize(
     ("family", "size"),
     [

@@ -62,16 +62,3 @@ def test_the_plan_of_a_search_counts_what_it_may_train_and_score(
     assert f"at most {1 + 2 + 3 + 2 * 6} trials and scores {15 * 12} blocks" in out
     assert "GRADIENT is measured first" in out
     assert "the sweep about" in out
-
-
-@pytest.mark.parametrize(
-    ("changes", "compared"),
-    [({"sparsity": [0.5, 0.6]}, 2 * (1 + 5)), ({"sparsity": [0.5, 0.6], "lr": {"low": 1e-3, "high": 1e-2}}, 2 * 1 + 5)],
-)
-def test_a_search_over_plans_has_a_final_comparison_for_each(
-    tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str], changes: dict[str, object], compared: int
-) -> None:
-    confirm = {"seeds": [1, 2, 3], "n_random": 1}
-    search = {"masks": {"family": "subset"}, "n_masks": 10, "confirm": confirm} | changes
-    print_plan(parse_space(tiny_raw | {"search": search, "allocations": ["UNIF-ALL"]}, "test"), measure=False)
-    assert f"at most {1 + 10 + 3 * compared} trials and" in capsys.readouterr().out

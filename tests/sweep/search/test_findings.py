@@ -188,9 +188,9 @@ def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
 
 
 def test_the_lines_say_what_became_of_the_proposals(tmp_path):
-    counts = Counts(new=5, repeated=4, outside=3, strayed=2)
+    counts = Counts(new=5, repeated=4, strayed=2)
     (line,) = write_findings(Findings(counts, None), Selection(sweep="s", plans=()), tmp_path).splitlines()
-    assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 3 were outside")
+    assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 2 were drawn")
     assert "2 were drawn at random" in line
 
 

@@ -161,14 +161,6 @@ def test_a_mask_that_failed_is_told_so_and_never_given_out_again(searcher, told,
     assert told(1) == [(TrialState.FAIL, None)] * 2
 
 
-def test_a_mask_beyond_the_constraint_is_pruned_and_counted(searcher, told, counts, propose):
-    search = searcher(constraint={"max_params": 16})
-    propose((1, 2))
-    assert search.suggest("a")["layers"] == (1, 2)
-    assert told(0, 1, 2, 3) == [(TrialState.PRUNED, None)]
-    assert (counts().outside, counts().repeated) == (1, 0)
-
-
 # What is told
 
 

@@ -18,7 +18,7 @@ SEARCH = {
     "proxy": PROXY,
     "confirm": {"seeds": [1, 2], "n_chosen": 2, "n_random": 1},
 }
-TRAIN, CONFIRM = "train, at most 5 trials", "confirm, at most 22 trials a plan"  # (UNIF-ALL and 2 x 5 masks) x 2 seeds
+TRAIN, CONFIRM = "train, at most 5 trials", "confirm, at most 22 trials"  # (UNIF-ALL and 2 x 5 masks) x 2 seeds
 
 
 def make(tmp_path: Path, raw: dict[str, object], **search: object) -> SweepFolder:
@@ -38,7 +38,7 @@ def test_a_grid_has_no_stages(tmp_path: Path, tiny_raw: dict[str, object]) -> No
 def test_before_the_first_stage_all_are_to_come(folder: SweepFolder) -> None:
     first, then = search_lines(folder)
     assert first == "search: no stage has begun"
-    assert then == f"then: shared, 1 trials; propose, 9 masks; reference, 4 masks; {TRAIN}; {CONFIRM}"
+    assert then == f"then: shared, 1 trial; propose, 9 masks; reference, 4 masks; {TRAIN}; {CONFIRM}"
 
 
 def test_while_masks_are_proposed_they_are_counted(folder: SweepFolder) -> None:
@@ -87,11 +87,3 @@ def test_a_search_that_has_chosen_is_over(folder: SweepFolder) -> None:
     folder.begin("confirm", ["one"])
     (folder.path / SELECTION).write_text("{}")
     assert search_lines(folder) == ["search: over; selection.json has what was chosen"]
-
-
-def test_masks_that_are_chosen_over_all_are_compared_once_and_with_the_spaces_own_as_given_too(
-    tmp_path: Path, tiny_raw: dict[str, object]
-) -> None:
-    folder = make(tmp_path, tiny_raw, proxy=None, lr={"low": 1e-3, "high": 1e-2})
-    # two chosen masks with 4 others each; beside each UNIF-ALL, twice; two seeds
-    assert search_lines(folder)[-1].endswith(f"confirm, at most {2 * (2 * 5 + 2 * 2)} trials")
