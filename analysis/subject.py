@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,12 +13,12 @@ from analysis.prompts import Prompt
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
-from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.checkpoint import Checkpoint
 from trainables.corpus import Blocks
 from trainables.evaluation import token_scores
 from trainables.model import ResidentModel
 from trainables.sparse import sparsified
-from trainables.spon import Form, SponBiases, warm_start
+from trainables.spon import Form, SponBiases
 from trainables.teacher import Teacher
 from trainables.workbench import Workbench
 
@@ -150,15 +149,8 @@ def output_biases(model: ResidentModel, vectors: Mapping[Site, Tensor], form: Fo
 
 
 def start_of(bench: Workbench, config: TrialConfig) -> dict[Site, Tensor]:
-    """The output biases that a trial's training began from, without sites that began at zero.
-
-    Raises:
-        SponError: if it began from another trial's checkpoint, and that is gone.
-    """
+    """The output biases that a trial's training began from, without sites that began at zero."""
     form, sites = config.training.form, tuple(Site.parse(site) for site in config.sites)
-    if config.warm_start is not None:
-        shared = read_checkpoint(Path(config.warm_start.checkpoint))
-        return output_biases(bench.model, warm_start(shared.biases, sites), form)
     if config.training.init == "zero":
         return {}
     biases = SponBiases(bench.model, sites, form)

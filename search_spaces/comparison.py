@@ -47,7 +47,6 @@ def trials_like(
         "sites": tuple(str(site) for site in sites),
         "n_spon_params": n_params,
         "relative_params": shape.relative_params(n_params),
-        "warm_start": None,
     }
     seeded = [like.training.model_copy(update={"seed": seed}) for seed in seeds]
     return [like.model_copy(update={**masked, "training": training}) for training in seeded]

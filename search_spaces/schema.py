@@ -30,7 +30,6 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "TrialPlan",
-    "WarmStart",
 ]
 
 
@@ -169,18 +168,6 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class WarmStart(Config):
-    """The biases that a trial starts from, in the place of ``training.init``.
-
-    Attributes:
-        identity: of the trial that they were trained in.
-        checkpoint: its directory, where every worker can read it.
-    """
-
-    identity: str
-    checkpoint: str
-
-
 ALGORITHM = 2
 """Of the trials that this code runs; raise it when the same config gives another result."""
 
@@ -198,7 +185,6 @@ class TrialConfig(Config):
         device: kind of device that the trial runs on; another kind rounds otherwise.
         algorithm: ``ALGORITHM`` of the code that the trial was made for, which is raised when the same config gives
             another result. The identity includes it, and the device.
-        warm_start: biases to start from, if not those of ``training.init``.
     """
 
     model: ModelConfig
@@ -216,7 +202,6 @@ class TrialConfig(Config):
     training: TrainingConfig
     device: Literal["cpu", "cuda"] = "cpu"
     algorithm: int = 1
-    warm_start: WarmStart | None = None
 
     @field_validator("model")
     @classmethod
@@ -264,8 +249,6 @@ class TrialConfig(Config):
     def _training_that_decides(self) -> dict[str, object]:
         """How the biases are trained, without the settings that do nothing beside the others."""
         training: dict[str, object] = self.training.model_dump()
-        if self.warm_start is not None:
-            training["init"] = self.warm_start.identity
         if training["init"] != "bias_correction":
             del training["init_scale"]
         return training

@@ -16,7 +16,7 @@ from search_spaces.sites import Site, site_order
 from trainables.corpus import Blocks
 from trainables.evaluation import score
 from trainables.sparse import sparsified
-from trainables.spon import Form, SponBiases, warm_start
+from trainables.spon import Form, SponBiases, switched_on
 from trainables.teacher import Teacher
 from trainables.workbench import Workbench
 
@@ -119,7 +119,7 @@ class MaskScorer:
         return torch.stack(sums, dim=1)
 
     def _switched_on(self, mask: Mask) -> SponBiases:
-        vectors = warm_start(self._biases, mask)
+        vectors = switched_on(self._biases, mask)
         biases = SponBiases(self._bench.model, tuple(vectors), self._form)
         biases.load(vectors)
         return biases

@@ -119,17 +119,17 @@ class SponBiases:
             vector.copy_(state[site])
 
 
-def warm_start(biases: Mapping[Site, Tensor], sites: Iterable[Site]) -> dict[Site, Tensor]:
-    """Copies of the shared vectors of some sites, in canonical order.
+def switched_on(biases: Mapping[Site, Tensor], mask: Iterable[Site]) -> dict[Site, Tensor]:
+    """Copies of the shared vectors of a mask's sites, in canonical order.
 
     Args:
         biases: shared vectors, (out_features,) or (in_features,) by form.
-        sites: a mask's.
+        mask: sites.
 
     Raises:
         SponError: if a site has no shared bias.
     """
-    chosen = sorted(set(sites), key=site_order)
+    chosen = sorted(set(mask), key=site_order)
     if unknown := [site for site in chosen if site not in biases]:
         listed = ", ".join(str(s) for s in sorted(biases, key=site_order)) or "none"
         raise SponError(

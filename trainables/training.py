@@ -45,7 +45,6 @@ class Trainer:
         plan: what is sparsified.
         sites: biased sites, in canonical order.
         training: how.
-        start: vectors to start from, of the same sites; those of ``training.init`` by default.
 
     Attributes:
         biases: the vectors in training.
@@ -55,22 +54,13 @@ class Trainer:
         total_steps: optimiser steps of the whole run.
     """
 
-    def __init__(
-        self,
-        bench: Workbench,
-        plan: TrialPlan,
-        sites: tuple[Site, ...],
-        training: TrainingConfig,
-        start: Mapping[Site, Tensor] | None = None,
-    ) -> None:
+    def __init__(self, bench: Workbench, plan: TrialPlan, sites: tuple[Site, ...], training: TrainingConfig) -> None:
         self._bench, self._plan, self._training = bench, plan, training
         self._tokens = bench.blocks("calibration").tokens.to(bench.model.device)
         self._teacher: Teacher = bench.teacher("calibration", training.temperature)
         self._thresholds = bench.thresholds(plan)
         self.biases = SponBiases(bench.model, sites, training.form)
-        if start is not None:
-            self.biases.load(start)
-        elif training.init == "bias_correction":
+        if training.init == "bias_correction":
             self.biases.correct(bench.mean_removed(plan), training.init_scale)
         groups = [{"params": self.biases.parameters(), "weight_decay": training.weight_decay, "rate": 1.0}]
         if training.gain_lr:

@@ -22,12 +22,11 @@ from trainables.checkpoint import (
     check_fits,
     code_commit,
     library_versions,
-    read_checkpoint,
 )
 from trainables.evaluation import score
 from trainables.scores import Scores
 from trainables.sparse import sparsified
-from trainables.spon import SponBiases, warm_start
+from trainables.spon import SponBiases
 from trainables.training import Trainer
 from trainables.workbench import Workbench
 
@@ -83,23 +82,12 @@ class Trial:
         self._sites = tuple(Site.parse(site) for site in config.sites)
         # Before the baselines: in a first sweep one worker then makes the teacher of the calibration text while the
         # other, whose trial trains nothing, makes that of the validation text
-        self._trainer = self._make_trainer() if self._sites else None
+        self._trainer = Trainer(bench, config.plan, self._sites, config.training) if self._sites else None
         self._teal = bench.teal_baseline(config.plan, "validation")
         self._dense = bench.dense_baseline("validation")
         self._history: list[Metrics] = []
         self._kept: Mapping[Site, Tensor] = {}
         self._kept_scores: Scores | None = None
-
-    def _make_trainer(self) -> Trainer:
-        config, start = self._config, None
-        if config.warm_start is not None:
-            shared = read_checkpoint(Path(config.warm_start.checkpoint))
-            check_fits(shared, self._bench.model.shape, self._bench.model.fingerprint)
-            if shared.meta.config.identity != config.warm_start.identity:
-                want, got = config.warm_start.identity, shared.meta.config.identity
-                raise SponError(f"a warm start must be the trial {want}, but {config.warm_start.checkpoint} is {got}")
-            start = warm_start(shared.biases, self._sites)
-        return Trainer(self._bench, config.plan, self._sites, config.training, start)
 
     @property
     def history(self) -> tuple[Metrics, ...]:

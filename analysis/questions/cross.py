@@ -108,8 +108,8 @@ def relation(one: TrialConfig, other: TrialConfig) -> str:
     return ", ".join(differs) or "the same trial"
 
 
-def _training(config: TrialConfig) -> tuple[object, object]:
-    return config.training.model_copy(update={"seed": 0}), config.warm_start
+def _training(config: TrialConfig) -> object:
+    return config.training.model_copy(update={"seed": 0})
 
 
 def incomparable(trials: Sequence[TrialConfig]) -> str | None:

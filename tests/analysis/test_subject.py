@@ -1,17 +1,13 @@
 """A checkpoint under examination: its biases in every form, where they began, and the model in its modes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from analysis.subject import MODES, Subject, make_subject, output_biases, random_like, start_of, states_of
 from search_spaces.errors import SponError
-from search_spaces.schema import WarmStart
 from search_spaces.sites import Site
 from tests.analysis.conftest import with_levels
-from trainables.checkpoint import write_checkpoint
 from trainables.evaluation import score
 from trainables.training import Trainer
 
@@ -94,21 +90,6 @@ def test_a_bias_correction_starts_where_the_trainer_starts(subject_by):
     for site in start:
         assert start[site].any()
         torch.testing.assert_close(start[site], expected[site])
-
-
-def test_a_warm_start_is_the_other_trials_biases(subject: Subject, tmp_path: Path):
-    write_checkpoint(subject.checkpoint, tmp_path)
-    warm = WarmStart(identity=subject.config.identity, checkpoint=str(tmp_path))
-    sites = tuple(map(str, subject.sites[1:3]))
-    start = start_of(subject.bench, subject.config.model_copy(update={"warm_start": warm, "sites": sites}))
-    assert set(start) == set(subject.sites[1:3])
-    assert all(start[site].equal(subject.biases[site]) for site in start)
-
-
-def test_a_warm_start_that_is_gone_is_said(subject: Subject, tmp_path: Path):
-    warm = WarmStart(identity="x", checkpoint=str(tmp_path / "gone"))
-    with pytest.raises(SponError, match="gone"):
-        start_of(subject.bench, subject.config.model_copy(update={"warm_start": warm}))
 
 
 def test_the_residual_stream_is_that_of_the_hugging_face_model(subject: Subject, tokens):

@@ -5,7 +5,7 @@ from search_spaces.comparison import controls, shared_trial, trials_like
 from search_spaces.errors import SponError
 from search_spaces.masks import ExactlyK, LayerModuleBits, Subset
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import SpaceConfig, WarmStart
+from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
 
@@ -107,13 +107,6 @@ def test_the_sites_of_a_trial_like_another_are_in_canonical_order(trials, shape)
     (trial,) = trials_like(like, "mine", mask, [5], shape)
     assert (trial.sites, trial.allocation) == (("1.down_proj", "2.o_proj", "2.down_proj"), "mine")
     assert (trial.training.seed, trial.plan) == (5, like.plan)
-
-
-def test_a_trial_like_a_warm_one_is_cold(trials, shape):
-    (top, *_) = trials()
-    warm = top.model_copy(update={"warm_start": WarmStart(identity="a", checkpoint="/x")})
-    (trial,) = trials_like(warm, top.allocation, down(0, 1, 2, 3), [top.training.seed], shape)
-    assert trial == top
 
 
 # Controls

@@ -16,7 +16,6 @@ from search_spaces.schema import (
     TrainingConfig,
     TrialConfig,
     TrialPlan,
-    WarmStart,
 )
 
 
@@ -316,26 +315,11 @@ def test_a_trial_survives_being_written_and_read(shape, fingerprints):
     assert read.identity == trial.identity
 
 
-def test_a_warm_start_is_part_of_the_identity_and_the_place_of_its_file_is_not(shape, fingerprints):
-    (cold,) = resolve_space(space(), shape, fingerprints)
-    starts = [WarmStart(identity=who, checkpoint=where) for who, where in [("a", "/x"), ("a", "/y"), ("b", "/x")]]
-    one, moved, other = (cold.model_copy(update={"warm_start": start}).identity for start in starts)
-    assert one == moved
-    assert len({cold.identity, one, other}) == 3
-
-
-def test_a_warm_start_takes_the_place_of_the_init(shape, fingerprints):
-    start = WarmStart(identity="a", checkpoint="/x")
-    inits = [{}, {"init": "bias_correction"}, {"init": "bias_correction", "init_scale": 0.9}]
-    trials = [resolve_space(space(training=init), shape, fingerprints)[0] for init in inits]
-    assert len({trial.identity for trial in trials}) == 3
-    assert len({trial.model_copy(update={"warm_start": start}).identity for trial in trials}) == 1
-
-
-def test_a_trial_without_biases_has_nothing_to_start_from(shape, fingerprints):
-    (trial,) = resolve_space(space(allocations=["BASELINE-TEAL"]), shape, fingerprints)
-    start = WarmStart(identity="a", checkpoint="/x")
-    assert trial.model_copy(update={"warm_start": start}).identity == trial.identity
+def test_the_scale_of_a_start_counts_only_with_that_start(shape, fingerprints):
+    inits = [{}, {"init_scale": 0.9}, {"init": "bias_correction"}, {"init": "bias_correction", "init_scale": 0.9}]
+    one, same, *others = (resolve_space(space(training=init), shape, fingerprints)[0].identity for init in inits)
+    assert one == same
+    assert len({one, *others}) == 3
 
 
 def test_a_trial_is_of_the_algorithm_of_today_and_one_without_a_number_of_the_first(shape, fingerprints):

@@ -62,7 +62,7 @@ def test_a_search_says_what_cost_nothing(shape: ModelShape, tiny_trial: TrialCon
     Counts(new=3, open=1, repeated=2).write(tmp_path / "counts.json")
     progress = Progress(shape, [], n_trials=5, counts=tmp_path / "counts.json")
     progress.started(tiny_trial)
-    assert progress.standing().text == "2 of 5 trials done; 2 known and not run, 0 outside the constraint"
+    assert progress.standing().text == "2 of 5 trials done; 2 known and not run"
 
 
 def test_the_estimate_leaves_out_what_an_earlier_process_did(shape: ModelShape, tiny_raw: dict[str, object]) -> None:

@@ -8,7 +8,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables.sparse import sparsified
-from trainables.spon import SponBiases, warm_start
+from trainables.spon import SponBiases, switched_on
 from trainables.workbench import Workbench
 
 DOWN, KEY = Site(0, "down_proj"), Site(1, "k_proj")
@@ -168,22 +168,22 @@ def test_a_state_that_does_not_fit_is_refused(tiny_bench, state):
         SponBiases(tiny_bench.model, (DOWN, KEY), "output_bias").load(state)
 
 
-def test_a_warm_start_has_the_vectors_of_the_mask_in_canonical_order():
+def test_what_a_mask_switches_on_has_the_vectors_of_the_mask_in_canonical_order():
     shared = {KEY: torch.ones(16), Site(0, "o_proj"): torch.ones(32), DOWN: torch.zeros(32)}
-    start = warm_start(shared, {KEY, DOWN})
+    start = switched_on(shared, {KEY, DOWN})
     assert list(start) == [DOWN, KEY]
     assert torch.equal(start[KEY], shared[KEY])
 
 
-def test_a_warm_start_is_a_copy():
+def test_what_a_mask_switches_on_is_a_copy():
     shared = {KEY: torch.ones(16)}
-    warm_start(shared, [KEY])[KEY].zero_()
+    switched_on(shared, [KEY])[KEY].zero_()
     assert shared[KEY].all()
 
 
 @pytest.mark.parametrize(
     ("shared", "listed"), [({KEY: torch.ones(16), DOWN: torch.ones(32)}, "0.down_proj, 1.k_proj"), ({}, "none")]
 )
-def test_a_warm_start_of_a_site_without_a_shared_bias_is_refused_with_those_that_have_one(shared, listed):
+def test_a_mask_with_a_site_without_a_shared_bias_is_refused_with_those_that_have_one(shared, listed):
     with pytest.raises(SponError, match=rf"shared biases only, but 1\.q_proj has none; there are {listed} \(at mask\)"):
-        warm_start(shared, [Site(1, "q_proj")])
+        switched_on(shared, [Site(1, "q_proj")])

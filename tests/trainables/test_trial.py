@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig, WarmStart
+from search_spaces.schema import TrialConfig
 from tests.conftest import make_llama, trials_of
 from trainables import trial as module
 from trainables import workbench
-from trainables.checkpoint import Checkpoint, write_checkpoint
+from trainables.checkpoint import Checkpoint
 from trainables.scores import Scores
 from trainables.trial import Trial, recovery, report_test, run_trial
 from trainables.workbench import Workbench
@@ -40,19 +40,6 @@ def change(tiny_trial: TrialConfig) -> Callable[..., TrialConfig]:
 @pytest.fixture
 def baseline(tiny_raw: dict[str, object]) -> TrialConfig:
     return trials_of(tiny_raw | {"allocations": ["BASELINE-TEAL"]})[0]
-
-
-@pytest.fixture
-def warm(tiny_bench: Workbench, tiny_trial: TrialConfig, tmp_path: Path) -> Callable[..., TrialConfig]:
-    """A trial that starts from the biases of the tiny one: of the same sites, plan and training, if not said."""
-    directory = tmp_path / "shared"
-    directory.mkdir()
-    write_checkpoint(run_trial(tiny_bench, tiny_trial), directory)
-
-    def trial(config: TrialConfig = tiny_trial, identity: str = tiny_trial.identity) -> TrialConfig:
-        return config.model_copy(update={"warm_start": WarmStart(identity=identity, checkpoint=str(directory))})
-
-    return trial
 
 
 def as_if_kl_were(monkeypatch: pytest.MonkeyPatch, kls: list[float]) -> None:
@@ -279,55 +266,6 @@ def test_teal_alone_can_be_taken_up_again(tiny_bench, baseline, tmp_path):
 def test_a_saved_history_is_plain_json(tiny_bench, tiny_trial, tmp_path):
     run(Trial(tiny_bench, tiny_trial)).save(tmp_path)
     assert [line["step"] for line in json.loads((tmp_path / "history.json").read_text())] == [4, 8]
-
-
-@pytest.mark.parametrize("init", ["zero", "bias_correction"])
-def test_a_warm_start_begins_from_the_shared_biases_whatever_the_init(tiny_bench, tiny_trial, warm, change, init):
-    shared = run_trial(tiny_bench, tiny_trial).biases
-    start = Trial(tiny_bench, warm(change(init=init)))._trainer.biases.state()
-    assert start.keys() == shared.keys()
-    assert all(torch.equal(vector, shared[site]) for site, vector in start.items())
-
-
-def test_a_warm_start_takes_the_biases_of_its_own_sites(tiny_bench, tiny_trial, warm, tiny_raw):
-    shared = run_trial(tiny_bench, tiny_trial).biases
-    (half,) = trials_of(tiny_raw | {"allocations": ["TOP-50"]})
-    ((site, vector),) = Trial(tiny_bench, warm(half))._trainer.biases.state().items()
-    assert str(site) == "0.down_proj"
-    assert torch.equal(vector, shared[site])
-
-
-def test_a_warm_start_that_hardly_trains_scores_as_the_trial_it_starts_from(tiny_bench, tiny_trial, warm, change):
-    kl = run_trial(tiny_bench, tiny_trial).meta.metrics["val_kl_nats"]
-    metrics = Trial(tiny_bench, warm(change(lr=1e-9))).advance()
-    assert metrics["val_kl_nats"] == pytest.approx(kl, rel=1e-4)
-    assert metrics["val_teal_kl_nats"] != pytest.approx(kl, rel=1e-2)
-
-
-def test_a_warm_start_that_is_taken_up_again_ends_as_one_that_was_not(tiny_bench, warm, tmp_path):
-    first = Trial(tiny_bench, warm())
-    first.advance()
-    first.save(tmp_path)
-    second = Trial(tiny_bench, warm())
-    second.load(tmp_path)
-    assert same_biases(run(second).finish(), run_trial(tiny_bench, warm()))
-
-
-def test_a_warm_start_from_the_checkpoint_of_another_trial_is_refused(tiny_bench, tiny_trial, warm):
-    with pytest.raises(SponError, match=rf"must be the trial other, but .*/shared is {tiny_trial.identity}$"):
-        Trial(tiny_bench, warm(identity="other"))
-
-
-def test_a_warm_start_from_a_checkpoint_that_is_not_there_is_refused(tiny_bench, tiny_trial, tmp_path):
-    start = WarmStart(identity=tiny_trial.identity, checkpoint=str(tmp_path / "nowhere"))
-    with pytest.raises(SponError, match=r"is missing \(at .*nowhere\)"):
-        Trial(tiny_bench, tiny_trial.model_copy(update={"warm_start": start}))
-
-
-def test_a_warm_start_without_a_bias_for_each_site_is_refused(tiny_bench, warm, tiny_raw):
-    (other,) = trials_of(tiny_raw | {"allocations": ["ATTN-ONLY"]})
-    with pytest.raises(SponError, match=r"shared biases only, but 0\.o_proj has none"):
-        Trial(tiny_bench, warm(other))
 
 
 def test_a_validation_that_is_not_finite_ends_the_trial(tiny_bench, tiny_trial, monkeypatch):

@@ -8,7 +8,7 @@ from torch import Tensor
 from analysis.questions.cross import compare, find, relation
 from analysis.subject import Trained
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig, WarmStart
+from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 
 SITES = [Site(layer, "down_proj") for layer in range(8)]
@@ -83,7 +83,6 @@ def test_a_zero_bias_has_no_direction():
         ({"model_fingerprint": "x"}, "another model"),
         ({"corpus_fingerprint": "x"}, "other text"),
         ({"sites": ("0.down_proj",)}, "other allocation"),
-        ({"warm_start": WarmStart(identity="x", checkpoint="y")}, "other training"),
     ],
 )
 def test_what_differs_between_two_trials(change, expected, config):
