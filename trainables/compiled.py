@@ -6,16 +6,13 @@ some ten seconds it compiles one layer for all, as long as their operations are 
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from trainables.model import ResidentModel
 
-T = TypeVar("T")
 _BUILDS = 64
 """Compiled layers in one process: by where gradients begin, by rule, and by the size of a pass."""
 
@@ -24,17 +21,6 @@ _BUILDS = 64
 def can_compile(device_type: str) -> bool:
     """Whether kernels can be compiled for a device here: Triton builds its launchers with the system's C compiler."""
     return device_type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
-
-
-def fused(function: Callable[..., T]) -> Callable[..., T]:
-    """A function of tensors as one kernel or two where it can be compiled, and as it is elsewhere."""
-    as_kernel = torch.compile(function)
-
-    @functools.wraps(function)
-    def call(first: Tensor, *rest: Any) -> T:
-        return (as_kernel if can_compile(first.device.type) else function)(first, *rest)
-
-    return call
 
 
 @contextmanager

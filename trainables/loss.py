@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.compiled import fused
+from trainables.compiled import can_compile
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk.
@@ -87,22 +87,24 @@ def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tens
     """Exponentials of (tokens, vocabulary) logits, with their sums and logsumexp, (tokens,) each.
 
     The largest logit is taken off first, so the exponentials are those of a softmax times the sum that is given. The
-    logits are used up: on a CPU the exponentials take their place.
+    logits are used up: where nothing is compiled, the exponentials take their place.
 
     Args:
         logits: fp32 or fp64.
         dtype: of the exponentials, which are rounded to it after they are summed; that of the logits for None.
     """
-    if logits.is_cuda:
-        return _fused_exponentials(logits, dtype or logits.dtype)
+    if can_compile(logits.device.type):
+        found: tuple[Tensor, Tensor, Tensor] = _compiled_exponentials(logits, dtype or logits.dtype)
+        return found
     largest = logits.amax(dim=-1)
     weights = logits.sub_(largest[:, None]).exp_()
     total = weights.sum(dim=-1)
     return weights if dtype is None else weights.to(dtype), total, largest + total.log()
 
 
-@fused
-def _fused_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+@torch.compile
+def _compiled_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Two passes over the logits, where the kernels of torch's own operations take seven."""
     largest = logits.amax(dim=-1)
     weights = (logits - largest[:, None]).exp()
     total = weights.sum(dim=-1)
@@ -110,12 +112,15 @@ def _fused_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def log_normaliser(logits: Tensor) -> Tensor:
-    """Logsumexp of (tokens, vocabulary) logits, which are used up on a CPU: (tokens,)."""
-    return _fused_logsumexp(logits) if logits.is_cuda else exponentials(logits)[2]
+    """Logsumexp of (tokens, vocabulary) logits, which are used up where nothing is compiled: (tokens,)."""
+    if can_compile(logits.device.type):
+        found: Tensor = _compiled_logsumexp(logits)
+        return found
+    return exponentials(logits)[2]
 
 
-@fused
-def _fused_logsumexp(logits: Tensor) -> Tensor:
+@torch.compile
+def _compiled_logsumexp(logits: Tensor) -> Tensor:
     return logits.logsumexp(dim=-1)
 
 
