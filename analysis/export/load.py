@@ -7,8 +7,8 @@
     handle.remove()  # dense again
 
 This file stands alone: it needs torch, transformers and safetensors, and travels as ``spon.py`` in every export.
-On a CPU single tokens, as they are generated, read only the weights that they need (``_SkipZeros``); on a GPU, in a
-prefill and in batches zeros are multiplied like any number.
+On a CPU single tokens, as they are generated, read only the weights that they need, by the product in ``spon.c`` beside
+it (``_SkipZeros``); on a GPU, in a prefill and in batches zeros are multiplied like any number.
 """
 
 import ctypes
@@ -117,8 +117,8 @@ def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = 
     Args:
         model: a causal LM, the base model of the export (or, for one with absorbed biases, the model beside it).
         directory: the export.
-        skip_zeros: generate faster on a CPU where there is a C compiler, at the price of a second copy of the weights
-            of sparse layers. They must not change meanwhile. Results differ by rounding.
+        skip_zeros: generate faster on a CPU where ``spon.c`` and a C compiler are, at the price of a second copy of
+            the weights of sparse layers. They must not change meanwhile. Results differ by rounding.
 
     Raises:
         ValueError: if the export is broken or does not fit the model exactly.
@@ -237,47 +237,6 @@ class _BiasInProduct:
         self._layer.bias = self._own
 
 
-_SOURCE = """
-#include <stdint.h>
-#include <string.h>
-#ifdef BF16
-typedef uint16_t number;
-static inline float in(number v) { uint32_t bits = (uint32_t)v << 16; float f; memcpy(&f, &bits, 4); return f; }
-static inline number out(float f) {
-    uint32_t bits; memcpy(&bits, &f, 4); return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-}
-#else
-typedef float number;
-#define in(v) (v)
-#define out(f) (f)
-#endif
-
-/* y = W x + b: columns are those of W (n_in, n_out), eight at once, the next eight fetched ahead.
-   sum (n_out) and kept (n_in) are scratch. */
-void product(const number *x, const number *columns, const number *b, number *y, float *sum, int32_t *kept,
-             long n_in, long n_out, int threads) {
-    long n = 0, part = ((n_out + threads - 1) / threads + 63) / 64 * 64;
-    for (long j = 0; j < n_in; j++) { kept[n] = (int32_t)j; n += in(x[j]) != 0; }
-    #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < threads; t++) {
-        long from = t * part, to = from + part < n_out ? from + part : n_out, k = 0;
-        for (long o = from; o < to; o++) sum[o] = b ? in(b[o]) : 0;
-        for (; k + 8 <= n; k += 8) {
-            const number *c[8]; float v[8];
-            for (int g = 0; g < 8; g++) { c[g] = columns + kept[k + g] * n_out; v[g] = in(x[kept[k + g]]); }
-            for (int g = 8; g < 16 && k + g < n; g++)
-                for (int line = 0; line < 4; line++)
-                    __builtin_prefetch((const char *)(columns + kept[k + g] * n_out + from) + 64 * line);
-            for (long o = from; o < to; o++)
-                sum[o] += v[0] * in(c[0][o]) + v[1] * in(c[1][o]) + v[2] * in(c[2][o]) + v[3] * in(c[3][o])
-                        + v[4] * in(c[4][o]) + v[5] * in(c[5][o]) + v[6] * in(c[6][o]) + v[7] * in(c[7][o]);
-        }
-        for (; k < n; k++)
-            for (long o = from; o < to; o++) sum[o] += in(x[kept[k]]) * in(columns[kept[k] * n_out + o]);
-        for (long o = from; o < to; o++) y[o] = out(sum[o]);
-    }
-}
-"""
 _Product = Callable[..., None]
 
 
@@ -292,13 +251,14 @@ def _product_for(layer: nn.Linear) -> _Product | None:
 @functools.cache
 def _compile(bf16: bool) -> _Product | None:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
+    source = Path(__file__).with_suffix(".c")
+    if compiler is None or not source.is_file():
         return None
     place = Path(tempfile.mkdtemp(prefix="spon-"))
-    (place / "product.c").write_text(_SOURCE)
     flags = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", *(["-DBF16"] if bf16 else [])]
     try:
-        subprocess.run([compiler, *flags, "product.c", "-o", "product.so"], cwd=place, check=True, capture_output=True)
+        command = [compiler, *flags, str(source), "-o", "product.so"]
+        subprocess.run(command, cwd=place, check=True, capture_output=True)
         product: _Product = ctypes.CDLL(str(place / "product.so")).product
     except (OSError, subprocess.CalledProcessError):  # no OpenMP, say
         return None

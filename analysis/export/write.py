@@ -68,7 +68,8 @@ def export(source: Path, directory: Path, absorbed: bool = False) -> None:
         else:
             save_file(biases, stage / BIASES)
         (stage / CONFIG).write_text(json.dumps(asdict(spec), indent=1))
-        shutil.copyfile(load.__file__, stage / RUNTIME)
+        for suffix in (".py", ".c"):
+            shutil.copyfile(Path(load.__file__).with_suffix(suffix), (stage / RUNTIME).with_suffix(suffix))
         (stage / CARD).write_text(model_card(checkpoint, spec, _on_hub(config.model.source)), encoding="utf-8")
 
 

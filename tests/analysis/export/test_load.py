@@ -129,10 +129,14 @@ def test_single_tokens_skip_zeros_and_all_else_does_not(adapter, monkeypatch):
     assert torch.equal(step_by_step(model, tokens, 6), step_by_step(trial.base(), tokens, 6))
 
 
-def test_without_a_c_compiler_zeros_are_multiplied(adapter, monkeypatch):
+@pytest.mark.parametrize("missing", ["compiler", "source"])
+def test_without_a_c_compiler_or_the_source_zeros_are_multiplied(adapter, monkeypatch, missing):
     trial, directory = adapter
     load._compile.cache_clear()
-    monkeypatch.setattr(load.shutil, "which", lambda name: None)
+    if missing == "compiler":
+        monkeypatch.setattr(load.shutil, "which", lambda name: None)
+    else:
+        monkeypatch.setattr(load, "__file__", str(directory / "alone.py"))
     model = trial.base()
     with load_spon(model, directory):
         assert not any("forward" in vars(module) for module in model.modules())

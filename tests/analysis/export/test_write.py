@@ -23,7 +23,7 @@ MakeExport = Callable[..., Exportable]
 def test_an_adapter_is_four_files_that_others_can_read(make_export, tmp_path):
     export(make_export().place, tmp_path / "new" / "adapter")
     files = sorted((tmp_path / "new" / "adapter").iterdir())
-    assert [file.name for file in files] == ["README.md", "spon.py", "spon.safetensors", "spon_config.json"]
+    assert [file.name for file in files] == ["README.md", "spon.c", "spon.py", "spon.safetensors", "spon_config.json"]
     assert all(file.stat().st_mode & stat.S_IROTH for file in files)
     assert (tmp_path / "new" / "adapter" / "spon.py").read_text() == Path(load.__file__).read_text()
 
