@@ -55,10 +55,11 @@ class Change(nn.Module):
         super().__init__()
         self.bias = bias
         self._plan, self._site, self._threshold, self._meter = plan, site, threshold, meter
+        self._tokens = plan.tokens
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of ``length`` that stay dense."""
-        return self._plan.dense_prefix(length)
+        return dense_positions(self._tokens, length)
 
     def sparsify(self, tail: Tensor) -> Tensor:
         """S(x) of the positions that do not."""
@@ -81,7 +82,6 @@ class _AlikeChange(Change):
         self, plan: TrialPlan, site: Site, layer: nn.Linear, threshold: float | None, bias: SiteBias | None
     ) -> None:
         super().__init__(plan, site, threshold, bias)
-        self._tokens = plan.tokens
         self._kth_largest = kth_largest(layer.weight.device.type) if plan.rule == "topk" else None
         cut: float
         if plan.rule == "topk":
@@ -90,9 +90,6 @@ class _AlikeChange(Change):
             cut, dtype = threshold or 0.0, layer.weight.dtype
         self.register_buffer("cut", torch.full((), cut, dtype=dtype, device=layer.weight.device))
         self.cut: Tensor
-
-    def dense_prefix(self, length: int) -> int:
-        return dense_positions(self._tokens, length)
 
     def sparsify(self, tail: Tensor) -> Tensor:
         find = self._kth_largest

@@ -129,8 +129,7 @@ def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None
         Every metric of every task that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.
 
     Raises:
-        SponError: if a task has no metric that is a mean over items, or wants generation where the token policy cannot
-            follow it.
+        SponError: if a task has no metric that is a mean over items.
     """
     model = _harness_model(resident)
     scores: dict[Mode, dict[tuple[str, str], list[float]]] = {}
