@@ -4,10 +4,13 @@ import random
 from collections.abc import Iterable, Sequence
 
 from search_spaces.masks import Unit
-from search_spaces.resolve import Fingerprints, resolve_trial
+from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of, planned, search_of
 from search_spaces.sites import ModelShape, Site, site_order
+
+RANDOM = "random-"
+"""How the names of random masks begin."""
 
 
 def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> TrialConfig:
@@ -52,6 +55,45 @@ def trials_like(
     return [like.model_copy(update={**masked, "training": training}) for training in seeded]
 
 
+def reference_masks(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
+    """Masks that span what a search will compare, of the family: what its text must be able to tell apart.
+
+    They are the space's own allocations, as many units early, late and inverted as the first of them has, and
+    ``proxy.n_reference`` random suggestions, which are also what an algorithm has to beat. The inverse may be outside
+    the family: where the allocation is a good one, it is the bad end of the scale.
+    """
+    search, shared = search_of(space), shared_trial(space, shape, fingerprints)
+    masks: dict[tuple[Site, ...], str] = {}
+    for allocation in space.allocations:
+        sites = resolve_allocation(allocation, shape).sites
+        if sites and search.masks.params_of(sites, shape) is not None:
+            masks.setdefault(sites, allocation.label)
+    for first in list(masks)[:1]:
+        for name, sites in controls(search.masks.units(shape), frozenset(first), 0).items():
+            masks.setdefault(sites, name)
+    masks = _with_random(masks, space, shape)
+    like = shared.model_copy(update={"training": space.training.model_copy(update={"seed": space.seeds[0]})})
+    return [trials_like(like, name, sites, space.seeds[:1], shape)[0] for sites, name in masks.items()]
+
+
+def _with_random(
+    masks: dict[tuple[Site, ...], str], space: SpaceConfig, shape: ModelShape
+) -> dict[tuple[Site, ...], str]:
+    """The masks and random suggestions of the family, all different; fewer where the family has no more."""
+    import optuna  # half a second, which a space without a search need not wait for
+
+    search = search_of(space)
+    wanted = search.proxy.n_reference if search.proxy else 0
+    study, found = optuna.create_study(sampler=optuna.samplers.RandomSampler(search.seed)), dict(masks)
+    for _ in range(100 * wanted):
+        if len(found) == len(masks) + wanted:
+            break
+        sites = search.masks.suggest(study.ask(), shape)
+        if sites:
+            found.setdefault(sites, f"{RANDOM}{len(found) - len(masks)}")
+    return found
+
+
 def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: int = 0) -> dict[str, tuple[Site, ...]]:
     """Masks that a searched one must beat to mean anything: as many units early, late and at random, and its inverse.
 
@@ -73,6 +115,6 @@ def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: 
         if len(drawn) < n_random and places not in (chosen, *drawn):
             drawn.append(places)
     named = {f"early-{k}": list(range(k)), f"late-{k}": list(range(len(units) - k, len(units)))}
-    named |= {f"random-{k}-{number}": places for number, places in enumerate(drawn)}
+    named |= {f"{RANDOM}{k}-{number}": places for number, places in enumerate(drawn)}
     named["inverted"] = [place for place in range(len(units)) if place not in chosen]
     return {name: tuple(site for p in places for site in units[p]) for name, places in named.items() if places}

@@ -5,14 +5,16 @@ under names such as ``03.down_proj``. Their names and ranges depend on the confi
 parameter of the family, because multivariate TPE and NSGA only model what all suggestions have in common.
 """
 
+import math
 import random
+from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from search_spaces.errors import SponError
-from search_spaces.sites import MODULES, ModelShape, Module, Site
+from search_spaces.sites import MODULES, ModelShape, Module, Modules, Site
 from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second to import
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second t
 Unit = tuple[Site, ...]
 NOTHING = "none"
 GRADES = 4  # of a unit in ExactlyK
+_STEP = 0.125  # between two weights in Ranked
 TIES = "exactly_k.ties"
 
 
@@ -49,10 +52,10 @@ class _Family(Config):
     """Base of the families.
 
     Attributes:
-        modules: module types that may carry a bias, kept in the order of the forward pass.
+        modules: module types that may carry a bias, or ``all``, kept in the order of the forward pass.
     """
 
-    modules: tuple[Module, ...] = ("down_proj",)
+    modules: Modules = ("down_proj",)
 
     @field_validator("modules")
     @classmethod
@@ -262,7 +265,79 @@ class ModulePerLayer(_Family):
         return int((len(self.modules) + 1) ** len(self.units(shape)))
 
 
+class Ranked(_Family):
+    """The ``k`` sites that rank highest by a sum of what is known of a site: its gain, its depth and its module.
+
+    A sum of few terms is what a search can learn from some dozens of masks; a bit for each of 210 sites is not.
+
+    Attributes:
+        k: sites with a bias.
+        gains: of each site; only their order counts. A sweep measures them (``GAIN``) where they are not given.
+    """
+
+    family: Literal["ranked"] = "ranked"
+    k: int = Field(ge=1)
+    gains: dict[str, float] | None = None
+
+    def units(self, shape: ModelShape) -> tuple[Unit, ...]:
+        """Single sites."""
+        units = _split(super().units(shape))
+        if self.k > len(units):
+            raise SponError(f"k must be in 1..{len(units)} sites for this model, but got {self.k} (at search.masks.k)")
+        return units
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask how much each term counts, and take the ``k`` sites of the highest sums.
+
+        Gain and depth are places in an order, from 0 to 1; the bonus of a module is in the same unit.
+
+        Returns:
+            The sites in canonical order.
+
+        Raises:
+            SponError: if the family does not fit the model.
+        """
+        weights = {name: trial.suggest_float(name, low, 1.0, step=_STEP) for name, low in self._terms().items()}
+        return self._taken(weights, shape)
+
+    def _terms(self) -> dict[str, float]:
+        """What is asked for, each up to 1, and the least of it. A negative weight of the depth prefers early layers."""
+        return {"gain": 0.0, "depth": -1.0, **dict.fromkeys(self.modules, -1.0)}
+
+    def _taken(self, weights: Mapping[str, float], shape: ModelShape) -> tuple[Site, ...]:
+        sites = [site for (site,) in self.units(shape)]
+        gains = self._ranks(sites)
+        depth = max(1, shape.num_layers - 1)
+
+        def rank(site: Site) -> float:
+            return weights["gain"] * gains[site] + weights["depth"] * site.layer / depth + weights[site.module]
+
+        best = sorted(sites, key=lambda site: (-rank(site), -gains[site]))[: self.k]
+        return tuple(site for site in sites if site in set(best))
+
+    def _ranks(self, sites: list[Site]) -> dict[Site, float]:
+        """The place of each site by its gain, from 0 to 1."""
+        if self.gains is None or set(self.gains) != {str(site) for site in sites}:
+            got = "none" if self.gains is None else f"{len(self.gains)} others"
+            raise SponError(
+                f"gains must be those of the {len(sites)} sites of the masks, but got {got} (at search.masks)"
+            )
+        ascending = sorted(sites, key=lambda site: (self.gains or {})[str(site)])
+        return {site: place / max(1, len(sites) - 1) for place, site in enumerate(ascending)}
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters of one term alone that give these sites: the gain, early or late layers, or one module."""
+        nothing = dict.fromkeys(self._terms(), 0.0)
+        alone = [("gain", 1.0), ("depth", -1.0), ("depth", 1.0), *((module, 1.0) for module in self.modules)]
+        tried = ({**nothing, term: weight} for term, weight in alone)
+        return next((weights for weights in tried if self._taken(weights, shape) == sites), None)
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are, many of which are one mask."""
+        return math.prod(round((1.0 - low) / _STEP) + 1 for low in self._terms().values())
+
+
 MaskFamily = Annotated[
-    Subset | ExactlyK | Window | LayerModuleBits | ModulePerLayer,
+    Subset | ExactlyK | Window | LayerModuleBits | ModulePerLayer | Ranked,
     Field(discriminator="family"),
 ]

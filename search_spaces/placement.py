@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from search_spaces.allocations import MEASURED, is_named, measured_name, parse_allocation
 from search_spaces.errors import SponError
-from search_spaces.sites import MODULES, Module, Site
+from search_spaces.sites import MODULES, Module, Modules, Site, module_label
 from search_spaces.sources import Config
 
 Level = Annotated[float, Field(ge=0, lt=1)]
@@ -116,7 +116,7 @@ class AllocationConfig(Config):
     Attributes:
         name: a named allocation, or a name of your own (not one of those) beside ``layers`` or ``sites``.
         layers: explicit layer indices.
-        modules: module types; those of the named allocation, or ``down_proj``, by default.
+        modules: module types, or ``all``; those of the named allocation, or ``down_proj``, by default.
         sites: explicit sites, such as ``["0.down_proj", "3.o_proj"]``.
         seed: which draw, for RANDOM-k only.
         above: for an allocation that is measured: the layers whose figure is above this, in its own unit.
@@ -125,7 +125,7 @@ class AllocationConfig(Config):
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
     layers: tuple[int, ...] | None = None
-    modules: tuple[Module, ...] | None = None
+    modules: Modules | None = None
     sites: tuple[str, ...] | None = None
     seed: Seed = 0
     above: float | None = None
@@ -169,5 +169,5 @@ class AllocationConfig(Config):
         above = f">{self.above:g}" if self.above is not None else ""
         if self.layers is not None or self.sites is not None:
             return self.name + above
-        modules = f"[{'+'.join(self.modules)}]" if self.modules else ""
+        modules = f"[{module_label(self.modules)}]" if self.modules else ""
         return self.name + modules + (f"#{self.seed}" if self.seed else "") + above

@@ -37,6 +37,13 @@ def only_levels(space: SpaceConfig) -> SpaceConfig:
     return space.model_copy(update=changes)
 
 
+def at_equal_levels(space: SpaceConfig) -> SpaceConfig:
+    """The space with equal levels in the place of those that must be measured first."""
+    if not space.plan.is_measured:
+        return space
+    return space.model_copy(update={"plan": space.plan.model_copy(update={"levels": ("uniform",)})})
+
+
 def resolve_allocation(allocation: AllocationConfig, shape: ModelShape) -> Allocated:
     """Turn a named or explicit allocation into sites of this model.
 

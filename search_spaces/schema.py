@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed, TokenPolicy
 from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
-from search_spaces.sites import MODULES, Site
+from search_spaces.sites import Site, module_label
 from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
 
 __all__ = [
@@ -228,8 +228,7 @@ class TrialConfig(Config):
     @property
     def plan_modules(self) -> str:
         """The module types that are sparsified; ``all`` for the seven."""
-        modules = tuple(dict.fromkeys(Site.parse(site).module for site in self.plan.levels))
-        return "all" if set(modules) == set(MODULES) else "+".join(modules) or "dense"
+        return module_label(dict.fromkeys(Site.parse(site).module for site in self.plan.levels)) or "dense"
 
     @property
     def identity(self) -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.allocations import BASELINE
 from search_spaces.errors import SponError
-from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_trial
+from search_spaces.masks import Ranked
+from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_allocation, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search_config import Grid, SearchConfig
 from search_spaces.sites import ModelShape, Site
@@ -40,7 +41,7 @@ def quick(space: SpaceConfig) -> SpaceConfig:
     few: dict[str, object] = {"n_masks": min(search.n_masks, 16), "stopping": None}
     few |= {"confirm": search.confirm.model_copy(update={"seeds": search.confirm.seeds[:1], "n_random": 1})}
     if search.proxy is not None:
-        smaller = {"rungs": (min(8, blocks["validation"]),), "n_train": 1, "n_reference": 8}
+        smaller = {"rungs": (min(8, blocks["validation"]),), "n_train": 1, "n_reference": 4, "least_reliability": 0.0}
         few |= {"proxy": search.proxy.model_copy(update=smaller)}
     changes = {
         "name": f"{space.name}-quick",
@@ -57,6 +58,18 @@ def planned(space: SpaceConfig) -> SpaceConfig:
     return space.model_copy(update={"plan": space.plan.model_copy(update={"modules": search_of(space).masks.modules})})
 
 
+def asks_for_gains(space: SpaceConfig) -> bool:
+    """Whether the masks of the space rank sites by gains that must be measured first."""
+    return space.search is not None and isinstance(space.search.masks, Ranked) and space.search.masks.gains is None
+
+
+def with_gains(space: SpaceConfig, gains: dict[str, float]) -> SpaceConfig:
+    """The space with the gain of each site of its ``ranked`` masks."""
+    search = search_of(space)
+    masks = search.masks.model_copy(update={"gains": gains})
+    return space.model_copy(update={"search": search.model_copy(update={"masks": masks})})
+
+
 def check_search(space: SpaceConfig, shape: ModelShape) -> None:
     """Check all of a search that does not depend on a suggestion, before the first one.
 
@@ -66,7 +79,9 @@ def check_search(space: SpaceConfig, shape: ModelShape) -> None:
     search = search_of(space)
     sites = [str(site) for unit in search.masks.units(shape) for site in unit]
     every = AllocationConfig(name="all-sites-of-the-masks", sites=tuple(sites))
-    resolve_trial(planned(space), every, space.sparsity[0], space.seeds[0], shape, Fingerprints("", ""))
+    resolve_trial(
+        planned(at_equal_levels(space)), every, space.sparsity[0], space.seeds[0], shape, Fingerprints("", "")
+    )
     size = search.masks.grid_size(shape)
     if isinstance(search.algorithm, Grid) and size > 100 * search.n_masks:
         got = str(size) if size < 10**6 else f"about 10^{len(str(size)) - 1}"

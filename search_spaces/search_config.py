@@ -87,6 +87,11 @@ class SearchConfig(Config):
             raise ValueError(f"objectives must be [val_kl_nats] or [val_kl_nats, n_spon_params], but got {got}")
         return objectives
 
+    @property
+    def counts_params(self) -> bool:
+        """Whether few parameters are an objective beside a low KL."""
+        return "n_spon_params" in self.objectives
+
     def most_compared(self, n_own: int) -> int:
         """Masks in the final comparison, at most, ``n_own`` of them the space's own allocations."""
         return n_own + self.confirm.most_searched

@@ -16,14 +16,17 @@ class ProxyConfig(Config):
             ``stopping`` decides who goes on; the score on the last one is the mask's score.
         epochs: passes over the calibration text in the training of the shared biases; the space's own by default.
         n_train: masks trained for real, the best on the proxy.
-        n_reference: masks drawn at random and scored on the last rung, as what the algorithm has to beat; neither the
-            algorithm nor the choice knows of them.
+        n_reference: masks drawn at random and scored on the last rung before the search, beside the space's own
+            allocations: what the algorithm has to beat, and what the text must be able to tell apart.
+        least_reliability: a search whose text tells these masks apart with a lower reliability stops there
+            (``sweep.search.power``). At 0 it always goes on.
     """
 
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
     epochs: int | None = Field(default=None, ge=1)
     n_train: int = Field(default=8, ge=1)
-    n_reference: int = Field(default=0, ge=0)
+    n_reference: int = Field(default=10, ge=0)
+    least_reliability: float = Field(default=0.5, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _rungs_grow(self) -> "ProxyConfig":

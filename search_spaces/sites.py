@@ -2,12 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
+
+from pydantic import BeforeValidator
 
 from search_spaces.errors import SponError
 
 Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MODULES: tuple[Module, ...] = get_args(Module)
+Modules = Annotated[tuple[Module, ...], BeforeValidator(lambda value: MODULES if value == "all" else value)]
+"""In a config: a list of module types, or ``all``."""
+
+
+def module_label(modules: Iterable[Module]) -> str:
+    """Module types for people: joined by ``+``, or ``all`` where it is all seven."""
+    named = tuple(modules)
+    return "all" if set(named) == set(MODULES) else "+".join(named)
 
 
 class Site(NamedTuple):

@@ -24,7 +24,7 @@
 | NAME/optuna.log            | a search: the Optuna study              |
 | NAME/masks.jsonl           | a search: every mask that was scored    |
 | NAME/proposals.json        | a search: what became of the proposals  |
-| NAME/reference.*           | a search: the same of random masks      |
+| NAME/reference.jsonl       | a search: masks that span it, scored    |
 | NAME/findings.*            | a search: what was found                |
 | NAME/search_*.png          | a search: its pictures                  |
 | NAME/levels.*              | levels that were measured, and curves   |

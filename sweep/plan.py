@@ -108,7 +108,7 @@ def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerpr
     n_searched = proxy.n_train if proxy else search.n_masks
     epochs = (proxy.epochs or space.training.epochs) / space.training.epochs if proxy else 0
     n_largest = n_searched + search.most_compared(len(named)) * len(confirm.seeds) + math.ceil(epochs)
-    blocks = (search.n_masks + proxy.n_reference) * proxy.rungs[-1] if proxy else 0
+    blocks = (search.n_masks + len(named) + proxy.n_reference) * proxy.rungs[-1] if proxy else 0
     largest = shared_trial(space, shape, fingerprints)
     return [*named, *[largest] * n_largest], blocks
 

@@ -43,10 +43,14 @@ def taken(blocks: Blocks, teacher: Teacher, rows: slice | Tensor) -> tuple[Block
 
 
 class MaskScore(NamedTuple):
-    """Means over the blocks that a mask was scored on: KL(dense || sparse) per position, NLL per prediction, nats."""
+    """Means over the blocks that a mask was scored on: KL(dense || sparse) per position, NLL per prediction, nats.
+
+    ``block_kl_nats`` has the KL of each block.
+    """
 
     kl_nats: float
     nll_nats: float
+    block_kl_nats: tuple[float, ...]
 
 
 class MaskScorer:
@@ -105,7 +109,8 @@ class MaskScorer:
             known = torch.cat((known, self._run(mask, slice(len(known), n_blocks))))
             self._known[mask] = known
         kl, nll, positions, predictions = known[:n_blocks].sum(dim=0).tolist()
-        return MaskScore(kl / positions, nll / predictions)
+        by_block = known[:n_blocks, 0] / known[:n_blocks, 2]
+        return MaskScore(kl / positions, nll / predictions, tuple(by_block.tolist()))
 
     def _run(self, mask: Mask, rows: slice) -> Tensor:
         """For some blocks: summed KL and NLL, positions and predictions of each, (blocks, 4) fp64."""

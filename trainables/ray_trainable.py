@@ -229,6 +229,7 @@ class MaskTrainable(_Resident):
         return {
             "val_kl_nats": scores.kl_nats,
             "val_nll_nats": scores.nll_nats,
+            "block_kl_nats": list(scores.block_kl_nats),
             "n_spon_params": self._n_params,
             "blocks": blocks,
             COMPLETE: done,

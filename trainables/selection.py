@@ -42,7 +42,8 @@ class Difference(Config):
     """A chosen mask minus another on the test split, paired over the text, nats a token: below zero, it is better.
 
     Attributes:
-        kl_nats, nll_nats: with intervals that hold for all differences of the plan together.
+        kl_nats, nll_nats: with intervals that hold for all differences of the plan together, on other text and, where
+            there are several seeds, with other ones.
         kl_nats_by_seed: the difference of each seed alone.
     """
 
@@ -60,7 +61,7 @@ class PlanSelection(Config):
         confidence: of each interval, so that all hold together with 95% (Bonferroni).
         bootstrap_over: what the intervals resample.
         best_rival: for each chosen mask the space's own allocation with the lowest validation KL among those with as
-            many parameters or fewer; none where there is none.
+            many sites or fewer, or parameters, where these are an objective; none where there is none.
     """
 
     plan: str

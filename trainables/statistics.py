@@ -54,6 +54,36 @@ def recovered(dense: Array, teal: Array, spon: Array) -> Array:
     return (teal - spon) / damage
 
 
+def seed_margin(figures: Array, tail: float = TAIL) -> float:
+    """How far the difference of two models' means over seeds may be off for the seeds alone.
+
+    The variance between seeds is pooled over all models, less what a seed does to all of them: it is the residual of
+    a two-way table.
+
+    Args:
+        figures: (models, seeds), of models that were trained with the same seeds.
+        tail: beyond either end of an interval.
+
+    Returns:
+        Half the width of an interval of a difference; 0 for one seed or one model, which tell nothing.
+    """
+    from scipy.stats import t  # type: ignore[import-untyped]  # a second to import, which others need not wait for
+
+    models, seeds = figures.shape
+    freedom = (models - 1) * (seeds - 1)
+    if not freedom:
+        return 0.0
+    rest = figures - figures.mean(axis=1, keepdims=True) - figures.mean(axis=0) + figures.mean()
+    variance = float((rest**2).sum()) / freedom
+    return float(t.ppf(1 - tail, freedom)) * float(np.sqrt(2 * variance / seeds))
+
+
+def widened(interval: Interval, margin: float) -> Interval:
+    """The interval with an independent source of error beside its own; ``margin`` is half the width of that alone."""
+    value, low, high = interval
+    return Interval(value, value - float(np.hypot(value - low, margin)), value + float(np.hypot(high - value, margin)))
+
+
 def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
     """What is resampled: documents if the split touches enough of them."""
     return "documents" if int((scores.document_positions > 0).sum()) >= MIN_DOCUMENTS else "blocks"
@@ -124,14 +154,14 @@ def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed
         raise ValueError(f"a rank correlation needs three pairs and two sides that vary, but got x={x}, y={y}")
     draws = np.random.default_rng(seed).integers(n, size=(1 + resamples, n))
     draws[0] = np.arange(n)
-    rho = _rank_correlation(np.array(x, dtype=np.float64)[draws], np.array(y, dtype=np.float64)[draws])
+    rho = rank_correlation(np.array(x, dtype=np.float64)[draws], np.array(y, dtype=np.float64)[draws])
     low, high = np.nanquantile(rho[1:], (TAIL, 1 - TAIL))
     return Interval(float(rho[0]), float(low), float(high))
 
 
-def _rank_correlation(x: Array, y: Array) -> Array:
+def rank_correlation(x: Array, y: Array) -> Array:
     """Spearman's rho of each row of (rows, pairs); NaN where one side is constant."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a second to import, which others need not wait for
+    from scipy.stats import rankdata  # a second to import, which others need not wait for
 
     ranks: Array = np.stack([rankdata(side, axis=1) for side in (x, y)])
     ranks -= ranks.mean(axis=2, keepdims=True)

@@ -1,7 +1,9 @@
 """The final comparison of a search: choose on validation, train again with fresh seeds, open the test split once."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from search_spaces.allocations import BASELINE
 from search_spaces.comparison import controls, trials_like
@@ -13,7 +15,7 @@ from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores, mean_scores
 from trainables.selection import Difference, PlanSelection, Role, Selected, Selection
-from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap
+from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap, seed_margin, widened
 
 _RESAMPLES = 10_000  # the tails are thinner than those of one comparison
 
@@ -22,7 +24,9 @@ Groups = Mapping[str, tuple[Role, list[TrialConfig]]]
 
 
 def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[TrialConfig]) -> list[Checkpoint]:
-    """The searched masks that go into the final comparison: those on the Pareto front of validation KL and parameters.
+    """The searched masks that go into the final comparison: those of the lowest validation KL.
+
+    Where the search is for few parameters too, they are those on the Pareto front of the two.
 
     Args:
         space: of the search.
@@ -33,12 +37,12 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
         The best by KL first, at most ``confirm.n_chosen``. If every searched mask is dominated by the space's own
         allocations, the best of them all the same: the report then says that the search did not win.
     """
-    known = {trial.identity for trial in named}
-    flagged = zip(trained, pareto_flags(trained), strict=True)
-    ranked = sorted(flagged, key=lambda pair: pair[0].meta.metrics["val_kl_nats"])
+    known, search = {trial.identity for trial in named}, search_of(space)
+    flags = pareto_flags(trained) if search.counts_params else [True] * len(trained)
+    ranked = sorted(zip(trained, flags, strict=True), key=lambda pair: pair[0].meta.metrics["val_kl_nats"])
     searched = [(c, front) for c, front in ranked if c.biases and c.meta.config.identity not in known]
     front = [c for c, is_front in searched if is_front] or [c for c, _ in searched[:1]]
-    return front[: search_of(space).confirm.n_chosen]
+    return front[: search.confirm.n_chosen]
 
 
 def final_groups(
@@ -79,13 +83,13 @@ def final_groups(
     return groups
 
 
-def compare(folder: SweepFolder, groups: Groups) -> Selection:
+def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selection:
     """The selection file of a final comparison that was trained and tested; masks that failed are left out."""
-    compared = _compare_plan(folder, groups)
+    compared = _compare_plan(folder, groups, search_of(space).counts_params)
     return Selection(sweep=folder.name, plans=(compared,) if compared else ())
 
 
-def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:
+def _compare_plan(folder: SweepFolder, groups: Groups, counts_params: bool) -> PlanSelection | None:
     found = {name: runs for name, (_, trials) in groups.items() if (runs := _finished(folder, trials))}
     if not found:
         return None
@@ -110,7 +114,7 @@ def _compare_plan(folder: SweepFolder, groups: Groups) -> PlanSelection | None:
         bootstrap_over=bootstrap_unit(teal),
         masks=tuple(masks),
         differences=tuple(_difference(one, other, tested, found, tail) for one, other in pairs),
-        best_rival={mask.name: _best_rival(mask, masks) for mask in masks if mask.role == "chosen"},
+        best_rival={mask.name: _best_rival(mask, masks, counts_params) for mask in masks if mask.role == "chosen"},
     )
 
 
@@ -161,6 +165,7 @@ def _difference(
     found: Mapping[str, list[Checkpoint]],
     tail: float,
 ) -> Difference:
+    """One mask against another; the intervals hold for other text and for other seeds."""
     models = {"chosen": tested[chosen], "against": tested[against]}
     intervals = paired_bootstrap(
         models,
@@ -168,16 +173,19 @@ def _difference(
         resamples=_RESAMPLES,
         tail=tail,
     )
-    kl = {name: [run.scores["test.spon"].kl_nats for run in found[name]] for name in (chosen, against)}
+    runs = {name: [run.scores["test.spon"] for run in seeds] for name, seeds in found.items()}
+    kl = {name: [scores.kl_nats for scores in seeds] for name, seeds in runs.items()}
+    nll = {name: [scores.nll_nats for scores in seeds] for name, seeds in runs.items()}
     return Difference(
         chosen=chosen,
         against=against,
-        kl_nats=intervals["kl"],
-        nll_nats=intervals["nll"],
+        kl_nats=widened(intervals["kl"], seed_margin(np.array(list(kl.values())), tail)),
+        nll_nats=widened(intervals["nll"], seed_margin(np.array(list(nll.values())), tail)),
         kl_nats_by_seed=tuple(one - other for one, other in zip(kl[chosen], kl[against], strict=True)),
     )
 
 
-def _best_rival(chosen: Selected, masks: Sequence[Selected]) -> str | None:
-    rivals = [m for m in masks if m.role == "named" and m.n_spon_params <= chosen.n_spon_params]
+def _best_rival(chosen: Selected, masks: Sequence[Selected], counts_params: bool) -> str | None:
+    size: Callable[[Selected], int] = (lambda m: m.n_spon_params) if counts_params else (lambda m: len(m.sites))
+    rivals = [m for m in masks if m.role == "named" and size(m) <= size(chosen)]
     return min(rivals, key=lambda m: m.val_kl_nats).name if rivals else None

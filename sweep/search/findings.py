@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sweep.search.mask_log import MaskLog
+from sweep.search.power import Power, power_lines
 from sweep.search.task import Counts
 from trainables.checkpoint import Checkpoint
 from trainables.selection import PlanSelection, Selection
@@ -41,13 +42,22 @@ class ProxyFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything but the final comparison, which is ``selection.json``."""
+    """Everything but the final comparison, which is ``selection.json``.
+
+    Attributes:
+        proposals: what became of them.
+        proxy: it against training; none without one.
+        power: whether the text can tell masks apart; none without a proxy.
+    """
 
     proposals: Counts
     proxy: ProxyFindings | None
+    power: Power | None
 
 
-def make_findings(counts: Counts, log: MaskLog | None, full: int, trained: Sequence[Checkpoint]) -> Findings:
+def make_findings(
+    counts: Counts, log: MaskLog | None, full: int, trained: Sequence[Checkpoint], power: Power | None
+) -> Findings:
     """Sum up a search.
 
     Args:
@@ -55,8 +65,9 @@ def make_findings(counts: Counts, log: MaskLog | None, full: int, trained: Seque
         log: of the masks on the proxy, if there is one.
         full: blocks of the proxy's last rung.
         trained: trials of the first seed.
+        power: of the text.
     """
-    return Findings(counts, _proxy(log, full, trained) if log else None)
+    return Findings(counts, _proxy(log, full, trained) if log else None, power)
 
 
 def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindings | None:
@@ -93,15 +104,39 @@ def _spearman(x: Array, y: Array) -> Interval | None:
 
 def write_findings(findings: Findings, selection: Selection, directory: Path) -> str:
     """Write ``findings.json`` and the lines for people, and return these."""
+    lines = [*_lines(findings), *(line for plan in selection.plans for line in _plan_lines(plan))]
+    return _write(findings, lines, directory)
+
+
+def write_stop(power: Power, least: float, directory: Path) -> str:
+    """The same of a search that ended before its first proposal.
+
+    Args:
+        power: of its text, which is too low.
+        least: reliability that is asked for.
+        directory: the sweep's folder.
+    """
+    blocks = power.blocks_for(least)
+    enough = "no amount of text would do" if blocks is None else f"about {blocks:,} blocks would do"
+    stop = [
+        f"the search stops here: a reliability of {least:g} is asked for; {enough} "
+        "(corpus.blocks.validation, search.proxy.rungs)",
+        "to search all the same, set search.proxy.least_reliability to 0; either way under a new name",
+    ]
+    return _write(Findings(Counts(), None, power), power_lines(power) + stop, directory)
+
+
+def _write(findings: Findings, lines: list[str], directory: Path) -> str:
     (directory / "findings.json").write_text(json.dumps(asdict(findings), indent=1))
-    text = "\n".join([*_lines(findings), *(line for plan in selection.plans for line in _plan_lines(plan))])
+    text = "\n".join(lines)
     (directory / FINDINGS).write_text(text + "\n")
     return text
 
 
 def _lines(findings: Findings) -> list[str]:
     counts = findings.proposals
-    lines = [
+    lines = power_lines(findings.power) if findings.power else []
+    lines += [
         f"proposals: {counts.new} masks evaluated; {counts.repeated} more were known and cost nothing, "
         f"{counts.strayed} were drawn at random to move the sampler on"
     ]
@@ -136,8 +171,8 @@ def _plan_lines(plan: PlanSelection) -> list[str]:
         for m in sorted(plan.masks, key=lambda m: m.test_kl_nats)
     ]
     lines.append(
-        f"differences, chosen minus other, nats a token; intervals over {plan.bootstrap_over} hold all together "
-        f"with 95% ({plan.confidence:.2%} each)"
+        f"differences, chosen minus other, nats a token; intervals over {plan.bootstrap_over} and seeds hold all "
+        f"together with 95% ({plan.confidence:.2%} each)"
     )
     lines += [
         f"{d.chosen:>24} - {d.against:<20} KL {_signed(d.kl_nats)}  NLL {_signed(d.nll_nats)}  "
@@ -160,7 +195,7 @@ def _signed(interval: Interval) -> str:
 def _verdict(plan: PlanSelection, chosen: str, rival: str | None) -> str:
     """One line that says whether the search won."""
     if rival is None:
-        return f"{chosen}: no allocation of the space has as few parameters"
+        return f"{chosen}: no allocation of the space is as small"
     kl = next(d.kl_nats for d in plan.differences if (d.chosen, d.against) == (chosen, rival))
     verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not surely better than"
-    return f"{chosen} {verdict} {rival}, the best of the space's own at equal or fewer parameters: KL {_signed(kl)}"
+    return f"{chosen} {verdict} {rival}, the best of the space's own at equal or smaller size: KL {_signed(kl)}"

@@ -15,6 +15,7 @@ class MaskRecord(NamedTuple):
         trial: what training it for real would be.
         blocks: validation blocks that it was scored on.
         kl_nats, nll_nats: means per token, on the proxy.
+        block_kl_nats: mean KL of each block, in nats per token.
         seconds: that scoring took.
     """
 
@@ -22,6 +23,7 @@ class MaskRecord(NamedTuple):
     blocks: int
     kl_nats: float
     nll_nats: float
+    block_kl_nats: tuple[float, ...]
     seconds: float
 
 
@@ -56,7 +58,8 @@ class MaskLog:
             raw = json.loads(line)
         except json.JSONDecodeError:  # the writer was killed in the middle of it: the mask is scored again
             return
-        record = MaskRecord(TrialConfig.model_validate(raw.pop("trial")), **raw)
+        raw |= {"trial": TrialConfig.model_validate(raw["trial"]), "block_kl_nats": tuple(raw["block_kl_nats"])}
+        record = MaskRecord(**raw)
         self._records.setdefault((record.trial.identity, record.blocks), record)
 
     def add(self, record: MaskRecord) -> None:

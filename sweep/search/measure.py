@@ -15,9 +15,9 @@ from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
 from search_spaces.files import write_whole
 from search_spaces.ranking import above_threshold, elbow, top_k
-from search_spaces.resolve import Fingerprints, resolve_grid, resolve_trial
+from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_grid, resolve_trial
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
-from search_spaces.search import allocation_of
+from search_spaces.search import allocation_of, asks_for_gains, search_of, with_gains
 from search_spaces.sites import ModelShape, Module, Site, site_order
 from sweep.display import say
 from sweep.folder import SweepFolder
@@ -33,7 +33,6 @@ from trainables.workbench import Materials, Workbench
 SHAPLEY_PAIRS = 2
 """Orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
 _GRADIENT_BLOCKS = 16
-_UNIFORM = {"levels": ("uniform",)}
 
 
 def without_ranked(space: SpaceConfig) -> SpaceConfig:
@@ -44,8 +43,7 @@ def without_ranked(space: SpaceConfig) -> SpaceConfig:
 
 def without_measured(space: SpaceConfig) -> SpaceConfig:
     """The space without what must be measured first: the allocations that it names, at uniform levels."""
-    plan = space.plan.model_copy(update=_UNIFORM) if space.plan.is_measured else space.plan
-    return without_ranked(space).model_copy(update={"plan": plan})
+    return at_equal_levels(without_ranked(space))
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Measurement:
             SponError: if a figure does not choose any layer, or has no elbow.
         """
         space = self.folder.space
-        if without_measured(space) == space:
+        if without_measured(space) == space and not asks_for_gains(space):
             return [space]
         return [self._with_chosen(one) for one in levelled(self.folder, self.materials)]
 
@@ -94,9 +92,16 @@ class Measurement:
         return known[key]
 
     def _with_chosen(self, space: SpaceConfig) -> SpaceConfig:
-        """The space with the layers or sites that the measured figures choose."""
+        """The space with the layers or sites that the measured figures choose, and the gains by which masks rank."""
         allocations = tuple(self._chosen(space, a) if a.is_measured else a for a in space.allocations)
-        return space.model_copy(update={"allocations": allocations})
+        chosen = space.model_copy(update={"allocations": allocations})
+        if not asks_for_gains(space):
+            return chosen
+        gain = AllocationConfig(name="GAIN", modules=search_of(space).masks.modules)
+        players = self._players(space, gain)
+        figures = self._figures(space, gain, players)
+        gains = {str(site): figures[place] for place, player in enumerate(players) for site in player}
+        return with_gains(chosen, gains)
 
     def _chosen(self, space: SpaceConfig, allocation: AllocationConfig) -> AllocationConfig:
         players = self._players(space, allocation)

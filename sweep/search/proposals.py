@@ -117,7 +117,8 @@ class MaskCallback(tune.Callback):
             return
         config = TrialConfig.model_validate(trial.config["trial"])
         scores = (float(result["val_kl_nats"]), float(result["val_nll_nats"]))
-        self._log.add(MaskRecord(config, int(result["blocks"]), *scores, float(result["time_this_iter_s"])))
+        blocks, seconds = tuple(result["block_kl_nats"]), float(result["time_this_iter_s"])
+        self._log.add(MaskRecord(config, int(result["blocks"]), *scores, blocks, seconds))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Count it, from the end of the first one on, and note the best so far now and then."""

@@ -1,28 +1,30 @@
-"""A search from start to end: share, propose, train, confirm. Each stage goes on where it stopped."""
+"""A search from start to end: share, look whether the text can tell, propose, train, confirm.
+
+Each stage goes on where it stopped.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from search_spaces.allocations import BASELINE
-from search_spaces.comparison import shared_trial
+from search_spaces.comparison import RANDOM, reference_masks, shared_trial
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
+from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
-from search_spaces.search_config import Random
 from search_spaces.sites import ModelShape
 from sweep.display import say
 from sweep.folder import SweepFolder
 from sweep.report import report_on_test
 from sweep.search.confirm import choose, compare, final_groups
 from sweep.search.database import copy_studies
-from sweep.search.findings import make_findings, write_findings
+from sweep.search.findings import make_findings, write_findings, write_stop
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.pictures import write_pictures
-from sweep.search.proposals import ScoredMasks, TrainedMasks, propose
+from sweep.search.power import Power, power_lines, power_of
+from sweep.search.proposals import ScoredMasks, TrainedMasks, propose, score_masks
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
 from sweep.search.task import Counts, Task
 from sweep.tuner import Outcome, outcome, run_trials
@@ -57,7 +59,7 @@ class Search:
 
     @cached_property
     def reference(self) -> MaskLog:
-        """Of the random masks that were scored to compare."""
+        """Of the masks that were scored before the search, to see whether the text can tell them apart."""
         return MaskLog(self.folder.path / "reference.jsonl")
 
     @property
@@ -77,25 +79,29 @@ class Search:
         return [shared_trial(self.space, self.shape, self.fingerprints)] if search_of(self.space).proxy else []
 
     def run(self) -> Outcome:
-        """Run what is left, and write ``selection.json``.
+        """Run what is left, and write ``findings.txt`` and, unless the text cannot tell, ``selection.json``.
 
         Raises:
             Interrupted: if a stage was stopped.
             SponError: if the shared biases cannot be trained.
         """
-        self._share()
+        shared = self._share()
+        power = self._look()
+        proxy = search_of(self.space).proxy
+        if proxy and power and power.reliability is not None and power.reliability < proxy.least_reliability:
+            write_stop(power, proxy.least_reliability, self.folder.path)
+            return shared
         self._propose()
-        self._draw_reference()
         trained = self._train("train", [*self.named, *self.candidates()])
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
         final = [trial for _, trials in groups.values() for trial in trials]
         confirmed = self._train("confirm", final)
         report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], confirmed.speed)
         tell("comparing the chosen masks")
-        self._report(compare(self.folder, groups))
+        self._report(compare(self.space, self.folder, groups), power)
         return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
 
-    def _report(self, selection: Selection) -> None:
+    def _report(self, selection: Selection, power: Power | None) -> None:
         """Write the selection, what was found, and the pictures: all from what is on disk."""
         tell("writing the findings")
         write_selection(selection, self.folder.path)
@@ -103,12 +109,13 @@ class Search:
         full = proxy.rungs[-1] if proxy else 0
         log = self.log if proxy else None
         trained, named = self.trained(), {allocation.label for allocation in self.space.allocations}
-        findings = make_findings(Counts.read(self._counts), log, full, trained)
+        findings = make_findings(Counts.read(self._counts), log, full, trained, power)
         write_findings(findings, selection, self.folder.path)
+        reference = mask_table(self.reference, full)
         write_pictures(
             self.folder.path,
             masks=mask_table(self.log, full) if proxy else trained_masks(trained),
-            reference=mask_table(self.reference, full),
+            reference=reference[reference["name"].str.startswith(RANDOM)],
             trained=trained_table(trained, named, self.log, full),
             importances=importances(self.space.name, self.folder.journal),
             num_layers=self.shape.num_layers,
@@ -125,52 +132,45 @@ class Search:
         speed = run_trials(self.folder, self.shape, missing, self.tracking_uri, stage).speed if missing else None
         return replace(outcome(self.folder, distinct), speed=speed)
 
-    def _share(self) -> None:
+    def _share(self) -> Outcome:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
         named = {trial.identity for trial in self.named}
         for trial in self.shared:
             if trial.identity not in named:
                 self.folder.trial(trial).set_aside(trial)
-        if self._train("shared", self.shared).failed:
+        shared = self._train("shared", self.shared)
+        if shared.failed:
             reason = next(t.failure for t in map(self.folder.trial, self.shared) if t.state == "failed")
             raise SponError(f"shared biases must be trained before masks are scored, but {reason} (at search.proxy)")
+        return shared
+
+    def _look(self) -> Power | None:
+        """Score masks that span the search, and see how well this text tells them apart; none without a proxy."""
+        proxy = search_of(self.space).proxy
+        if proxy is None:
+            return None
+        trials = reference_masks(self.space, self.shape, self.fingerprints)
+        self.folder.begin("reference", [trial.name for trial in trials])
+        say(f"reference: {len(trials)} masks that span the search")
+        blocks = proxy.rungs[-1]
+        masks = self._scored_masks(self.reference)
+        score_masks(self.folder, "reference", masks, trials, blocks)
+        power = power_of(self.reference.on(blocks), self.space.corpus.block_size)
+        for line in power_lines(power) if power else []:
+            say(line)
+        return power
 
     def _propose(self) -> None:
         """Let the algorithm propose, to the end of its budget."""
         search = search_of(self.space)
         say(f"propose: {search.n_masks} masks by {search.algorithm.name}")
-        if search.proxy:
-            self._run_proposals("propose", self.space, search.proxy.rungs, self._scored_masks(self.log), self._counts)
-        else:
-            trained = TrainedMasks(self.folder, search.objectives)
-            self._run_proposals("propose", self.space, (), trained, self._counts)
-
-    def _draw_reference(self) -> None:
-        """Score random masks of the family on the last rung."""
-        search = search_of(self.space)
-        if search.proxy is None or not search.proxy.n_reference:
+        self.folder.begin("propose")
+        if Counts.read(self._counts).done:
             return
-        changes = {"algorithm": Random(), "stopping": None, "n_masks": search.proxy.n_reference}
-        drawn = self.space.model_copy(
-            update={
-                "name": f"{self.space.name}-reference",
-                "allocations": (AllocationConfig(name=BASELINE),),  # those of the space are not random
-                "search": search.model_copy(update=changes),
-            }
-        )
-        say(f"reference: {search.proxy.n_reference} random masks")
-        counts, masks = self.folder.path / "reference.json", self._scored_masks(self.reference)
-        self._run_proposals("reference", drawn, search.proxy.rungs[-1:], masks, counts)
-
-    def _run_proposals(
-        self, stage: str, space: SpaceConfig, rungs: tuple[int, ...], masks: TrainedMasks | ScoredMasks, counts: Path
-    ) -> None:
-        self.folder.begin(stage)
-        if Counts.read(counts).done:
-            return
-        task = Task(space, self.shape, self.fingerprints, rungs, masks.known, masks.job, counts)
-        log = masks.log if isinstance(masks, ScoredMasks) else None
-        propose(self.folder, stage, task, self.tracking_uri, log)
+        masks = self._scored_masks(self.log) if search.proxy else TrainedMasks(self.folder, search.objectives)
+        rungs = search.proxy.rungs if search.proxy else ()
+        task = Task(self.space, self.shape, self.fingerprints, rungs, masks.known, masks.job, self._counts)
+        propose(self.folder, "propose", task, self.tracking_uri, self.log if search.proxy else None)
         if self.optuna_storage:
             copy_studies(self.folder.journal, self.optuna_storage)
 
@@ -187,16 +187,19 @@ class Search:
         return sorted(self.log.on(proxy.rungs[-1]), key=lambda record: record.kl_nats) if proxy else []
 
     def candidates(self) -> list[TrialConfig]:
-        """The masks to train for real after a proxy: first those that no smaller one beats there, then the best."""
+        """The masks to train for real after a proxy: the best there, after those that no smaller one beats if few
+        parameters are an objective.
+        """
         proxy = search_of(self.space).proxy
         if proxy is None:
             return []
         known = {trial.identity for trial in self.named}
         ranked = [r.trial for r in self.scored() if r.trial.sites and r.trial.identity not in known]
         front: list[TrialConfig] = []
-        for trial in ranked:  # from the best on: it is on the front if it is smaller than all that are better
-            if not front or trial.n_spon_params < front[-1].n_spon_params:
-                front.append(trial)
+        if search_of(self.space).counts_params:
+            for trial in ranked:  # from the best on: it is on the front if it is smaller than all that are better
+                if not front or trial.n_spon_params < front[-1].n_spon_params:
+                    front.append(trial)
         rest = [trial for trial in ranked if trial not in front]
         return [*front, *rest][: proxy.n_train]
 

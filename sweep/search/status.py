@@ -4,6 +4,8 @@ from search_spaces.allocations import BASELINE
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import search_of
 from sweep.folder import SweepFolder, TrialFolder
+from sweep.search.findings import FINDINGS
+from sweep.search.mask_log import MaskLog
 from sweep.search.task import Counts
 from trainables.selection import SELECTION
 
@@ -14,6 +16,8 @@ def search_lines(folder: SweepFolder) -> list[str]:
         return []
     if (folder.path / SELECTION).exists():
         return [f"search: over; {SELECTION} has what was chosen"]
+    if (folder.path / FINDINGS).exists():
+        return [f"search: over; its text cannot tell masks apart, {FINDINGS} has the figures"]
     stages, begun = _stages(folder.space), folder.stages
     names = list(stages)
     if not begun:
@@ -34,9 +38,9 @@ def _stages(space: SpaceConfig) -> dict[str, str]:
     if search.proxy is None:
         return propose | {"train": f"at most {named} trials"} | confirm
     shared = {"shared": "1 trial"}
-    reference = {"reference": f"{search.proxy.n_reference} masks"} if search.proxy.n_reference else {}
+    reference = {"reference": f"at most {own + search.proxy.n_reference + 3} masks"}  # 3: early, late, inverted
     train = {"train": f"at most {named + search.proxy.n_train} trials"}
-    return shared | propose | reference | train | confirm
+    return shared | reference | propose | train | confirm
 
 
 def _then(stages: dict[str, str], names: list[str]) -> str:
@@ -48,7 +52,8 @@ def _progress(folder: SweepFolder, stage: str, trials: list[str]) -> str:
     if stage == "propose":
         return _proposed(Counts.read(folder.path / "proposals.json"), search.n_masks)
     if stage == "reference" and search.proxy:
-        return _proposed(Counts.read(folder.path / "reference.json"), search.proxy.n_reference)
+        scored = len(MaskLog(folder.path / "reference.jsonl").on(search.proxy.rungs[-1]))
+        return f"{scored} of {len(trials)} masks over"
     over = sum(TrialFolder(folder.path / "trials" / name).state != "running" for name in trials)
     return f"{over} of {len(trials)} trials over"
 

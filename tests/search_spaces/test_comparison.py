@@ -1,7 +1,7 @@
 import pytest
 from optuna.trial import FixedTrial
 
-from search_spaces.comparison import controls, shared_trial, trials_like
+from search_spaces.comparison import RANDOM, controls, reference_masks, shared_trial, trials_like
 from search_spaces.errors import SponError
 from search_spaces.masks import ExactlyK, LayerModuleBits, Subset
 from search_spaces.resolve import resolve_space
@@ -163,3 +163,43 @@ def test_controls_of_single_sites_are_counted_in_sites(shape):
     found = controls(units, frozenset(down(7)), n_random=0)
     assert found["early-1"] == (Site(0, "o_proj"),)
     assert len(found["inverted"]) == 15
+
+
+# Masks that span a search
+
+
+def spanned(shape, fingerprints, n_random=3, masks=None):
+    search = {"masks": masks or {"family": "exactly_k", "k": 2}, "proxy": {"n_reference": n_random}}
+    given = space(search, allocations=["BASELINE-TEAL", "UNIF-ALL", "MIDDLE-25", "ALTERNATING-25"])
+    return {trial.allocation: layers(trial) for trial in reference_masks(given, shape, fingerprints)}
+
+
+def layers(trial):
+    return tuple(Site.parse(site).layer for site in trial.sites)
+
+
+def test_named_masks_of_the_family_and_the_ends_of_the_scale_span_a_search(shape, fingerprints):
+    found = spanned(shape, fingerprints, n_random=0)
+    ends = {"early-2": (0, 1), "late-2": (6, 7), "inverted": (0, 1, 2, 5, 6, 7)}
+    assert found == {"MIDDLE-25": (3, 4), "ALTERNATING-25": (0, 4)} | ends
+
+
+def test_random_masks_of_the_family_span_it_too_and_all_differ(shape, fingerprints):
+    found = spanned(shape, fingerprints, n_random=20)
+    drawn = [mask for name, mask in found.items() if name.startswith(RANDOM)]
+    assert len(drawn) == 20
+    assert {len(mask) for mask in drawn} == {2}
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_family_of_few_masks_has_no_more_to_span_it(shape, fingerprints):
+    found = spanned(shape, fingerprints, n_random=50, masks={"family": "window", "min_length": 7})
+    assert len(found) == 3  # two windows of seven layers and one of eight, which is UNIF-ALL
+
+
+def test_a_mask_that_spans_the_search_is_the_trial_that_its_suggestion_would_be(shape, fingerprints):
+    given = space({"masks": {"family": "subset"}, "proxy": {"n_reference": 1, "epochs": 7}})
+    (*_, random) = reference_masks(given, shape, fingerprints)
+    params = Subset().params_of(tuple(map(Site.parse, random.sites)), shape)
+    proposed = trial_of_suggestion(given, FixedTrial(params), shape, fingerprints)
+    assert proposed.identity == random.identity

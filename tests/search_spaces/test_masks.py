@@ -8,10 +8,12 @@ from optuna.trial import FixedTrial
 from pydantic import TypeAdapter, ValidationError
 
 from search_spaces.errors import SponError
-from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Subset, Window
-from search_spaces.sites import Site, site_order
+from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Ranked, Subset, Window
+from search_spaces.sites import MODULES, Site, site_order
 
 TWO = ("o_proj", "down_proj")
+GAINS = {f"{layer}.{module}": (layer - 3.3) ** 2 + (module == "o_proj") for layer in range(8) for module in TWO}
+RANKED = Ranked(modules=TWO, k=4, gains=GAINS)
 FAMILIES = [
     Subset(),
     Subset(modules=TWO),
@@ -25,6 +27,7 @@ FAMILIES = [
     Window(min_length=8),
     LayerModuleBits(modules=TWO),
     ModulePerLayer(modules=TWO),
+    RANKED,
 ]
 
 
@@ -51,6 +54,8 @@ def obeys(family, mask):
             return whole and right and layers == list(range(layers[0], layers[-1] + 1))
         case LayerModuleBits():
             return {site.module for site in mask} <= set(family.modules)
+        case Ranked():
+            return len(mask) == family.k and {site.module for site in mask} <= set(family.modules)
         case ModulePerLayer():
             return all(len(modules) == 1 and modules[0] in family.modules for modules in by_layer.values())
 
@@ -73,13 +78,13 @@ def test_a_mask_has_different_sites_of_the_model_in_canonical_order(family, shap
         assert set(mask) <= set(shape.sites)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family is not RANKED], ids=str)
 def test_the_parameters_of_a_mask_suggest_exactly_it(family, shape):
     for mask in set(draws(family, shape)):
         assert family.suggest(FixedTrial(family.params_of(mask, shape)), shape) == mask
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family is not RANKED], ids=str)
 def test_the_parameters_of_a_mask_are_those_that_are_asked_for(family, shape):
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     mask = family.suggest(trial, shape)
@@ -134,7 +139,11 @@ def test_parameters_have_readable_names_and_values(family, text, params, sites, 
 
 
 def test_no_name_has_a_slash_at_which_a_searcher_would_split_it(shape):
-    names = {name for family in FAMILIES for name in family.params_of(draws(family, shape, 1)[0], shape)}
+    trials = [optuna.create_study().ask() for _ in FAMILIES]
+    for family, trial in zip(FAMILIES, trials, strict=True):
+        family.suggest(trial, shape)
+    names = {name for trial in trials for name in trial.params}
+    assert len(names) > len(FAMILIES)
     assert [name for name in names if "/" in name] == []
 
 
@@ -190,6 +199,7 @@ def test_random_windows_of_one_length_start_about_equally_often(shape):
     ("family", "line"),
     [
         (ExactlyK(k=9), r"k must be in 0\.\.8 layers for this model, but got 9 \(at search\.masks\.k\)"),
+        (Ranked(k=17, modules=TWO), r"k must be in 1\.\.16 sites for this model, but got 17"),
         (ExactlyK(k=17, modules=TWO, per="site"), r"0\.\.16 sites .* but got 17"),
         (Window(max_length=9), r"max_length <= 8 layers .* got min_length=1, max_length=9 \(at search\.masks\)"),
         (Window(min_length=9), r"got min_length=9, max_length=None"),
@@ -232,11 +242,53 @@ def test_a_family_survives_being_written_and_read(family):
         (Window(min_length=3, max_length=5), 3 * 6),
         (ExactlyK(k=2), 8 * 4**8),
         (ExactlyK(k=8), 1),
+        (RANKED, 9 * 17**3),
     ],
     ids=str,
 )
 def test_a_grid_is_as_large_as_its_ranges_together(family, size, shape):
     assert family.grid_size(shape) == size
+
+
+def weights(**given):
+    return FixedTrial({"gain": 0.0, "depth": 0.0, "o_proj": 0.0, "down_proj": 0.0} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"gain": 1.0}, "0.o_proj 0.down_proj 7.o_proj 7.down_proj"),  # far from layer 3.3
+        ({"depth": -1.0}, "0.o_proj 0.down_proj 1.o_proj 1.down_proj"),
+        ({"depth": 1.0}, "6.o_proj 6.down_proj 7.o_proj 7.down_proj"),
+        ({"down_proj": 1.0}, "0.down_proj 1.down_proj 6.down_proj 7.down_proj"),  # where all else is equal, by gain
+        ({"gain": 1.0, "down_proj": 1.0}, "0.down_proj 1.down_proj 6.down_proj 7.down_proj"),
+        ({"gain": 1.0, "depth": -1.0}, "0.o_proj 0.down_proj 1.o_proj 1.down_proj"),
+    ],
+    ids=str,
+)
+def test_sites_are_ranked_by_the_sum_of_what_counts(given, text, sites, shape):
+    assert RANKED.suggest(weights(**given), shape) == sites(text)
+
+
+@pytest.mark.parametrize("term", [{"gain": 1.0}, {"depth": -1.0}, {"depth": 1.0}, {"o_proj": 1.0}], ids=str)
+def test_the_masks_of_one_term_can_be_proposed_first(term, shape):
+    mask = RANKED.suggest(weights(**term), shape)
+    assert RANKED.suggest(FixedTrial(RANKED.params_of(mask, shape)), shape) == mask
+
+
+def test_only_the_order_of_the_gains_counts(shape):
+    stretched = Ranked(modules=TWO, k=4, gains={site: 10 * gain**3 - 7 for site, gain in GAINS.items()})
+    assert draws(stretched, shape) == draws(RANKED, shape)
+
+
+@pytest.mark.parametrize("gains", [None, {"0.o_proj": 1.0}])
+def test_masks_cannot_be_ranked_without_the_gain_of_each_site(gains, shape):
+    with pytest.raises(SponError, match=r"gains must be those of the 16 sites of the masks, but got (none|1 others)"):
+        Ranked(modules=TWO, k=4, gains=gains).suggest(weights(), shape)
+
+
+def test_all_modules_can_be_named_at_once():
+    assert Ranked.model_validate({"k": 4, "modules": "all"}).modules == MODULES
 
 
 def test_a_space_is_read_without_optuna():

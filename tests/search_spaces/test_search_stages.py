@@ -5,7 +5,7 @@ from search_spaces.search_stages import Asha, ConfirmConfig, Median, ProxyConfig
 
 
 def test_a_proxy_has_one_rung_and_the_spaces_own_epochs_unless_it_says_otherwise():
-    given = {"rungs": (16,), "epochs": None, "n_train": 8, "n_reference": 0}
+    given = {"rungs": (16,), "epochs": None, "n_train": 8, "n_reference": 10, "least_reliability": 0.5}
     assert ProxyConfig().model_dump() == given
 
 

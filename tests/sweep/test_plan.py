@@ -59,6 +59,6 @@ def test_the_plan_of_a_search_counts_what_it_may_train_and_score(
     out = capsys.readouterr().out
     # UNIF-ALL; shared biases at one and a half times its epochs; 3 masks; two seeds of UNIF-ALL, the chosen one,
     # early, late, inverted and a random one
-    assert f"at most {1 + 2 + 3 + 2 * 6} trials and scores {15 * 12} blocks" in out
+    assert f"at most {1 + 2 + 3 + 2 * 6} trials and scores {16 * 12} blocks" in out
     assert "GRADIENT is measured first" in out
     assert "the sweep about" in out

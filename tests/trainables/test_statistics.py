@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from trainables.scores import Scores
-from trainables.statistics import bootstrap_unit, paired_bootstrap, spearman
+from trainables.statistics import Interval, bootstrap_unit, paired_bootstrap, seed_margin, spearman, widened
 
 NLL = {"nll": lambda means: means["a"].nll}
 DIFFERENCE = {"difference": lambda means: means["a"].kl - means["b"].kl}
@@ -156,3 +156,29 @@ def test_resamples_without_a_correlation_are_left_out():
 def test_what_has_no_rank_correlation_is_refused(x, y):
     with pytest.raises(ValueError, match="three pairs and two sides that vary"):
         spearman(x, y)
+
+
+# Seeds
+
+
+def test_what_a_seed_does_to_all_models_and_what_models_are_is_no_error():
+    figures = np.array([[1.0], [2.0], [5.0]]) + np.array([0.0, 0.5, -0.25])
+    assert seed_margin(figures) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_one_seed_or_one_model_tells_nothing_of_seeds():
+    assert seed_margin(np.ones((3, 1))) == 0.0
+    assert seed_margin(np.array([[1.0, 2.0]])) == 0.0
+
+
+def test_the_margin_of_seeds_covers_the_true_difference_as_often_as_it_says():
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(2000):
+        figures = rng.standard_normal((4, 3)) + rng.standard_normal(3)  # four equal models, three seeds
+        difference = figures[0].mean() - figures[1].mean()
+        inside.append(abs(difference) <= seed_margin(figures))
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+
+
+def test_an_interval_widens_by_an_independent_error():
+    assert widened(Interval(1.0, 0.7, 1.4), 0.4) == pytest.approx((1.0, 0.5, 1 + 0.4 * 2**0.5))

@@ -14,11 +14,13 @@ from tests.search_spaces.conftest import make_shape
 from tests.sweep.search.fabricated import checkpoint_of, scores_of
 
 SHAPE, PRINTS = make_shape(8), Fingerprints("m", "c")
+KL, BOTH = ["val_kl_nats"], ["val_kl_nats", "n_spon_params"]
 TEXT = torch.linspace(0.1, 2.0, 12).tolist()  # twelve documents, some much harder than others
 
 
-def space(allocations=("UNIF-ALL", "TOP-50"), plan=None, **confirm):
-    search = {"masks": {"family": "subset"}, "confirm": {"seeds": [1, 2], "n_random": 2, **confirm}}
+def space(allocations=("UNIF-ALL", "TOP-50"), plan=None, objectives=KL, **confirm):
+    final = {"seeds": [1, 2], "n_random": 2, **confirm}
+    search = {"masks": {"family": "subset"}, "objectives": objectives, "confirm": final}
     given = {
         "name": "s",
         "model": {"dtype": "float32"},
@@ -44,7 +46,7 @@ def layers_of(sites):
 
 
 def chosen_layers(*checkpoints, **confirm):
-    config = space(**confirm)
+    config = space(**{"objectives": BOTH} | confirm)
     return [layers_of(c.meta.config.sites) for c in choose(config, checkpoints, resolve_space(config, SHAPE, PRINTS))]
 
 
@@ -54,6 +56,11 @@ def chosen_layers(*checkpoints, **confirm):
 def test_the_best_at_each_size_is_chosen_best_first():
     masks = [trained(1, kl=0.6), trained(2, kl=0.7), trained(1, 2, kl=0.5), trained(2, 3, kl=0.4)]
     assert chosen_layers(*masks, n_chosen=9) == [(2, 3), (1,)]
+
+
+def test_where_size_does_not_matter_the_best_are_chosen():
+    masks = [trained(1, kl=0.6), trained(1, 2, kl=0.5), trained(2, 3, 4, kl=0.4), trained(1, 2, 3, 4, kl=0.45)]
+    assert chosen_layers(*masks, objectives=KL, n_chosen=2) == [(2, 3, 4), (1, 2, 3, 4)]
 
 
 def test_a_mask_that_a_smaller_one_beats_is_not_chosen():
@@ -172,7 +179,7 @@ def compared(tmp_path):
                 kls = [kl + extra + wobble * (-1) ** place for place, kl in enumerate(TEXT)]
                 scores = {**baselines, "test.spon": scores_of(kls)}
                 found.store(checkpoint_of(trial, {"val_kl_nats": val + extra}, scores))
-        (plan,) = compare(folder, groups).plans
+        (plan,) = compare(space(), folder, groups).plans
         return plan
 
     return run
@@ -212,9 +219,18 @@ def test_a_difference_is_the_chosen_minus_the_other(compared):
 
 
 def test_a_difference_is_paired_over_the_text(compared):
-    (difference,) = compared(CHOSEN | RIVAL).differences  # the same on every document, however hard
+    rival = {"TOP-25": ("named", (0, 1), 0.6, 0.5, 0.7)}
+    (difference,) = compared(CHOSEN | rival).differences  # the same on every document, however hard, and with each seed
     assert difference.kl_nats.low == pytest.approx(difference.kl_nats.high)
     assert difference.nll_nats == pytest.approx(difference.kl_nats)
+
+
+def test_an_interval_is_wider_where_seeds_disagree(compared):
+    alike, apart = (
+        compared(CHOSEN | {"TOP-25": ("named", (0, 1), 0.6, 0.5, 0.5 + step)}).differences[0].kl_nats
+        for step in (0.2, 0.3)
+    )
+    assert apart.high - apart.low > 0.1 + alike.high - alike.low
 
 
 def test_every_chosen_mask_is_compared_with_all_others_and_they_with_none(compared):
@@ -240,7 +256,7 @@ def test_the_best_rival_is_the_named_one_of_as_few_parameters_with_the_lowest_va
 
 
 def test_intervals_are_wider_where_more_pairs_are_compared(compared):
-    controls = {f"control-{place}": ("control", (place, 7), 0.9, 0.9, 0.9) for place in range(5)}
+    controls = {f"control-{place}": ("control", (place, 7), 0.9, 0.9, 1.1) for place in range(5)}
     few, more = compared(CHOSEN | {"control-0": controls["control-0"]}), compared(CHOSEN | controls)
     assert few.confidence == pytest.approx(1 - 0.05 / 2)  # KL and NLL of one pair
     assert more.confidence == pytest.approx(1 - 0.05 / 10)
@@ -263,5 +279,5 @@ def test_recovery_is_not_given_where_teal_does_no_certain_damage(tmp_path):
     harmless = {name: scores_of([0.0] * 12) for name in ("test.dense", "test.teal", "test.spon")}
     folder.trial(trial).start(trial)
     folder.trial(trial).store(checkpoint_of(trial, {"val_kl_nats": 0.0}, harmless))
-    ((mask,),) = [plan.masks for plan in compare(folder, {"found": ("chosen", [trial])}).plans]
+    ((mask,),) = [plan.masks for plan in compare(space(), folder, {"found": ("chosen", [trial])}).plans]
     assert (mask.test_kl_recovered, mask.test_ppl_recovered) == (None, None)

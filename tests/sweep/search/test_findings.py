@@ -8,8 +8,9 @@ from optuna.trial import FixedTrial
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
-from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings
+from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings, write_stop
 from sweep.search.mask_log import MaskLog, MaskRecord
+from sweep.search.power import Power
 from sweep.search.task import Counts
 from tests.search_spaces.conftest import make_shape
 from tests.sweep.search.fabricated import checkpoint_of, scores_of
@@ -45,8 +46,8 @@ def found(tmp_path):
     def sum_up(scored, *checkpoints, blocks=8, seconds=0.5):
         log = MaskLog(tmp_path / "masks.jsonl")
         for layers, kl in scored.items():
-            log.add(MaskRecord(trial_of(*layers), blocks, kl, 3.0, seconds))
-        return make_findings(Counts(new=len(scored)), log, 8, checkpoints)
+            log.add(MaskRecord(trial_of(*layers), blocks, kl, 3.0, (kl,) * blocks, seconds))
+        return make_findings(Counts(new=len(scored)), log, 8, checkpoints, None)
 
     return sum_up
 
@@ -106,7 +107,7 @@ def test_teal_alone_is_not_among_the_masks(found):
 
 
 def test_a_search_without_proxy_has_no_findings_of_one():
-    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)]) == Findings(Counts(), None)
+    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)], None) == Findings(Counts(), None, None)
 
 
 def test_the_costs_are_medians(found):
@@ -154,7 +155,7 @@ def selection_of(kl, rival="TOP-50", **changes):
     return Selection(sweep="s", plans=(plan,))
 
 
-NOTHING = Findings(Counts(), None)
+NOTHING = Findings(Counts(), None, None)
 BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.5, 0.1))
 
 
@@ -175,7 +176,7 @@ def test_the_last_line_says_who_won(tmp_path, kl, verdict):
 
 def test_the_last_line_says_that_there_was_no_rival(tmp_path):
     text = write_findings(NOTHING, selection_of(BETTER, rival=None), tmp_path)
-    assert text.splitlines()[-1] == "found: no allocation of the space has as few parameters"
+    assert text.splitlines()[-1] == "found: no allocation of the space is as small"
 
 
 def test_the_differences_are_given_by_seed_too(tmp_path):
@@ -189,16 +190,31 @@ def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
 
 def test_the_lines_say_what_became_of_the_proposals(tmp_path):
     counts = Counts(new=5, repeated=4, strayed=2)
-    (line,) = write_findings(Findings(counts, None), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    (line,) = write_findings(Findings(counts, None, None), Selection(sweep="s", plans=()), tmp_path).splitlines()
     assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 2 were drawn")
     assert "2 were drawn at random" in line
 
 
 def test_the_lines_compare_the_proxy_with_training(tmp_path):
     proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), 4, None, HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
-    text = write_findings(Findings(Counts(), proxy), Selection(sweep="s", plans=()), tmp_path)
+    text = write_findings(Findings(Counts(), proxy, None), Selection(sweep="s", plans=()), tmp_path)
     assert "a mask takes 0.50 s, 1/40 of training one" in text
     assert "Spearman against training +0.75 [+0.50, +1.00] over 9 masks, not defined over the 4 of equal" in text
+
+
+def test_a_search_whose_text_cannot_tell_says_what_it_would_take(tmp_path):
+    power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.25, kl_nats=0.5, paired_sd_nats=0.01)
+    lines = write_stop(power, 0.5, tmp_path).splitlines()
+    assert "reliability of 0.25" in lines[0]
+    assert "a reliability of 0.5 is asked for; about 192 blocks would do" in lines[2]
+    assert "set search.proxy.least_reliability to 0" in lines[3]
+    assert json.loads((tmp_path / "findings.json").read_text())["power"]["n_masks"] == 9
+
+
+def test_the_power_comes_first_where_it_is_known(tmp_path):
+    power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.75, kl_nats=0.5, paired_sd_nats=0.01)
+    first, *_ = write_findings(Findings(Counts(), None, power), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    assert first.startswith("can the text tell: 9 masks")
 
 
 def test_the_findings_are_kept_as_json_and_as_text(tmp_path):

@@ -14,7 +14,7 @@ TRIALS = resolve_space(SPACE, make_shape(4), Fingerprints("m", "c"))
 
 
 def record(place, blocks=8, kl=0.25):
-    return MaskRecord(TRIALS[place], blocks, kl_nats=kl, nll_nats=3.5, seconds=0.125)
+    return MaskRecord(TRIALS[place], blocks, kl, 3.5, (kl,) * blocks, seconds=0.125)
 
 
 @pytest.fixture

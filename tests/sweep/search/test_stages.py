@@ -27,7 +27,7 @@ SEARCH = {
     "masks": {"family": "exactly_k", "k": 2, "per": "site", "modules": MODULES},
     "algorithm": {"name": "tpe", "n_startup_trials": 2},
     "n_masks": 5,
-    "proxy": {"rungs": [4, 12], "n_train": 2, "n_reference": 3, "epochs": 2},
+    "proxy": {"rungs": [4, 12], "n_train": 2, "n_reference": 3, "epochs": 2, "least_reliability": 0.0},
     "stopping": "asha",
     "confirm": {"seeds": [1, 2], "n_random": 1},
 }
@@ -53,7 +53,7 @@ def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFac
 
 def test_a_search_ends_with_its_verdict(searched: Swept) -> None:
     assert searched.ran.code == 0, searched.ran.out + searched.ran.err
-    assert "the best of the space's own at equal or fewer parameters" in searched.ran.out
+    assert "the best of the space's own at equal or smaller size" in searched.ran.out
     assert "5 masks evaluated" in searched.ran.out
 
 
@@ -89,11 +89,21 @@ def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Sw
     assert not study.get_trials(states=(TrialState.RUNNING,))
 
 
-def test_a_database_has_a_copy_of_both_studies(searched: Swept) -> None:
+def test_a_database_has_a_copy_of_the_study(searched: Swept) -> None:
     journal, database = open_journal(searched.folder.journal), f"sqlite:///{searched.space.parent / 'optuna.db'}"
-    for name in ("tiny", "tiny-reference"):
-        ours, theirs = (optuna.load_study(study_name=name, storage=at).get_trials() for at in (journal, database))
-        assert [(trial.number, trial.state) for trial in theirs] == [(trial.number, trial.state) for trial in ours]
+    ours, theirs = (optuna.load_study(study_name="tiny", storage=at).get_trials() for at in (journal, database))
+    assert [(trial.number, trial.state) for trial in theirs] == [(trial.number, trial.state) for trial in ours]
+
+
+def test_masks_that_span_the_search_are_scored_first_with_the_kl_of_each_block(searched: Swept) -> None:
+    records = MaskLog(searched.folder.path / "reference.jsonl").on(12)
+    names = [record.trial.allocation for record in records]
+    assert {"ATTN-ONLY", "early-2", "late-2", "random-0", "random-1", "random-2"} >= set(names)
+    assert len(names) > 3
+    for record in records:
+        assert len(record.block_kl_nats) == 12
+        assert sum(record.block_kl_nats) / 12 == pytest.approx(record.kl_nats)
+    assert f"can the text tell: {len(names)} masks" in searched.ran.out
 
 
 def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Swept) -> None:
@@ -113,7 +123,7 @@ def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searc
 
 def test_the_stages_are_on_record_and_the_status_says_that_it_is_over(searched: Swept) -> None:
     stages = searched.folder.stages
-    assert list(stages) == ["shared", "propose", "reference", "train", "confirm"]
+    assert list(stages) == ["shared", "reference", "propose", "train", "confirm"]
     assert len(stages["confirm"]) == sum("_seed42_" not in name for name in stages["confirm"]) > 0
     assert {name for names in stages.values() for name in names} == {t.path.name for t in searched.folder.trials}
     ran = run("status", "tiny", "--storage", searched.storage)

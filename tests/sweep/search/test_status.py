@@ -6,6 +6,8 @@ import pytest
 
 from search_spaces.load import parse_space
 from sweep.folder import SweepFolder, create_sweep
+from sweep.search.findings import FINDINGS
+from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.status import search_lines
 from sweep.search.task import Counts
 from tests.conftest import trials_of
@@ -38,7 +40,7 @@ def test_a_grid_has_no_stages(tmp_path: Path, tiny_raw: dict[str, object]) -> No
 def test_before_the_first_stage_all_are_to_come(folder: SweepFolder) -> None:
     first, then = search_lines(folder)
     assert first == "search: no stage has begun"
-    assert then == f"then: shared, 1 trial; propose, 9 masks; reference, 4 masks; {TRAIN}; {CONFIRM}"
+    assert then == f"then: shared, 1 trial; reference, at most 8 masks; propose, 9 masks; {TRAIN}; {CONFIRM}"
 
 
 def test_while_masks_are_proposed_they_are_counted(folder: SweepFolder) -> None:
@@ -46,15 +48,21 @@ def test_while_masks_are_proposed_they_are_counted(folder: SweepFolder) -> None:
     folder.begin("propose")
     Counts(new=7, open=2, repeated=3).write(folder.path / "proposals.json")
     now, then = search_lines(folder)
-    assert now == "search: propose, stage 2 of 5: 5 of 9 masks over, 2 under way; 3 proposals known and not run"
-    assert then == f"then: reference, 4 masks; {TRAIN}; {CONFIRM}"
+    assert now == "search: propose, stage 3 of 5: 5 of 9 masks over, 2 under way; 3 proposals known and not run"
+    assert then == f"then: {TRAIN}; {CONFIRM}"
 
 
-def test_random_masks_have_counts_of_their_own(folder: SweepFolder) -> None:
-    folder.begin("reference")
-    Counts(new=9).write(folder.path / "proposals.json")
-    Counts(new=1, open=1).write(folder.path / "reference.json")
-    assert search_lines(folder)[0] == "search: reference, stage 3 of 5: 0 of 4 masks over, 1 under way"
+def test_masks_that_span_the_search_are_counted_in_their_log(folder: SweepFolder, tiny_raw: dict[str, object]) -> None:
+    trial, _ = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "TOP-50"]})
+    folder.begin("reference", [trial.name, "another"])
+    MaskLog(folder.path / "reference.jsonl").add(MaskRecord(trial, 12, 0.5, 3.0, (0.5,) * 12, 1.0))
+    assert search_lines(folder)[0] == "search: reference, stage 2 of 5: 1 of 2 masks over"
+
+
+def test_a_search_whose_text_cannot_tell_is_over(folder: SweepFolder) -> None:
+    folder.begin("reference", [])
+    (folder.path / FINDINGS).touch()
+    assert search_lines(folder) == ["search: over; its text cannot tell masks apart, findings.txt has the figures"]
 
 
 def test_a_stage_of_training_counts_its_own_trials(folder: SweepFolder, tiny_raw: dict[str, object]) -> None:

@@ -1,0 +1,73 @@
+"""Whether a text can tell masks apart, from scores that are made up."""
+
+import numpy as np
+import pytest
+
+from search_spaces.resolve import Fingerprints, resolve_space
+from search_spaces.schema import SpaceConfig
+from sweep.search.mask_log import MaskRecord
+from sweep.search.power import Power, power_lines, power_of
+from tests.search_spaces.conftest import make_shape
+
+SPACE = SpaceConfig.model_validate(
+    {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["UNIF-ALL"]}
+)
+(TRIAL,) = resolve_space(SPACE, make_shape(4), Fingerprints("m", "c"))
+
+
+def records(spread, noise, n_masks=30, n_blocks=64, seed=0):
+    """Masks whose KL differ by ``spread``, scored on blocks with noise of each mask's own and of the block."""
+    rng = np.random.default_rng(seed)
+    true = 1 + spread * rng.standard_normal((n_masks, 1))
+    kl = true + noise * rng.standard_normal((n_masks, n_blocks)) + 5 * rng.standard_normal(n_blocks)
+    return [MaskRecord(TRIAL, n_blocks, row.mean(), 3.0, tuple(row), 1.0) for row in kl]
+
+
+def power(**changes):
+    figures = {"n_masks": 9, "n_blocks": 64, "block_size": 100, "reliability": 0.5, "kl_nats": 0.5}
+    return Power(**figures | {"paired_sd_nats": 0.04} | changes)
+
+
+def test_masks_that_differ_by_more_than_the_noise_are_ranked_reliably():
+    assert power_of(records(spread=1.0, noise=1.0), 128).reliability > 0.9
+
+
+def test_masks_that_are_one_are_not():
+    found = [power_of(records(spread=0.0, noise=1.0, seed=seed), 128).reliability for seed in range(20)]
+    assert abs(np.mean(found)) < 0.2
+
+
+def test_the_reliability_is_that_of_all_the_text_and_not_of_its_halves():
+    """Known variances: of the mean over all blocks, true variance over true and noise; ranks are a little below it."""
+    found = [power_of(records(spread=0.125, noise=1.0, n_masks=100, seed=seed), 128).reliability for seed in range(10)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+
+
+def test_what_a_block_adds_to_all_masks_is_no_noise_between_them():
+    assert power_of(records(spread=0.0, noise=1.0), 128).paired_sd_nats == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_a_difference_as_large_as_the_visible_one_takes_the_text_that_there_is():
+    assert power().blocks_to_see(power().visible_share) == pytest.approx(64, abs=1)
+
+
+def test_the_text_for_a_reliability_is_that_of_spearman_and_brown():
+    assert power(reliability=0.5).blocks_for(0.5) == 64
+    assert power(reliability=0.5).blocks_for(0.75) == 3 * 64
+    assert power(reliability=0.0).blocks_for(0.5) is None
+
+
+def test_a_single_mask_or_block_has_no_power():
+    assert power_of(records(1.0, 1.0, n_masks=1), 128) is None
+    assert power_of(records(1.0, 1.0, n_blocks=1), 128) is None
+
+
+def test_two_masks_have_no_ranking():
+    assert power_of(records(1.0, 1.0, n_masks=2), 128).reliability is None
+
+
+def test_the_lines_say_how_much_text_there_is_and_what_one_percent_takes():
+    first, second = power_lines(power())
+    assert "on 64 blocks (6,400 tokens), are ranked with a reliability of 0.50" in first
+    assert "by 2.8% of their KL" in second
+    assert "1% takes 50,200 tokens" in second
