@@ -49,7 +49,7 @@ def chosen_by_search(file: Path) -> list[Checkpoint]:
     Raises:
         SponError: if it is no such file, or a checkpoint is missing.
     """
-    masks = [mask for plan in read_selection(file).plans for mask in plan.masks if mask.role == "chosen"]
+    masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
     return from_directories(file.parent / place for mask in masks for place in mask.checkpoints)
 
 

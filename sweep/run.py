@@ -195,7 +195,7 @@ def _best(folder: SweepFolder) -> Path | None:
 def _candidates(folder: SweepFolder) -> list[Path]:
     file = folder.path / SELECTION
     if file.exists():
-        masks = [mask for plan in read_selection(file).plans for mask in plan.masks if mask.role == "chosen"]
+        masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
         return [folder.path / place for mask in masks for place in mask.checkpoints]
     return [trial.checkpoint_path for trial in folder.trials if trial.state == "finished" and not trial.is_auxiliary]
 

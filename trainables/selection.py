@@ -42,7 +42,7 @@ class Difference(Config):
     """A chosen mask minus another on the test split, paired over the text, nats a token: below zero, it is better.
 
     Attributes:
-        kl_nats, nll_nats: with intervals that hold for all differences of the plan together, on other text and, where
+        kl_nats, nll_nats: with intervals that hold for all differences together, on other text and, where
             there are several seeds, with other ones.
         kl_nats_by_seed: the difference of each seed alone.
     """
@@ -54,8 +54,8 @@ class Difference(Config):
     kl_nats_by_seed: tuple[float, ...]
 
 
-class PlanSelection(Config):
-    """The final comparison under one sparsity plan.
+class Selection(Config):
+    """The final comparison, under the search's one sparsity plan.
 
     Attributes:
         confidence: of each interval, so that all hold together with 95% (Bonferroni).
@@ -64,6 +64,8 @@ class PlanSelection(Config):
             many sites or fewer, or parameters, where these are an objective; none where there is none.
     """
 
+    schema_version: Literal[2] = 2
+    sweep: str
     plan: str
     teal_test_kl_nats: float
     teal_test_ppl: Perplexity
@@ -73,14 +75,6 @@ class PlanSelection(Config):
     masks: tuple[Selected, ...]
     differences: tuple[Difference, ...]
     best_rival: dict[str, str | None]
-
-
-class Selection(Config):
-    """The whole file."""
-
-    schema_version: Literal[1] = 1
-    sweep: str
-    plans: tuple[PlanSelection, ...]
 
 
 def write_selection(selection: Selection, directory: Path) -> Path:

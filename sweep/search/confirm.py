@@ -14,7 +14,7 @@ from sweep.board import STATISTICS, pareto_flags
 from sweep.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores, mean_scores
-from trainables.selection import Difference, PlanSelection, Role, Selected, Selection
+from trainables.selection import Difference, Role, Selected, Selection
 from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap, seed_margin, widened
 
 _RESAMPLES = 10_000  # the tails are thinner than those of one comparison
@@ -83,13 +83,11 @@ def final_groups(
     return groups
 
 
-def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selection:
-    """The selection file of a final comparison that was trained and tested; masks that failed are left out."""
-    compared = _compare_plan(folder, groups, search_of(space).counts_params)
-    return Selection(sweep=folder.name, plans=(compared,) if compared else ())
+def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selection | None:
+    """The selection file of a final comparison that was trained and tested; masks that failed are left out.
 
-
-def _compare_plan(folder: SweepFolder, groups: Groups, counts_params: bool) -> PlanSelection | None:
+    None if there is no mask of which all seeds have finished.
+    """
     found = {name: runs for name, (_, trials) in groups.items() if (runs := _finished(folder, trials))}
     if not found:
         return None
@@ -102,10 +100,12 @@ def _compare_plan(folder: SweepFolder, groups: Groups, counts_params: bool) -> P
         paths = [str(folder.trial(trial).checkpoint_path.relative_to(folder.path)) for trial in trials]
         models = {"dense": dense, "teal": runs[0].scores["test.teal"], "spon": tested[name]}
         masks.append(_selected(name, role, runs, tuple(paths), models))
-    chosen = [mask.name for mask in masks if mask.role == "chosen"]
-    pairs = [(one, mask.name) for one in chosen for mask in masks if mask.name != one]
+    chosen = [mask for mask in masks if mask.role == "chosen"]
+    pairs = [(one.name, mask.name) for one in chosen for mask in masks if mask is not one]
+    counts_params = search_of(space).counts_params
     tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in KL and in NLL
-    return PlanSelection(
+    return Selection(
+        sweep=folder.name,
         plan=next(iter(groups.values()))[1][0].plan_label,
         teal_test_kl_nats=teal.kl_nats,
         teal_test_ppl=teal.ppl,
@@ -114,7 +114,7 @@ def _compare_plan(folder: SweepFolder, groups: Groups, counts_params: bool) -> P
         bootstrap_over=bootstrap_unit(teal),
         masks=tuple(masks),
         differences=tuple(_difference(one, other, tested, found, tail) for one, other in pairs),
-        best_rival={mask.name: _best_rival(mask, masks, counts_params) for mask in masks if mask.role == "chosen"},
+        best_rival={mask.name: _best_rival(mask, masks, counts_params) for mask in chosen},
     )
 
 

@@ -11,7 +11,7 @@ from sweep.search.mask_log import MaskLog
 from sweep.search.power import Power, power_lines
 from sweep.search.task import Counts
 from trainables.checkpoint import Checkpoint
-from trainables.selection import PlanSelection, Selection
+from trainables.selection import Selection
 from trainables.statistics import Array, Interval, spearman
 
 FINDINGS = "findings.txt"
@@ -24,8 +24,6 @@ class ProxyFindings:
     Attributes:
         n_masks: how many.
         rank_correlation: Spearman, with its interval; none below three masks.
-        rank_correlation_equal_size: over those of the most frequent number of parameters.
-        n_equal_size: how many these are.
         rank_reliability: Spearman of these trained masks with themselves, even against odd validation blocks. It bounds
             what any proxy can reach, and at zero the masks do not differ more than chance has it.
         seconds_per_mask, seconds_per_trial: medians of scoring a mask on the last rung, and of training one.
@@ -33,8 +31,6 @@ class ProxyFindings:
 
     n_masks: int
     rank_correlation: Interval | None
-    n_equal_size: int
-    rank_correlation_equal_size: Interval | None
     rank_reliability: Interval | None
     seconds_per_mask: float
     seconds_per_trial: float
@@ -77,16 +73,11 @@ def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindi
         return None
     proxy = np.array([scored[c.meta.config.identity].kl_nats for c in both])
     real = np.array([c.meta.metrics["val_kl_nats"] for c in both])
-    sizes = [c.meta.config.n_spon_params for c in both]
-    equal = np.array(sizes) == max(set(sizes), key=sizes.count)
-    same = [c for c, is_equal in zip(both, equal, strict=True) if is_equal]
     seconds = [sum(step["seconds"] for step in c.meta.history) for c in both]
     return ProxyFindings(
         n_masks=len(both),
         rank_correlation=_spearman(proxy, real),
-        n_equal_size=int(equal.sum()),
-        rank_correlation_equal_size=_spearman(proxy[equal], real[equal]),
-        rank_reliability=_spearman(_kl_of_half(same, 0), _kl_of_half(same, 1)),
+        rank_reliability=_spearman(_kl_of_half(both, 0), _kl_of_half(both, 1)),
         seconds_per_mask=float(np.median([record.seconds for record in scored.values()])),
         seconds_per_trial=float(np.median(seconds)),
     )
@@ -102,9 +93,9 @@ def _spearman(x: Array, y: Array) -> Interval | None:
     return spearman(x.tolist(), y.tolist()) if len(x) > 2 and len(set(x)) > 1 and len(set(y)) > 1 else None
 
 
-def write_findings(findings: Findings, selection: Selection, directory: Path) -> str:
+def write_findings(findings: Findings, selection: Selection | None, directory: Path) -> str:
     """Write ``findings.json`` and the lines for people, and return these."""
-    lines = [*_lines(findings), *(line for plan in selection.plans for line in _plan_lines(plan))]
+    lines = [*_lines(findings), *(_compared(selection) if selection else [])]
     return _write(findings, lines, directory)
 
 
@@ -134,20 +125,17 @@ def _write(findings: Findings, lines: list[str], directory: Path) -> str:
 
 
 def _lines(findings: Findings) -> list[str]:
-    counts = findings.proposals
-    lines = power_lines(findings.power) if findings.power else []
-    lines += [
+    counts, lines = findings.proposals, power_lines(findings.power) if findings.power else []
+    lines.append(
         f"proposals: {counts.new} masks evaluated; {counts.repeated} more were known and cost nothing, "
-        f"{counts.strayed} were drawn at random to move the sampler on"
-    ]
+        f"{counts.strayed} were drawn at random"
+    )
     if proxy := findings.proxy:
-        share = proxy.seconds_per_mask / proxy.seconds_per_trial if proxy.seconds_per_trial else float("nan")
+        times = proxy.seconds_per_trial / proxy.seconds_per_mask
         lines += [
-            f"proxy: a mask takes {proxy.seconds_per_mask:.2f} s, 1/{1 / share:.0f} of training one; "
-            f"Spearman against training {_rho(proxy.rank_correlation)} over {proxy.n_masks} masks, "
-            f"{_rho(proxy.rank_correlation_equal_size)} over the {proxy.n_equal_size} of equal size",
-            f"whether these {proxy.n_equal_size} differ at all: Spearman of their trained KL, even against odd blocks, "
-            f"{_rho(proxy.rank_reliability)}; at zero, no search can tell them apart on this text",
+            f"proxy: a mask takes {proxy.seconds_per_mask:.1f} s, training it {times:.0f} times as long; "
+            f"Spearman of the two over {proxy.n_masks} masks {_rho(proxy.rank_correlation)}",
+            f"that of their trained KL, even against odd blocks, {_rho(proxy.rank_reliability)}",
         ]
     return lines
 
@@ -156,30 +144,31 @@ def _rho(interval: Interval | None) -> str:
     return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "not defined"
 
 
-def _plan_lines(plan: PlanSelection) -> list[str]:
-    """The final comparison of a plan as a table, and who won."""
+def _compared(selection: Selection) -> list[str]:
+    """The final comparison as a table, and who won."""
     lines = [
         "",
-        f"{plan.plan}, test split, means over seeds: TEAL alone KL {plan.teal_test_kl_nats:.4f} nats, "
-        f"PPL {plan.teal_test_ppl:.2f}; dense PPL {plan.dense_test_ppl:.2f}",
-        f"{'mask':>24} {'role':>8} {'params':>8} {'val KL':>8} {'test KL':>8} {'KL recovered':>24} {'PPL':>7} "
-        f"{'PPL recovered':>24}",
+        f"{selection.plan}, test split, means over seeds",
+        f"TEAL alone: KL {selection.teal_test_kl_nats:.4f} nats, PPL {selection.teal_test_ppl:.2f}; "
+        f"dense PPL {selection.dense_test_ppl:.2f}",
+        f"{'mask':>20} {'role':>8} {'params':>8} {'KL':>8} {'KL recovered':>24} {'PPL':>7}",
     ]
     lines += [
-        f"{m.name:>24} {m.role:>8} {m.n_spon_params:>8,} {m.val_kl_nats:>8.5f} {m.test_kl_nats:>8.5f} "
-        f"{_share(m.test_kl_recovered)} {m.test_ppl:>7.3f} {_share(m.test_ppl_recovered)}"
-        for m in sorted(plan.masks, key=lambda m: m.test_kl_nats)
+        f"{m.name:>20} {m.role:>8} {m.n_spon_params:>8,} {m.test_kl_nats:>8.5f} {_share(m.test_kl_recovered)} "
+        f"{m.test_ppl:>7.3f}"
+        for m in sorted(selection.masks, key=lambda m: m.test_kl_nats)
     ]
-    lines.append(
-        f"differences, chosen minus other, nats a token; intervals over {plan.bootstrap_over} and seeds hold all "
-        f"together with 95% ({plan.confidence:.2%} each)"
-    )
     lines += [
-        f"{d.chosen:>24} - {d.against:<20} KL {_signed(d.kl_nats)}  NLL {_signed(d.nll_nats)}  "
-        f"KL by seed {' '.join(f'{value:+.5f}' for value in d.kl_nats_by_seed)}"
-        for d in plan.differences
+        "",
+        "KL of the chosen minus that of the other, nats a token, and the same by seed",
+        f"intervals over {selection.bootstrap_over} and seeds, {selection.confidence:.2%} each: 95% for all together",
     ]
-    verdicts = [_verdict(plan, chosen, rival) for chosen, rival in plan.best_rival.items()]
+    lines += [
+        f"{d.chosen:>20} - {d.against:<16} {_signed(d.kl_nats)}  "
+        f"{' '.join(f'{value:+.4f}' for value in d.kl_nats_by_seed)}"
+        for d in selection.differences
+    ]
+    verdicts = [_verdict(selection, chosen, rival) for chosen, rival in selection.best_rival.items()]
     return [*lines, *(verdicts or ["no verdict: every chosen mask has a seed that failed"])]
 
 
@@ -192,10 +181,10 @@ def _signed(interval: Interval) -> str:
     return f"{interval.value:+.5f} [{interval.low:+.5f}, {interval.high:+.5f}]"
 
 
-def _verdict(plan: PlanSelection, chosen: str, rival: str | None) -> str:
+def _verdict(selection: Selection, chosen: str, rival: str | None) -> str:
     """One line that says whether the search won."""
     if rival is None:
         return f"{chosen}: no allocation of the space is as small"
-    kl = next(d.kl_nats for d in plan.differences if (d.chosen, d.against) == (chosen, rival))
+    kl = next(d.kl_nats for d in selection.differences if (d.chosen, d.against) == (chosen, rival))
     verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not surely better than"
-    return f"{chosen} {verdict} {rival}, the best of the space's own at equal or smaller size: KL {_signed(kl)}"
+    return f"{chosen} {verdict} {rival}, the best named of its size: KL {_signed(kl)}"

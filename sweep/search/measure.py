@@ -180,9 +180,8 @@ class Measurement:
 
     def _scored_masks(self, space: SpaceConfig, full: TrialConfig) -> ScoredMasks:
         """The proxy whose shared biases are those of ``full``, which is trained first."""
-        shared = str(self._shared(space, full))
         log = MaskLog(self.folder.path / "measured.jsonl")
-        return ScoredMasks(log, {full.plan.model_dump_json(): shared}, ("val_kl_nats",))
+        return ScoredMasks(log, self._shared(space, full), ("val_kl_nats",))
 
     def _shared(self, space: SpaceConfig, full: TrialConfig) -> Path:
         """The checkpoint of ``full``, which is trained if it was not."""

@@ -63,12 +63,12 @@ class ScoredMasks:
 
     Attributes:
         log: of what was scored.
-        shared: directory of the shared biases, by the plan as JSON.
+        shared: checkpoint of the shared biases.
         objectives: of the search.
     """
 
     log: MaskLog
-    shared: dict[str, str]
+    shared: Path
     objectives: tuple[str, ...]
 
     def known(self, trial: TrialConfig, blocks: int) -> Values | None:
@@ -82,8 +82,8 @@ class ScoredMasks:
     def job(self, trial: TrialConfig, rungs: tuple[int, ...]) -> dict[str, Any]:
         """The config of ``MaskTrainable``."""
         name = f"{trial.name}_{'-'.join(map(str, rungs))}"
-        shared = self.shared[trial.plan.model_dump_json()]
-        return {"name": name, "trial": trial.model_dump(mode="json"), "shared": shared, "rungs": list(rungs)}
+        shared = {"shared": str(self.shared), "rungs": list(rungs)}
+        return {"name": name, "trial": trial.model_dump(mode="json"), **shared}
 
 
 class MaskCallback(tune.Callback):

@@ -13,6 +13,7 @@ from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
+from search_spaces.search_stages import ProxyConfig
 from search_spaces.sites import ModelShape
 from sweep.display import say
 from sweep.folder import SweepFolder
@@ -74,9 +75,9 @@ class Search:
         return resolve_grid(one_seed, self.shape, self.fingerprints)[0]
 
     @cached_property
-    def shared(self) -> list[TrialConfig]:
-        """The trial of the proxy's shared biases; none without a proxy."""
-        return [shared_trial(self.space, self.shape, self.fingerprints)] if search_of(self.space).proxy else []
+    def shared(self) -> TrialConfig:
+        """The trial of the proxy's shared biases."""
+        return shared_trial(self.space, self.shape, self.fingerprints)
 
     def run(self) -> Outcome:
         """Run what is left, and write ``findings.txt`` and, unless the text cannot tell, ``selection.json``.
@@ -85,12 +86,13 @@ class Search:
             Interrupted: if a stage was stopped.
             SponError: if the shared biases cannot be trained.
         """
-        shared = self._share()
-        power = self._look()
-        proxy = search_of(self.space).proxy
-        if proxy and power and power.reliability is not None and power.reliability < proxy.least_reliability:
-            write_stop(power, proxy.least_reliability, self.folder.path)
-            return shared
+        power = None
+        if proxy := search_of(self.space).proxy:
+            shared = self._share()
+            power = self._look(proxy)
+            if power and power.reliability is not None and power.reliability < proxy.least_reliability:
+                write_stop(power, proxy.least_reliability, self.folder.path)
+                return shared
         self._propose()
         trained = self._train("train", [*self.named, *self.candidates()])
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
@@ -101,10 +103,11 @@ class Search:
         self._report(compare(self.space, self.folder, groups), power)
         return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
 
-    def _report(self, selection: Selection, power: Power | None) -> None:
+    def _report(self, selection: Selection | None, power: Power | None) -> None:
         """Write the selection, what was found, and the pictures: all from what is on disk."""
         tell("writing the findings")
-        write_selection(selection, self.folder.path)
+        if selection is not None:
+            write_selection(selection, self.folder.path)
         proxy = search_of(self.space).proxy
         full = proxy.rungs[-1] if proxy else 0
         log = self.log if proxy else None
@@ -134,27 +137,22 @@ class Search:
 
     def _share(self) -> Outcome:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
-        named = {trial.identity for trial in self.named}
-        for trial in self.shared:
-            if trial.identity not in named:
-                self.folder.trial(trial).set_aside(trial)
-        shared = self._train("shared", self.shared)
+        folder = self.folder.trial(self.shared)
+        if self.shared.identity not in {trial.identity for trial in self.named}:
+            folder.set_aside(self.shared)
+        shared = self._train("shared", [self.shared])
         if shared.failed:
-            reason = next(t.failure for t in map(self.folder.trial, self.shared) if t.state == "failed")
-            raise SponError(f"shared biases must be trained before masks are scored, but {reason} (at search.proxy)")
+            rule = "shared biases must be trained before masks are scored"
+            raise SponError(f"{rule}, but {folder.failure} (at search.proxy)")
         return shared
 
-    def _look(self) -> Power | None:
-        """Score masks that span the search, and see how well this text tells them apart; none without a proxy."""
-        proxy = search_of(self.space).proxy
-        if proxy is None:
-            return None
+    def _look(self, proxy: ProxyConfig) -> Power | None:
+        """Score masks that span the search, and see how well this text tells them apart."""
         trials = reference_masks(self.space, self.shape, self.fingerprints)
         self.folder.begin("reference", [trial.name for trial in trials])
         say(f"reference: {len(trials)} masks that span the search")
         blocks = proxy.rungs[-1]
-        masks = self._scored_masks(self.reference)
-        score_masks(self.folder, "reference", masks, trials, blocks)
+        score_masks(self.folder, "reference", self._scored_masks(self.reference), trials, blocks)
         power = power_of(self.reference.on(blocks), self.space.corpus.block_size)
         for line in power_lines(power) if power else []:
             say(line)
@@ -175,11 +173,8 @@ class Search:
             copy_studies(self.folder.journal, self.optuna_storage)
 
     def _scored_masks(self, log: MaskLog) -> ScoredMasks:
-        shared = {t.plan.model_dump_json(): str(self._checkpoint_path(t)) for t in self.shared}
+        shared = self.folder.trial(self.shared).checkpoint_path.resolve()
         return ScoredMasks(log, shared, search_of(self.space).objectives)
-
-    def _checkpoint_path(self, trial: TrialConfig) -> Path:
-        return self.folder.trial(trial).checkpoint_path.resolve()
 
     def scored(self) -> list[MaskRecord]:
         """The masks that came to the last rung of the proxy, best first."""

@@ -16,9 +16,10 @@ def search_lines(folder: SweepFolder) -> list[str]:
         return []
     if (folder.path / SELECTION).exists():
         return [f"search: over; {SELECTION} has what was chosen"]
-    if (folder.path / FINDINGS).exists():
-        return [f"search: over; its text cannot tell masks apart, {FINDINGS} has the figures"]
     stages, begun = _stages(folder.space), folder.stages
+    if (folder.path / FINDINGS).exists():
+        why = "no mask was compared" if "propose" in begun else "its text cannot tell masks apart"
+        return [f"search: over; {why}, {FINDINGS} has the figures"]
     names = list(stages)
     if not begun:
         return ["search: no stage has begun", _then(stages, names)]

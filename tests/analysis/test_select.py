@@ -7,7 +7,7 @@ from analysis.select import best_of_sweep, chosen_by_search, from_directories
 from search_spaces.errors import SponError
 from tests.conftest import trials_of
 from trainables.checkpoint import write_checkpoint
-from trainables.selection import PlanSelection, Selected, Selection, write_selection
+from trainables.selection import Selected, Selection, write_selection
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
@@ -67,7 +67,8 @@ def selection(chosen: list[Path]) -> Selection:
         Selected(name="mine", role="chosen", seeds=(1,), checkpoints=places, **common),
         Selected(name="TEAL", role="named", seeds=(), checkpoints=("gone",), **common),
     )
-    plan = PlanSelection(
+    return Selection(
+        sweep="tiny",
         plan="p",
         teal_test_kl_nats=0.1,
         teal_test_ppl=20.0,
@@ -78,7 +79,6 @@ def selection(chosen: list[Path]) -> Selection:
         differences=(),
         best_rival={"mine": None},
     )
-    return Selection(sweep="tiny", plans=(plan,))
 
 
 def test_a_trial_without_biases_is_not_examined(storage: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import SponError
-from trainables.selection import Difference, PlanSelection, Selected, Selection, read_selection, write_selection
+from trainables.selection import Difference, Selected, Selection, read_selection, write_selection
 from trainables.statistics import Interval
 
 
@@ -38,7 +38,8 @@ def selection() -> Selection:
         nll_nats=Interval(0.0, -0.01, 0.01),
         kl_nats_by_seed=(-0.01, -0.03),
     )
-    plan = PlanSelection(
+    return Selection(
+        sweep="s",
         plan="down_proj@0.60 topk",
         teal_test_kl_nats=0.2,
         teal_test_ppl=25.0,
@@ -49,7 +50,6 @@ def selection() -> Selection:
         differences=(difference,),
         best_rival={"mask-1": "TOP-50", "mask-2": None},
     )
-    return Selection(sweep="s", plans=(plan,))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_selection_survives_being_written_and_read(selection, tmp_path):
 
 
 def test_intervals_have_their_names_after_reading(selection, tmp_path):
-    (plan,) = read_selection(write_selection(selection, tmp_path)).plans
+    plan = read_selection(write_selection(selection, tmp_path))
     assert plan.differences[0].kl_nats.low == -0.03
     assert plan.masks[0].test_kl_recovered.high == 0.5
 
@@ -90,7 +90,7 @@ def test_what_is_no_selection_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"more": 1}, {"plans": [{"plan": "a"}]}], ids=str)
+@pytest.mark.parametrize("changes", [{"schema_version": 1}, {"more": 1}, {"plans": [{"plan": "a"}]}], ids=str)
 def test_a_selection_of_another_schema_is_refused(edited, changes):
     with pytest.raises(SponError, match=r"must be the selection\.json of a search"):
         read_selection(edited(**changes))

@@ -179,7 +179,7 @@ def compared(tmp_path):
                 kls = [kl + extra + wobble * (-1) ** place for place, kl in enumerate(TEXT)]
                 scores = {**baselines, "test.spon": scores_of(kls)}
                 found.store(checkpoint_of(trial, {"val_kl_nats": val + extra}, scores))
-        (plan,) = compare(space(), folder, groups).plans
+        plan = compare(space(), folder, groups)
         return plan
 
     return run
@@ -279,5 +279,5 @@ def test_recovery_is_not_given_where_teal_does_no_certain_damage(tmp_path):
     harmless = {name: scores_of([0.0] * 12) for name in ("test.dense", "test.teal", "test.spon")}
     folder.trial(trial).start(trial)
     folder.trial(trial).store(checkpoint_of(trial, {"val_kl_nats": 0.0}, harmless))
-    ((mask,),) = [plan.masks for plan in compare(space(), folder, {"found": ("chosen", [trial])}).plans]
+    (mask,) = compare(space(), folder, {"found": ("chosen", [trial])}).masks
     assert (mask.test_kl_recovered, mask.test_ppl_recovered) == (None, None)

@@ -14,7 +14,7 @@ from sweep.search.power import Power
 from sweep.search.task import Counts
 from tests.search_spaces.conftest import make_shape
 from tests.sweep.search.fabricated import checkpoint_of, scores_of
-from trainables.selection import Difference, PlanSelection, Selected, Selection
+from trainables.selection import Difference, Selected, Selection
 from trainables.statistics import Interval
 
 SPACE = SpaceConfig.model_validate(
@@ -67,15 +67,6 @@ def test_the_rank_correlation_is_negative_where_the_proxy_is_wrong(found):
     assert proxy.rank_correlation.value == pytest.approx(-1.0)
 
 
-def test_masks_of_equal_size_have_a_rank_correlation_of_their_own(found):
-    scored = {(1,): 0.9, (2,): 0.8, (3,): 0.7, (1, 2): 0.2, (1, 2, 3): 0.1}
-    real = [trained(1, kl=0.7), trained(2, kl=0.8), trained(3, kl=0.9), trained(1, 2, kl=0.2), trained(1, 2, 3, kl=0.1)]
-    proxy = found(scored, *real).proxy
-    assert (proxy.n_masks, proxy.n_equal_size) == (5, 3)
-    assert proxy.rank_correlation_equal_size.value == pytest.approx(-1.0)
-    assert proxy.rank_correlation.value == pytest.approx(0.6)
-
-
 def test_the_reliability_says_how_well_one_half_of_the_text_predicts_the_other(found):
     scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3}
     sure = [trained(layer, kl=layer) for layer in (1, 2, 3)]
@@ -84,18 +75,11 @@ def test_the_reliability_says_how_well_one_half_of_the_text_predicts_the_other(f
     assert found(scored, *chance).proxy.rank_reliability.value == pytest.approx(-1.0)
 
 
-def test_the_reliability_is_that_of_masks_of_equal_size(found):
-    scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3, (1, 2): 0.4}
-    equal = [trained(layer, kl=layer) for layer in (1, 2, 3)]
-    proxy = found(scored, *equal, trained(1, 2, kl=2.0, halves=(0.0, 9.0))).proxy
-    assert proxy.rank_reliability.value == pytest.approx(1.0)
-
-
 @pytest.mark.parametrize("kls", [(0.5, 0.6), (0.5, 0.5, 0.5)], ids=["two masks", "all the same"])
 def test_there_is_no_rank_correlation_of_too_little(found, kls):
     real = [trained(layer, kl=kl) for layer, kl in enumerate(kls)]
     proxy = found({(layer,): layer / 10 for layer in range(3)}, *real).proxy
-    assert (proxy.n_masks, proxy.rank_correlation, proxy.rank_correlation_equal_size) == (len(kls), None, None)
+    assert (proxy.n_masks, proxy.rank_correlation) == (len(kls), None)
 
 
 def test_scores_on_less_text_are_not_the_masks_scores(found):
@@ -141,7 +125,8 @@ def mask(name, role, recovered=HALF):
 
 def selection_of(kl, rival="TOP-50", **changes):
     difference = Difference(chosen="found", against="TOP-50", kl_nats=kl, nll_nats=kl, kl_nats_by_seed=(-0.5, 0.25))
-    plan = PlanSelection(
+    return Selection(
+        sweep="s",
         plan="down_proj@0.50",
         teal_test_kl_nats=0.75,
         teal_test_ppl=9.5,
@@ -152,7 +137,6 @@ def selection_of(kl, rival="TOP-50", **changes):
         differences=(difference,),
         best_rival={"found": rival},
     )
-    return Selection(sweep="s", plans=(plan,))
 
 
 NOTHING = Findings(Counts(), None, None)
@@ -181,7 +165,7 @@ def test_the_last_line_says_that_there_was_no_rival(tmp_path):
 
 def test_the_differences_are_given_by_seed_too(tmp_path):
     (line,) = [line for line in write_findings(NOTHING, selection_of(BETTER), tmp_path).splitlines() if " - " in line]
-    assert line.endswith("KL by seed -0.50000 +0.25000")
+    assert line.endswith("-0.5000 +0.2500")
 
 
 def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
@@ -190,16 +174,20 @@ def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
 
 def test_the_lines_say_what_became_of_the_proposals(tmp_path):
     counts = Counts(new=5, repeated=4, strayed=2)
-    (line,) = write_findings(Findings(counts, None, None), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    (line,) = write_findings(Findings(counts, None, None), None, tmp_path).splitlines()
     assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 2 were drawn")
     assert "2 were drawn at random" in line
 
 
 def test_the_lines_compare_the_proxy_with_training(tmp_path):
-    proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), 4, None, HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
-    text = write_findings(Findings(Counts(), proxy, None), Selection(sweep="s", plans=()), tmp_path)
-    assert "a mask takes 0.50 s, 1/40 of training one" in text
-    assert "Spearman against training +0.75 [+0.50, +1.00] over 9 masks, not defined over the 4 of equal" in text
+    proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
+    text = write_findings(Findings(Counts(), proxy, None), None, tmp_path)
+    assert "a mask takes 0.5 s, training it 40 times as long" in text
+    assert "Spearman of the two over 9 masks +0.75 [+0.50, +1.00]" in text
+
+
+def test_no_line_is_wider_than_a_terminal(tmp_path):
+    assert max(map(len, write_findings(NOTHING, selection_of(BETTER), tmp_path).splitlines())) <= 110
 
 
 def test_a_search_whose_text_cannot_tell_says_what_it_would_take(tmp_path):
@@ -213,7 +201,7 @@ def test_a_search_whose_text_cannot_tell_says_what_it_would_take(tmp_path):
 
 def test_the_power_comes_first_where_it_is_known(tmp_path):
     power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.75, kl_nats=0.5, paired_sd_nats=0.01)
-    first, *_ = write_findings(Findings(Counts(), None, power), Selection(sweep="s", plans=()), tmp_path).splitlines()
+    first, *_ = write_findings(Findings(Counts(), None, power), None, tmp_path).splitlines()
     assert first.startswith("can the text tell: 9 masks")
 
 

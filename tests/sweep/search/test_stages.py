@@ -53,12 +53,12 @@ def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFac
 
 def test_a_search_ends_with_its_verdict(searched: Swept) -> None:
     assert searched.ran.code == 0, searched.ran.out + searched.ran.err
-    assert "the best of the space's own at equal or smaller size" in searched.ran.out
+    assert "the best named of its size" in searched.ran.out
     assert "5 masks evaluated" in searched.ran.out
 
 
 def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Swept) -> None:
-    (plan,) = read_selection(searched.folder.path / SELECTION).plans
+    plan = read_selection(searched.folder.path / SELECTION)
     roles = {mask.name: mask.role for mask in plan.masks}
     assert [*roles.values()].count("chosen") == 1
     assert roles["UNIF-ALL"] == roles["ATTN-ONLY"] == "named"
@@ -69,7 +69,7 @@ def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(search
 
 def test_what_it_says_to_use_is_a_mask_that_it_chose(searched: Swept) -> None:
     *_, use = searched.ran.out.splitlines()
-    (plan,) = read_selection(searched.folder.path / SELECTION).plans
+    plan = read_selection(searched.folder.path / SELECTION)
     (chosen,) = [mask for mask in plan.masks if mask.role == "chosen"]
     assert any(f"analysis export {searched.folder.path / place} " in use for place in chosen.checkpoints)
 
