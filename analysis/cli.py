@@ -19,7 +19,7 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_line().parse_args(argv)
     hush()
     try:
         with listening(printer()):
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse the biases of finished trials.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

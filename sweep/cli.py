@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
     hush()
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = command_line().parse_args(argv)
         return int(arguments.command(arguments))
     except SponError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(
         prog="python -m sweep", description="Find which layers of an activation-sparse LLM need a SPON bias."
     )
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("--sparsity", type=float, default=0.5, help="share of the weights to skip (%(default)s)")
     find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
     find.add_argument("--text", nargs="+", metavar="FILE", default=[], help="to learn from; the last one is the test's")
+    find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
     for sub in (run, levels, find, search, resume, status, board, sync):
         sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
@@ -113,10 +115,12 @@ def _levels(arguments: argparse.Namespace) -> int:
 def _find(arguments: argparse.Namespace) -> int:
     with Display():
         tell("loading libraries")
-        from sweep.find import find, space_to_find
+        from sweep.find import find, space_to_find, within_budget
         from trainables.tracking import tracking_uri
 
         space = space_to_find(arguments.model, arguments.sparsity, arguments.text)
+        if arguments.budget is not None:
+            space = within_budget(space, arguments.budget, arguments.storage)
         return find(space, arguments.out, arguments.storage, tracking_uri(None, arguments.storage))
 
 

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,25 @@ import torch
 from search_spaces.allocations import BASELINE
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
-from search_spaces.schema import EMBEDDED, SpaceConfig
+from search_spaces.resolve import resolve_grid
+from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
 from sweep.display import say
 from sweep.folder import SweepFolder
+from sweep.levels import unmeasured
+from sweep.plan import Cost, compute_seconds, measure_cost
 from sweep.run import run_sweep
+from trainables.activity import tell
+from trainables.dtype import with_dtype
+from trainables.quiet import hush
+from trainables.workbench import find_materials
 
 _SITES = "ALL-SITES"
 _BLOCKS = {"cpu": (128, 24, 48), "cuda": (1024, 256, 256)}
 """Calibration, validation and test blocks by the kind of device."""
+_LEAST, _MOST = 64, 8192
+"""Calibration blocks that a budget may come to."""
+_STARTING = 60.0
+"""Seconds of a sweep that are neither steps nor passes: workers that start, and files."""
 _TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 8}
 
 
@@ -56,6 +69,49 @@ def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
         "resources": {"cpus_per_trial": os.cpu_count() or 1, "gpus_per_trial": 1 if device == "cuda" else 0},
     }
     return parse_space(raw, "sweep find")
+
+
+def within_budget(space: SpaceConfig, minutes: float, storage: Path) -> SpaceConfig:
+    """The space with as much calibration text as can be trained on in some minutes; that it began with, if it has.
+
+    More text gives better levels and biases. How long a step and a pass take is measured in a process of its own, so
+    that the memory is free again.
+
+    Raises:
+        SponError: if the least text takes longer.
+    """
+    begun = SweepFolder(storage / space.name)
+    if begun.path.exists():
+        return begun.space
+    space, _ = with_dtype(space)
+    tell("measuring how fast this machine is")
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        cost, trials = process.submit(_rehearsed, space).result()
+
+    def needed(blocks: int) -> float:
+        return (_STARTING + compute_seconds(_with_calibration(space, blocks), trials, cost)) / 60
+
+    least, most = needed(_LEAST), needed(_MOST)
+    if minutes < least:
+        raise SponError(f"a budget must be at least {least:.0f} min on this machine, but got {minutes:g} (at --budget)")
+    blocks = _LEAST + int((_MOST - _LEAST) * min(1.0, (minutes - least) / (most - least)))
+    blocks -= blocks % space.training.batch_size
+    say(f"{blocks} calibration blocks fit into {minutes:g} min")
+    return _with_calibration(space, blocks)
+
+
+def _with_calibration(space: SpaceConfig, blocks: int) -> SpaceConfig:
+    counts = space.corpus.blocks.model_copy(update={"calibration": blocks})
+    return space.model_copy(update={"corpus": space.corpus.model_copy(update={"blocks": counts})})
+
+
+def _rehearsed(space: SpaceConfig) -> tuple[Cost, list[TrialConfig]]:
+    """What a step and a pass cost, and the trials of the space as far as they are known before its levels are."""
+    hush()
+    materials = find_materials(space.model, space.corpus)
+    grids = [resolve_grid(one, materials.shape, materials.fingerprints)[0] for one in unmeasured(space)]
+    trials = [trial for grid in grids for trial in grid]
+    return measure_cost(space, trials), trials
 
 
 def find(space: SpaceConfig, out: Path, storage: Path, tracking_uri: str) -> int:

@@ -217,11 +217,17 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
+def compute_seconds(space: SpaceConfig, trials: list[TrialConfig], cost: Cost, proxy_blocks: int = 0) -> float:
+    """Seconds that the steps and passes of a sweep take one after another, without what starts and loads."""
+    work, trained = _workload(space, trials, proxy_blocks), [trial for trial in trials if trial.sites]
+    return len(trained) * work.steps * cost.step_seconds + work.blocks * cost.block_seconds
+
+
 def _estimate(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], proxy_blocks: int, cost: Cost) -> str:
     work, trained = _workload(space, trials, proxy_blocks), [trial for trial in trials if trial.sites]
     scoring = work.validations * space.corpus.blocks.validation * cost.block_seconds
     trial_seconds = work.steps * cost.step_seconds + scoring
-    seconds = len(trained) * work.steps * cost.step_seconds + work.blocks * cost.block_seconds
+    seconds = compute_seconds(space, trials, cost, proxy_blocks)
     rate = max((_step_flop(space, shape, t) for t in trained), default=0.0) / (cost.step_seconds or 1.0) / 1e12
     places = max(1, (os.cpu_count() or 1) // space.resources.cpus_per_trial)
     if space.resources.gpus_per_trial:

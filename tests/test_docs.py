@@ -1,9 +1,16 @@
-"""Every link of the README and the docs leads somewhere."""
+"""What the README, the docs and the spaces say can be done: links lead somewhere, commands are understood."""
 
+import ast
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from analysis.cli import command_line as analysis_line
+from search_spaces.load import load_space
+from sweep.cli import command_line as sweep_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -30,3 +37,48 @@ def test_the_readme_is_one_page() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 200
     assert len(text.split()) <= 1200
+
+
+COMMANDS = {"sweep": sweep_line, "analysis": analysis_line}
+_COMMAND = re.compile(r"-m (sweep|analysis) ([a-z][^`#\n]*)")
+
+
+def commands() -> list[str]:
+    """Every command line of the product, without its ``python -m``; such as ``sweep run SPACE.yaml``."""
+    texts = [path.read_text() for path in (*PAGES, *sorted(ROOT.glob("search_spaces/*.yaml")))]
+    found = {" ".join(match).strip().rstrip(",;.") for text in texts for match in _COMMAND.findall(text)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_is_understood(command: str) -> None:
+    room, *words = shlex.split(command)
+    arguments = COMMANDS[room]().parse_args(words)
+    spaces = [word for word in words if word.startswith("search_spaces/")]
+    for space in spaces:
+        load_space(ROOT / space, getattr(arguments, "set", None))
+
+
+def test_the_commands_of_every_page_are_found() -> None:
+    rooms = [command.split()[:2] for command in commands()]
+    assert ["sweep", "find"] in rooms
+    assert ["analysis", "interpret"] in rooms
+    assert len(rooms) > 30
+
+
+def test_benchmarks_and_targets_that_are_named_exist() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    for name in re.findall(r"-m\s+tests\.benchmarks\.([a-z]+)", text):
+        assert (ROOT / f"tests/benchmarks/{name}.py").exists(), name
+    targets = re.findall(r"^([a-z./]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    named = re.findall(r"`make ([a-z./]+)`|^make ([a-z./]+)", text, flags=re.MULTILINE)
+    assert {name for pair in named for name in pair if name} <= set(targets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_of_a_page_imports_what_there_is(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module != "spon":  # that one is a file of the adapter
+                module = import_module(node.module or "")
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
