@@ -47,13 +47,15 @@ def command_line() -> argparse.ArgumentParser:
     chosen = interpret.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--sweep", metavar="NAME", help="the best trials of a sweep")
     chosen.add_argument("--selection", type=Path, metavar="FILE", help="what a search chose, its selection.json")
-    chosen.add_argument("--run", nargs="+", metavar="ID", help="MLflow runs of trials")
-    chosen.add_argument("--checkpoint", type=Path, nargs="+", metavar="DIR", help="these checkpoints")
+    chosen.add_argument("--run", nargs="+", action="extend", metavar="ID", help="MLflow runs of trials")
+    chosen.add_argument("--checkpoint", type=Path, nargs="+", action="extend", metavar="DIR", help="these checkpoints")
     interpret.add_argument(
         "--top", type=int, default=1, help="with --sweep: trials of each sparsity plan (%(default)s)"
     )
     interpret.add_argument("--by", default="val_kl_nats", help="with --sweep: metric, lowest first (%(default)s)")
-    interpret.add_argument("--only", metavar="A,B", help="some of the analyses; all by default")
+    interpret.add_argument(
+        "--only", type=_listed, action="extend", metavar="A,B", help="some questions; all by default"
+    )
     interpret.add_argument("--split", choices=("validation", "test"), default="validation", help="text (%(default)s)")
     interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
@@ -69,12 +71,16 @@ def command_line() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trial's checkpoint")
     evaluate.add_argument(
         "--tasks",
+        type=_listed,
+        action="extend",
         metavar="A,B",
         help="of the lm-evaluation-harness, by name or as YAML files, such as analysis/evaluation/own.yaml; such a "
         "file may run Python",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="items of each task; all by default")
-    evaluate.add_argument("--text", type=Path, nargs="+", metavar="FILE", default=[], help="or directories of files")
+    evaluate.add_argument(
+        "--text", type=Path, nargs="+", action="extend", metavar="FILE", default=[], help="or directories of files"
+    )
     evaluate.add_argument("--blocks", type=int, default=64, help="or windows of each text at most (%(default)s)")
     evaluate.add_argument("--window", type=int, metavar="W", help="also score text in windows of W tokens")
     evaluate.add_argument("--stride", type=int, metavar="S", help="of which only the last S count; all by default")
@@ -91,6 +97,11 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
+def _listed(text: str) -> list[str]:
+    """The parts of A,B; an option that is repeated adds its own."""
+    return [part for part in text.split(",") if part]
+
+
 # The commands import what they use: `--help` and bad input answer before torch and Ray are loaded.
 
 
@@ -101,7 +112,7 @@ def _interpret(arguments: argparse.Namespace) -> None:
 
     if arguments.blocks < 2:
         raise SponError(f"an interval must have at least 2 blocks, but got {arguments.blocks} (at --blocks)")
-    only = check_only(tuple(arguments.only.split(","))) if arguments.only else (*QUESTIONS, COMPARISON)
+    only = check_only(tuple(arguments.only)) if arguments.only else (*QUESTIONS, COMPARISON)
     prompts = read_prompts(arguments.prompts or PROMPTS)
     settings = Settings(only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts)
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
@@ -127,7 +138,7 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    tasks = tuple(name for name in (arguments.tasks or "").split(",") if name)
+    tasks = tuple(arguments.tasks or ())
     if not tasks and (arguments.tasks is not None or not arguments.text):
         raise SponError("an evaluation must have a task or a text, but got none (at --tasks, --text)")
     if (arguments.window or arguments.stride or arguments.add_bos) and not arguments.text:

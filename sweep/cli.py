@@ -72,7 +72,7 @@ def command_line() -> argparse.ArgumentParser:
     find.add_argument("model", metavar="MODEL", help="embedded, a Hugging Face id, or a directory")
     find.add_argument("--sparsity", type=float, default=0.5, help="share of the weights to skip (%(default)s)")
     find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
-    find.add_argument("--text", nargs="+", metavar="FILE", default=[], help="to learn from; the last one is the test's")
+    find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
     for sub in (run, levels, find, search, resume, status, board, sync):
         sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.cli import main
+from analysis.cli import command_line, main
 from analysis.select import best_of_sweep, chosen_by_search, from_directories
 from search_spaces.errors import SponError
 from tests.conftest import trials_of
@@ -112,3 +112,10 @@ def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path, capsys: pyt
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert main(["interpret", "--run", "nosuch", "--mlflow-uri", uri]) == 2
     assert "error: a run must be in MLflow, but nosuch" in capsys.readouterr().err
+
+
+def test_an_option_that_is_repeated_adds_up() -> None:
+    words = "interpret --checkpoint a --checkpoint b c --only worth --only shift,cross"
+    arguments = command_line().parse_args(words.split())
+    assert arguments.checkpoint == [Path("a"), Path("b"), Path("c")]
+    assert arguments.only == ["worth", "shift", "cross"]
