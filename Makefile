@@ -1,4 +1,4 @@
-# Two commands: `make sweep` and `make test`; and `make bench` for the measured tables. Each sets up .venv first if
+# Two commands: `make sweep` and `make test`; `make docs` writes what is made from the code, `make bench` measures. Each sets up .venv first if
 # requirements.txt is newer than it.
 
 PYTHON ?= python3.11
@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ROOMS := search_spaces trainables sweep analysis
 
-.PHONY: sweep test bench
+.PHONY: sweep test docs bench
 
 sweep: .venv/ready
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
@@ -16,6 +16,10 @@ test: .venv/evaluate
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+docs: .venv/ready
+	$(BIN)/python -m sweep schema > docs/space.schema.json
+	$(BIN)/python -m sweep schema --markdown > docs/config.md
 
 bench: .venv/ready
 	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done

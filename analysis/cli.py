@@ -53,9 +53,7 @@ def command_line() -> argparse.ArgumentParser:
         "--top", type=int, default=1, help="with --sweep: trials of each sparsity plan (%(default)s)"
     )
     interpret.add_argument("--by", default="val_kl_nats", help="with --sweep: metric, lowest first (%(default)s)")
-    interpret.add_argument(
-        "--only", type=_listed, action="extend", metavar="A,B", help="some questions; all by default"
-    )
+    interpret.add_argument("--only", type=_listed, action="extend", metavar="A,B", help="questions; all by default")
     interpret.add_argument("--split", choices=("validation", "test"), default="validation", help="text (%(default)s)")
     interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")

@@ -49,13 +49,10 @@ def _chosen(sites: tuple[Site, ...], units: tuple[Unit, ...]) -> dict[Unit, bool
 
 
 class _Family(Config):
-    """Base of the families.
-
-    Attributes:
-        modules: module types that may carry a bias, or ``all``, kept in the order of the forward pass.
-    """
+    """Base of the families."""
 
     modules: Modules = ("down_proj",)
+    """Module types that may carry a bias, or ``all``, kept in the order of the forward pass."""
 
     @field_validator("modules")
     @classmethod
@@ -116,16 +113,13 @@ class LayerModuleBits(_Bits):
 
 
 class ExactlyK(_Family):
-    """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites.
-
-    Attributes:
-        k: how many. At none, or at as many as the model has, there is nothing to choose and nothing is asked for.
-        per: what is counted.
-    """
+    """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites."""
 
     family: Literal["exactly_k"] = "exactly_k"
     k: int = Field(ge=0)
+    """How many. At none, or at as many as the model has, there is nothing to choose and nothing is asked for."""
     per: Literal["layer", "site"] = "layer"
+    """Whether layers or sites are counted."""
 
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
         """Layers or sites, as ``per`` says."""
@@ -176,16 +170,13 @@ class ExactlyK(_Family):
 
 
 class Window(_Family):
-    """Contiguous layers, each with all ``modules``.
-
-    Attributes:
-        min_length: layers at least.
-        max_length: layers at most; all of the model's by default.
-    """
+    """Contiguous layers, each with all ``modules``."""
 
     family: Literal["window"] = "window"
     min_length: int = Field(default=1, ge=1)
+    """Fewest layers of a window."""
     max_length: int | None = Field(default=None, ge=1)
+    """Most layers of a window; all of the model's by default."""
 
     def _lengths(self, shape: ModelShape) -> tuple[int, int]:
         depth, most = shape.num_layers, self.max_length or shape.num_layers
@@ -269,15 +260,13 @@ class Ranked(_Family):
     """The ``k`` sites that rank highest by a sum of what is known of a site: its gain, its depth and its module.
 
     A sum of few terms is what a search can learn from some dozens of masks; a bit for each of 210 sites is not.
-
-    Attributes:
-        k: sites with a bias.
-        gains: of each site; only their order counts. A sweep measures them (``GAIN``) where they are not given.
     """
 
     family: Literal["ranked"] = "ranked"
     k: int = Field(ge=1)
+    """Sites with a bias."""
     gains: dict[str, float] | None = None
+    """The gain of each site; only their order counts. A sweep measures them (``GAIN``) where they are not given."""
 
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
         """Single sites."""

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from search_spaces.allocations import MEASURED, is_named, measured_name, parse_allocation
 from search_spaces.errors import SponError
@@ -29,34 +31,32 @@ def _canonical(sites: Iterable[str]) -> tuple[str, ...]:
 
 
 class PlanConfig(Config):
-    """TEAL: which sites are sparsified, how much, by which rule.
-
-    Attributes:
-        modules: module types, ``all`` of them, or ``matched`` (those of the allocation, as the seed study does).
-        layers: layer indices, all by default.
-        levels: how the sweep's sparsity is spread over the sites. ``uniform``; by Fisher curves (``fisher``,
-            ``trainables.curves``) or TEAL's block-wise optimisation (``greedy``, ``trainables.greedy``), which are
-            measured on the model first; several of these, each a plan of its own; or the sparsity of single sites
-            where it differs from the sweep's, such as ``{"3.down_proj": 0.4}``.
-        bounds: lowest and highest level that ``fisher`` and ``greedy`` may give a site.
-        level_method: who chose the levels of single sites. A sweep sets it when it has measured them.
-        rule: ``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site.
-        tokens: which positions are sparsified: ``all``, or the ``second_half`` of a block (TEAL's own prefill).
-        calibration_blocks: blocks of calibration text that give the thresholds.
-        allow_unsparsified_biases: accept a bias at a site outside the plan.
-    """
+    """TEAL: which sites are sparsified, how much, by which rule."""
 
     modules: Literal["matched"] | tuple[Module, ...] = "matched"
+    """Module types, ``all`` of them, or ``matched`` (those of the allocation, as the seed study does)."""
     layers: tuple[int, ...] | None = None
+    """Layer indices, all by default."""
     levels: tuple[LevelMethod, ...] | dict[str, Level] = ("uniform",)
+    """How the sweep's sparsity is spread over the sites. ``uniform``; by Fisher curves (``fisher``,
+    ``trainables.curves``) or TEAL's block-wise optimisation (``greedy``, ``trainables.greedy``), which are measured on
+    the model first; several of these, each a plan of its own; or the sparsity of single sites where it differs from the
+    sweep's, such as ``{"3.down_proj": 0.4}``.
+    """
     bounds: tuple[Level, Level] = (0.0, 0.95)
+    """Lowest and highest level that ``fisher`` and ``greedy`` may give a site."""
     level_method: LevelMethod | None = None
+    """Who chose the levels of single sites. A sweep sets it when it has measured them."""
     rule: Literal["topk", "threshold"] = "threshold"
+    """``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site."""
     tokens: TokenPolicy = "all"
+    """Which positions are sparsified: ``all``, or the ``second_half`` of a block (TEAL's own prefill)."""
     calibration_blocks: int = Field(default=32, ge=1)
+    """Blocks of calibration text that give the thresholds."""
     allow_unsparsified_biases: bool = False
+    """Accept a bias at a site outside the plan."""
 
-    @field_validator("modules", mode="before")
+    @field_validator("modules", mode="before", json_schema_input_type=Literal["matched", "all"] | tuple[Module, ...])
     @classmethod
     def _modules_are_known(cls, value: object) -> object:
         if value == "matched":
@@ -70,7 +70,9 @@ class PlanConfig(Config):
                 raise ValueError(f"a module must be one of {', '.join(MODULES)}, but got {module!r}")
         return value
 
-    @field_validator("levels", mode="before")
+    @field_validator(
+        "levels", mode="before", json_schema_input_type=LevelMethod | tuple[LevelMethod, ...] | dict[str, Level]
+    )
     @classmethod
     def _one_method_is_a_list_of_one(cls, levels: object) -> object:
         return (levels,) if isinstance(levels, str) else levels
@@ -111,30 +113,32 @@ class PlanConfig(Config):
 
 
 class AllocationConfig(Config):
-    """SPON: which sites carry a bias. A bare string in YAML is a named allocation.
-
-    Attributes:
-        name: a named allocation, or a name of your own (not one of those) beside ``layers`` or ``sites``.
-        layers: explicit layer indices.
-        modules: module types, or ``all``; those of the named allocation, or ``down_proj``, by default.
-        sites: explicit sites, such as ``["0.down_proj", "3.o_proj"]``.
-        seed: which draw, for RANDOM-k only.
-        above: for an allocation that is measured: the layers whose figure is above this, in its own unit.
-        levels: methods of ``plan.levels`` under which it is tried; all by default.
-    """
+    """SPON: which sites carry a bias. A bare string in YAML is a named allocation."""
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    """A named allocation, or a name of your own (not one of those) beside ``layers`` or ``sites``."""
     layers: tuple[int, ...] | None = None
+    """Explicit layer indices."""
     modules: Modules | None = None
+    """Module types, or ``all``; those of the named allocation, or ``down_proj``, by default."""
     sites: tuple[str, ...] | None = None
+    """Explicit sites, such as ``["0.down_proj", "3.o_proj"]``."""
     seed: Seed = 0
+    """Which draw, for RANDOM-k only."""
     above: float | None = None
+    """For an allocation that is measured: the layers whose figure is above this, in its own unit."""
     levels: tuple[LevelMethod, ...] | None = None
+    """Methods of ``plan.levels`` under which it is tried; all by default."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A mapping, or the bare name."""
+        return {"anyOf": [{"type": "string"}, handler(core)]}
 
     @field_validator("sites")
     @classmethod

@@ -8,29 +8,26 @@ from search_spaces.sources import Config
 
 
 class ResourcesConfig(Config):
-    """What one trial asks of the cluster, and how much of it at most. Of a result it decides the device alone.
-
-    Attributes:
-        cpus_per_trial: Ray CPUs, and torch threads, of a trial.
-        gpus_per_trial: one GPU, or the fraction of one that a trial has while it shares it; zero trains on the CPU.
-        accelerator_type: Ray's name of the accelerator that a trial must have, such as ``A100``; any by default.
-        memory_gib: what a trial is said to take of its node's memory. Ray starts no more trials on a node than fit by
-            this figure, but holds none to it: where a node's memory runs out, Ray kills a worker, which is one of
-            ``max_failures``.
-        max_concurrent: trials at once; as many as fit by default.
-        max_failures: times that a trial is started again after its process or node was lost; a node may cost two.
-        max_minutes: of training and validation before a trial is failed, looked at between optimiser steps.
-        price_per_hour: of the place of one trial, in any currency, for ``sweep status``.
-    """
+    """What one trial asks of the cluster, and how much of it at most. Of a result it decides the device alone."""
 
     cpus_per_trial: int = Field(default=1, ge=1)
+    """Ray CPUs, and torch threads, of a trial."""
     gpus_per_trial: float = Field(default=0.0, ge=0)
+    """One GPU, or the fraction of one that a trial has while it shares it; zero trains on the CPU."""
     accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Ray's name of the accelerator that a trial must have, such as ``A100``; any by default."""
     memory_gib: float | None = Field(default=None, gt=0)
+    """What a trial is said to take of its node's memory. Ray starts no more trials on a node than fit by this figure,
+    but holds none to it: where a node's memory runs out, Ray kills a worker, which is one of ``max_failures``.
+    """
     max_concurrent: int | None = Field(default=None, ge=1)
+    """Trials at once; as many as fit by default."""
     max_failures: int = Field(default=2, ge=0)
+    """Times that a trial is started again after its process or node was lost; a node may cost two."""
     max_minutes: float | None = Field(default=None, gt=0)
+    """Minutes of training and validation before a trial is failed, looked at between optimiser steps."""
     price_per_hour: float | None = Field(default=None, gt=0)
+    """Price of the place of one trial, in any currency, for ``sweep status``."""
 
     @model_validator(mode="after")
     def _a_trial_uses_one_gpu(self) -> "ResourcesConfig":

@@ -34,45 +34,46 @@ __all__ = [
 
 
 class TrainingConfig(Config):
-    """How the biases are trained (SPON, arXiv:2512.12744; defaults are the seed study's).
-
-    Attributes:
-        form: ``output_bias`` trains b; ``input_vector`` trains a with b = W a (the paper's form).
-        init: where training starts: ``zero``, where the model is the TEAL-only one, or ``bias_correction``, the mean of
-            what sparsification takes from a site's output (``trainables.teal.mean_removed``).
-        init_scale: share of that mean to start from.
-        temperature: of both distributions; the loss is scaled by its square.
-        batch_size: blocks in one forward pass.
-        gradient_accumulation_steps: forward passes in one optimiser step.
-        epochs: passes over the calibration blocks.
-        max_steps: optimiser steps at most; ends training inside an epoch.
-        lr: AdamW learning rate at its peak. weight_decay: AdamW's.
-        gain_lr: the same for a gain of each site on its start: how much of the start is right is learned from far fewer
-            tokens than each of its entries. At 0 there are no gains.
-        max_grad_norm: clip of the joint gradient norm.
-        schedule: of the learning rate after ``warmup_steps`` of linear warm-up.
-        eval_every_steps: optimiser steps between validations; each epoch by default.
-        early_stopping_patience: validations without a lower KL before training ends; the best biases are then kept.
-        seed: of the data order. A space sets it by ``seeds``.
-    """
+    """How the biases are trained (SPON, arXiv:2512.12744; defaults are the seed study's)."""
 
     form: Literal["output_bias", "input_vector"] = "output_bias"
+    """``output_bias`` trains b; ``input_vector`` trains a with b = W a (the paper's form)."""
     init: Literal["zero", "bias_correction"] = "zero"
+    """Where training starts: ``zero``, where the model is the TEAL-only one, or ``bias_correction``, the mean of what
+    sparsification takes from a site's output (``trainables.teal.mean_removed``).
+    """
     init_scale: float = Field(default=0.5, gt=0, le=1)
+    """Share of that mean to start from."""
     temperature: float = Field(default=1.0, gt=0)
+    """Temperature of both distributions; the loss is scaled by its square."""
     batch_size: int = Field(default=8, ge=1)
+    """Blocks in one forward pass."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes in one optimiser step."""
     epochs: int = Field(default=10, ge=1)
+    """Passes over the calibration blocks."""
     max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps at most; ends training inside an epoch."""
     lr: float = Field(default=1e-5, gt=0)
+    """AdamW's learning rate at its peak."""
     gain_lr: float = Field(default=0.0, ge=0)
+    """Learning rate of a gain of each site on its start, which fewer tokens can tell than each of its entries. At 0
+    there are no gains.
+    """
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The joint norm of the gradient is clipped to this."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises in a straight line."""
     eval_every_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps between validations; each epoch by default."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Validations without a lower KL before training ends; the best biases are then kept."""
     seed: Seed = 42
+    """Seed of the data order. A space sets it by ``seeds``."""
 
     @model_validator(mode="after")
     def _gains_need_a_start(self) -> "TrainingConfig":
@@ -82,25 +83,28 @@ class TrainingConfig(Config):
 
 
 class SpaceConfig(Config):
-    """A sweep: one model, one corpus, and the grid of sparsities x allocations x seeds to train.
-
-    Attributes:
-        name: of the sweep; its folder under the storage directory and its parent run in MLflow.
-        sparsity: levels, each a fraction of the input entries set to zero.
-        seeds: data orders; each allocation is trained once for each.
-        search: which other masks are searched, if any.
-    """
+    """A sweep: one model, one corpus, and the grid of sparsities x allocations x seeds to train."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the sweep: of its folder under the storage directory and its parent run in MLflow."""
     model: ModelConfig = ModelConfig()
+    """The causal LM."""
     corpus: CorpusConfig = CorpusConfig()
+    """The text."""
     plan: PlanConfig = PlanConfig()
+    """What is sparsified, and how."""
     sparsity: tuple[Level, ...] = Field(min_length=1)
+    """Shares of the input entries that are set to zero, each a plan of its own."""
     allocations: tuple[AllocationConfig, ...] = Field(min_length=1)
+    """Which sites carry a bias, each a trial of its own."""
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
+    """Data orders; each allocation is trained once for each."""
     training: TrainingConfig = TrainingConfig()
+    """How biases are trained."""
     resources: ResourcesConfig = ResourcesConfig()
+    """What a trial asks of the machine or the cluster."""
     search: SearchConfig | None = None
+    """Which other masks are searched, if any."""
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "SpaceConfig":

@@ -13,18 +13,15 @@ Objective = Literal["val_kl_nats", "n_spon_params"]
 
 
 class Tpe(Config):
-    """Tree-structured Parzen estimators.
-
-    Attributes:
-        multivariate: model parameters jointly, in groups that occur together.
-        constant_liar: count running trials as poor, so that parallel ones differ.
-        n_startup_trials: random trials before the first modelled one.
-    """
+    """Tree-structured Parzen estimators."""
 
     name: Literal["tpe"] = "tpe"
     multivariate: bool = True
+    """Model parameters jointly, in groups that occur together."""
     constant_liar: bool = True
+    """Count running trials as poor, so that parallel ones differ."""
     n_startup_trials: int = Field(default=10, ge=1)
+    """Random trials before the first modelled one."""
 
 
 class Nsga2(Config):
@@ -32,6 +29,7 @@ class Nsga2(Config):
 
     name: Literal["nsga2"] = "nsga2"
     population_size: int = Field(default=20, ge=2)
+    """Masks of a generation."""
 
 
 class Random(Config):
@@ -49,7 +47,10 @@ class Grid(Config):
 Algorithm = Annotated[
     Tpe | Nsga2 | Random | Grid,
     Field(discriminator="name"),
-    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: {"name": value} if isinstance(value, str) else value,
+        json_schema_input_type=Literal["tpe", "nsga2", "random", "grid"] | Tpe | Nsga2 | Random | Grid,
+    ),
 ]
 
 
@@ -57,27 +58,26 @@ class SearchConfig(Config):
     """What stands under ``search:`` in a space.
 
     Every mask is trained with the first of the space's seeds, or scored on a proxy first.
-
-    Attributes:
-        masks: family of masks (``search_spaces.masks``).
-        algorithm: a mapping with a ``name``, or the bare name.
-        objectives: minimised together.
-        n_masks: budget, in masks.
-        seed: of the algorithm.
-        proxy: score masks without training them; without it, each is trained.
-        stopping: ends masks early, on validation KL after each rung of the proxy, or each validation of a training.
-            The algorithm is then told that they were stopped, never a score that is not on all text.
-        confirm: the final comparison.
     """
 
     masks: MaskFamily
+    """Which masks there are."""
     algorithm: Algorithm = Tpe()
+    """What proposes masks: a mapping with a ``name``, or the bare name."""
     objectives: tuple[Objective, ...] = ("val_kl_nats",)
+    """What is minimised: the KL, or the KL and the number of parameters, for their Pareto front."""
     n_masks: int = Field(default=64, ge=1)
+    """Masks that are evaluated."""
     seed: Seed = 42
+    """Seed of the algorithm."""
     proxy: ProxyConfig | None = None
+    """Score masks without training them; without it, each is trained."""
     stopping: Stopping = None
+    """Ends masks early, on validation KL after each rung of the proxy, or each validation of a training. The algorithm
+    is then told that they were stopped, never a score that is not on all text.
+    """
     confirm: ConfirmConfig = ConfirmConfig()
+    """The final comparison."""
 
     @field_validator("objectives")
     @classmethod

@@ -9,24 +9,24 @@ from search_spaces.sources import Config
 
 
 class ProxyConfig(Config):
-    """Score masks by switching sites of one set of shared biases on and off, and train only the best for real.
-
-    Attributes:
-        rungs: validation blocks on which a mask is scored, each rung with those of the one before. Between rungs
-            ``stopping`` decides who goes on; the score on the last one is the mask's score.
-        epochs: passes over the calibration text in the training of the shared biases; the space's own by default.
-        n_train: masks trained for real, the best on the proxy.
-        n_reference: masks drawn at random and scored on the last rung before the search, beside the space's own
-            allocations: what the algorithm has to beat, and what the text must be able to tell apart.
-        least_reliability: a search whose text tells these masks apart with a lower reliability stops there
-            (``sweep.search.power``). At 0 it always goes on.
-    """
+    """Score masks by switching sites of one set of shared biases on and off, and train only the best for real."""
 
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
+    """Validation blocks on which a mask is scored, each rung with those of the one before. Between rungs ``stopping``
+    decides who goes on; the score on the last one is the mask's score.
+    """
     epochs: int | None = Field(default=None, ge=1)
+    """Passes over the calibration text in the training of the shared biases; the space's own by default."""
     n_train: int = Field(default=8, ge=1)
+    """Masks trained for real, the best on the proxy."""
     n_reference: int = Field(default=10, ge=0)
+    """Masks drawn at random and scored on the last rung before the search, beside the space's own allocations: what the
+    algorithm has to beat, and what the text must be able to tell apart.
+    """
     least_reliability: float = Field(default=0.5, ge=0, lt=1)
+    """A search whose text tells these masks apart with a lower reliability stops there (``sweep.search.power``). At 0
+    it always goes on.
+    """
 
     @model_validator(mode="after")
     def _rungs_grow(self) -> "ProxyConfig":
@@ -36,51 +36,46 @@ class ProxyConfig(Config):
 
 
 class Asha(Config):
-    """Asynchronous successive halving: at each rung the best of so many go on.
-
-    Attributes:
-        grace_period: rungs of a proxy, or validations of a training, before the first decision.
-        reduction_factor: one in so many goes on.
-    """
+    """Asynchronous successive halving: at each rung the best of so many go on."""
 
     name: Literal["asha"] = "asha"
     grace_period: int = Field(default=1, ge=1)
+    """Rungs of a proxy, or validations of a training, before the first decision."""
     reduction_factor: float = Field(default=2, gt=1)
+    """One in so many goes on."""
 
 
 class Median(Config):
-    """Stop what is worse than the median of the others' running means.
-
-    Attributes:
-        grace_period: as of ``Asha``.
-        min_samples: trials that must have come as far before one is stopped.
-    """
+    """Stop what is worse than the median of the others' running means."""
 
     name: Literal["median"] = "median"
     grace_period: int = Field(default=1, ge=1)
+    """Rungs of a proxy, or validations of a training, before the first decision."""
     min_samples: int = Field(default=3, ge=1)
+    """Trials that must have come as far before one is stopped."""
 
 
 Stopping = Annotated[
     Asha | Median | None,
     Field(discriminator="name"),
-    BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: {"name": value} if isinstance(value, str) else value,
+        json_schema_input_type=Literal["asha", "median"] | Asha | Median | None,
+    ),
 ]
 
 
 class ConfirmConfig(Config):
-    """The final comparison: the chosen masks, the space's own allocations and controls, trained again and tested once.
-
-    Attributes:
-        seeds: data orders, other than those the choice was made with, if that is to be honest.
-        n_chosen: searched masks at most: the best at each number of parameters, on the Pareto front of the trained.
-        n_random: random masks of as many units, as controls; beside them are the first and the last units and, where
-            it is not empty, the mask inverted.
-    """
+    """The final comparison: the chosen masks, the space's own and controls, trained again and tested once."""
 
     seeds: tuple[Seed, ...] = Field(default=(1, 2, 3), min_length=1)
+    """Data orders, other than those the choice was made with, if that is to be honest."""
     n_chosen: int = Field(default=1, ge=1)
+    """Searched masks at most: those of the lowest KL, or on the Pareto front where parameters count too."""
     n_random: int = Field(default=5, ge=0)
+    """Random masks of as many units, as controls; beside them are the first and the last units and, where it is not
+    empty, the mask inverted.
+    """
 
     @property
     def most_searched(self) -> int:

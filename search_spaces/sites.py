@@ -10,7 +10,13 @@ from search_spaces.errors import SponError
 
 Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MODULES: tuple[Module, ...] = get_args(Module)
-Modules = Annotated[tuple[Module, ...], BeforeValidator(lambda value: MODULES if value == "all" else value)]
+Modules = Annotated[
+    tuple[Module, ...],
+    BeforeValidator(
+        lambda value: MODULES if value == "all" else value,
+        json_schema_input_type=Literal["all"] | tuple[Module, ...],
+    ),
+]
 """In a config: a list of module types, or ``all``."""
 
 

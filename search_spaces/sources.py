@@ -12,24 +12,22 @@ EMBEDDED = "embedded"
 class Config(BaseModel):
     """Base of every config: immutable, finite numbers only, and a key that is not declared is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(Config):
-    """A causal LM.
-
-    Attributes:
-        source: ``embedded`` (SmolLM2-135M-Instruct), a Hugging Face id, or a local directory.
-        revision: branch, tag or commit of a Hugging Face id.
-        dtype: of the frozen weights; biases and statistics are fp32 always. ``auto`` is bfloat16 on CUDA and on CPUs
-            that multiply it, else float32; the driver decides once, for all trials (``trainables.dtype``).
-        trust_remote_code: run code that comes with the model. Off unless asked for.
-    """
+    """A causal LM."""
 
     source: str = Field(default=EMBEDDED, min_length=1)
+    """``embedded`` (SmolLM2-135M-Instruct), a Hugging Face id, or a local directory."""
     revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the frozen weights; biases and statistics are fp32 always. ``auto`` is bfloat16 on CUDA and on CPUs that
+    multiply it, else float32; the driver decides once, for all trials (``trainables.dtype``).
+    """
     trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless asked for."""
 
     @model_validator(mode="after")
     def _revision_goes_with_a_hub(self) -> "ModelConfig":
@@ -42,40 +40,42 @@ class BlockCounts(Config):
     """How many token blocks each split gives at most."""
 
     calibration: int = Field(default=2048, ge=1)
+    """Blocks that biases and thresholds are made from."""
     validation: int = Field(default=256, ge=1)
+    """Blocks that choices are made on."""
     test: int = Field(default=1024, ge=1)
+    """Blocks of the final report, which nothing else reads."""
 
 
 class CorpusConfig(Config):
-    """Text, its three splits, and how it becomes token blocks.
-
-    Attributes:
-        source: ``embedded`` (English Wikipedia sample), ``files`` (local text or parquet), or a hub dataset id.
-        name: configuration of a hub dataset, such as ``wikitext-103-raw-v1``.
-        revision: of a hub dataset.
-        splits: for a hub dataset, its split for each of ours. Without a validation split, every tenth calibration
-            document is taken for it.
-        files: for ``files``, paths for each split (the same rule for a missing validation split).
-        document: what one document is. Intervals resample documents, and no document is torn for a missing validation
-            split. A ``row`` is one of a dataset or parquet file, or a line of a text file; ``paragraph`` and ``file``
-            are for text files only. With ``heading``, each level-one heading, `` = Title = `` as in WikiText, starts an
-            article, and an article is a document.
-        text_column: the column to read.
-        block_size: tokens in a block.
-        blocks: how many blocks at most.
-        pick: the ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it.
-    """
+    """Text, its three splits, and how it becomes token blocks."""
 
     source: str = Field(default=EMBEDDED, min_length=1)
+    """``embedded`` (English Wikipedia sample), ``files`` (local text or parquet), or a hub dataset id."""
     name: str | None = None
+    """Configuration of a hub dataset, such as ``wikitext-103-raw-v1``."""
     revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
     splits: dict[Split, str] = {"calibration": "train", "validation": "validation", "test": "test"}
+    """For a hub dataset, its split for each of ours. Without a validation split, every tenth calibration document is
+    taken for it.
+    """
     files: dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+    """For ``files``, paths for each split (the same rule for a missing validation split)."""
     document: Literal["row", "paragraph", "file", "heading"] = "row"
+    """What one document is. Intervals resample documents, and no document is torn for a missing validation split. A
+    ``row`` is one of a dataset or parquet file, or a line of a text file; ``paragraph`` and ``file`` are for text files
+    only. With ``heading``, each level-one heading, `` = Title = `` as in WikiText, starts an article, and an article is
+    a document.
+    """
     text_column: str = "text"
+    """The column to read."""
     block_size: int = Field(default=128, ge=2)
+    """Tokens in a block."""
     blocks: BlockCounts = BlockCounts()
+    """How many blocks each split gives at most."""
     pick: Literal["first", "spread"] = "first"
+    """The ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it."""
 
     @model_validator(mode="after")
     def _documents_fit_the_source(self) -> "CorpusConfig":

@@ -55,6 +55,8 @@ def command_line() -> argparse.ArgumentParser:
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     board = add("board", _board, "print the table of a sweep")
     sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
+    schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
+    schema.add_argument("--markdown", action="store_true", help="as a page for people, docs/config.md")
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
@@ -192,6 +194,13 @@ def _sync(arguments: argparse.Namespace) -> int:
         copied = copy_studies(folder.journal, database)
     told = Tracker(uri, folder).sync_all()
     return 0 if told and copied else 1
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from search_spaces.reference import as_markdown, json_schema
+
+    print(as_markdown() if arguments.markdown else json_schema(), end="")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
