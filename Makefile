@@ -11,7 +11,7 @@ ROOMS := search_spaces trainables sweep analysis
 sweep: .venv/ready
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
 
-test: .venv/evaluate
+test: .venv/develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
@@ -32,7 +32,7 @@ bench: .venv/ready
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	touch $@
 
-# Both files at once, so that what is optional cannot move a pin
-.venv/evaluate: requirements-evaluate.txt .venv/ready
-	$(PIP_INSTALL) $(addprefix --requirement ,requirements.txt $<)
+# All files at once, so that what is optional cannot move a pin
+.venv/develop: requirements-dev.txt requirements-evaluate.txt .venv/ready
+	$(PIP_INSTALL) --requirement requirements.txt --requirement requirements-dev.txt --requirement requirements-evaluate.txt
 	touch $@

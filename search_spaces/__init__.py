@@ -2,3 +2,5 @@
 
 Nothing here imports torch or Ray, so a space can be checked on any machine in milliseconds.
 """
+
+__version__ = "0.1.0"

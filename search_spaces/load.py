@@ -26,12 +26,13 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
     """Read a space and apply ``--set`` overrides.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a shipped space, such as ``embedded``.
         overrides: ``dotted.key=value`` pairs; the value is read as YAML.
 
     Raises:
         SponError: if the file cannot be read, is not a mapping, repeats a key, or does not satisfy the schema.
     """
+    path = _shipped(path)
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
@@ -47,6 +48,13 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
     for override in overrides or []:
         _override(raw, override)
     return parse_space(raw, f"{path} with --set {' '.join(overrides)}" if overrides else str(path))
+
+
+def _shipped(path: Path) -> Path:
+    """The path, or the space of that name that comes with the product where there is no such file."""
+    shipped = Path(__file__).parent / path.with_suffix(".yaml").name
+    bare = path.parent in (Path(), Path("search_spaces"))
+    return shipped if bare and not path.exists() and shipped.exists() else path
 
 
 def parse_space(raw: dict[str, Any], where: str) -> SpaceConfig:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from search_spaces import __version__
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
@@ -39,6 +40,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sweep", description="Find which layers of an activation-sparse LLM need a SPON bias."
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:

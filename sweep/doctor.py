@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0
 _REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
+"""Of a checkout; an installed package knows its own."""
 
 
 class Finding(NamedTuple):
@@ -51,7 +52,8 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    pins = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*\])?==([^\s#]+)", _REQUIREMENTS.read_text(), re.MULTILINE)
+    wanted = _REQUIREMENTS.read_text() if _REQUIREMENTS.exists() else "\n".join(requires("spon-sweep") or ())
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([^\s#;]+)(?!.*extra ==)", wanted, re.MULTILINE)
     wrong = [f"{name} {have or 'missing'} (want {want})" for name, want in pins if (have := _installed(name)) != want]
     if wrong:
         yield Finding("FAULT", f"packages: {', '.join(wrong)}", "pip install -r requirements.txt")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from search_spaces import __version__
 from search_spaces.errors import SponError
 from search_spaces.files import first_fault
 from search_spaces.schema import Config, TrialConfig
@@ -39,7 +40,7 @@ class CheckpointMeta(Config):
         realised_sparsity: fraction really zeroed at each site on the validation split, without biases.
         metrics: final ones by name, units in the names.
         history: metrics of each validation during training.
-        versions: of the libraries that made it.
+        versions: of this product and of the libraries that made it.
         commit: of this code, if it ran from a git checkout.
     """
 
@@ -70,8 +71,8 @@ class Checkpoint:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a result; a trial by itself needs neither Ray nor MLflow installed."""
-    return {name: version(name) for name in _LIBRARIES if find_spec(name)}
+    """Versions of this product and of the libraries that decide a result, of which a trial by itself needs only some."""
+    return {"spon-sweep": __version__, **{name: version(name) for name in _LIBRARIES if find_spec(name)}}
 
 
 def code_commit() -> str | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from search_spaces import __version__
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
@@ -205,7 +206,7 @@ def test_the_width_of_an_input_vector_is_that_of_the_input(finished, tiny_bench)
 
 def test_versions_are_those_of_what_is_installed(monkeypatch):
     monkeypatch.setattr(module, "_LIBRARIES", ("torch", "a_library_that_nobody_has"))
-    assert library_versions() == {"torch": torch.__version__}
+    assert library_versions() == {"spon-sweep": __version__, "torch": torch.__version__}
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch):

@@ -1,0 +1,67 @@
+"""The wheel: what others install has all that the commands read, from any directory."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from search_spaces import __version__
+from search_spaces.load import load_space
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheel of the files that are here; built elsewhere, as building leaves files behind."""
+    source, wheels = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheels")
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    archive = subprocess.run(
+        ["tar", "cf", "-", "-T", "-"], cwd=ROOT, input=files.stdout, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "xf", "-", "-C", source], input=archive.stdout, check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", wheels, source]
+    subprocess.run(build, check=True)
+    (wheel,) = wheels.glob("spon_sweep-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(wheels / "site")
+    return wheels / "site"
+
+
+def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    command = [sys.executable, "-P", "-m", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_file_that_the_code_reads_is_in_the_wheel(installed: Path) -> None:
+    rooms = ("search_spaces", "trainables", "sweep", "analysis")
+    here = {file.relative_to(ROOT) for room in rooms for file in (ROOT / room).rglob("*") if file.is_file()}
+    packed = {file.relative_to(installed) for file in installed.rglob("*") if file.is_file()}
+    assert {file for file in here if "__pycache__" not in file.parts} <= packed
+    assert not any(file.parts[0] == "tests" for file in packed)
+
+
+def test_its_requirements_are_those_of_running_it(installed: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    needed = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist:")]
+    always = [line for line in needed if "extra ==" not in line]
+    assert any("torch==" in line for line in always)
+    assert not any(tool in line for line in always for tool in ("pytest", "ruff", "mypy"))
+    assert any("lm-eval" in line and "evaluate" in line for line in needed)
+
+
+@pytest.mark.parametrize("room", ["sweep", "analysis"])
+def test_a_command_says_its_version_from_any_directory(installed: Path, tmp_path: Path, room: str) -> None:
+    assert run(installed, tmp_path, room, "--version").stdout.strip() == __version__
+
+
+def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_space(Path("embedded")).name == "embedded"
+    assert load_space(Path("search_spaces/embedded-levels.yaml")).name == "embedded-levels"
+    (tmp_path / "embedded.yaml").write_text("{name: mine, sparsity: [0.5], allocations: [UNIF-ALL]}")
+    assert load_space(Path("embedded.yaml")).name == "mine"
