@@ -71,7 +71,7 @@ class Checkpoint:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of this product and of the libraries that decide a result, of which a trial by itself needs only some."""
+    """Versions of this product and of the libraries that decide a result; a trial by itself needs only some of them."""
     return {"spon-sweep": __version__, **{name: version(name) for name in _LIBRARIES if find_spec(name)}}
 
 
