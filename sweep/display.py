@@ -58,6 +58,7 @@ class Display:
         self._began = self._spoke = clock()
         self._doing, self._since = Activity("starting"), self._began
         self._workers: dict[str, tuple[Activity, float]] = {}
+        self._left: dict[str, Activity] = {}
         self._known: set[str] = set()
         self._stage: Stage | None = None
         self._ask: Callable[[], Heard | None] = lambda: None
@@ -148,18 +149,24 @@ class Display:
         now = self._clock()
         for who, activity in heard.news:
             self._introduce(activity, who)
-        for who in self._workers.keys() - heard.now.keys():
+        at_work = {who: activity for who, activity in heard.now.items() if self._left.get(who) != activity}
+        for who in self._workers.keys() - at_work.keys():
             del self._workers[who]
-        for who, activity in heard.now.items():
+        for who, activity in at_work.items():
             before, since = self._workers.get(who, (None, now))
             self._workers[who] = activity, since if before and before.what == activity.what else now
             if self._stage:
                 self._stage.heard(who, activity, now)
 
     def follow(self, stage: Stage | None) -> None:
-        """Show how far a stage is, from now on; None for no stage."""
+        """Show how far a stage is, from now on; None for no stage.
+
+        What workers did last in a stage is over with it: one that a scheduler stopped says nothing more.
+        """
         with self._lock:
             self._stage, self._since = stage, self._clock()
+            self._left |= {who: activity for who, (activity, _) in self._workers.items()}
+            self._workers.clear()
 
     @contextmanager
     def asking(self, ask: Callable[[], Heard | None]) -> Iterator[None]:

@@ -140,6 +140,21 @@ def test_news_of_workers_are_lines_once(display: Display, clock: Clock, out: io.
     ]
 
 
+def test_a_worker_that_was_stopped_with_its_stage_is_not_shown_in_the_next(display: Display, clock: Clock) -> None:
+    stopped, other = Activity("mask", 4, 4, "batch"), Activity("training", 1, 16, "step")
+    display.follow(Stage())
+    display._ask = lambda: Heard({TRIAL: stopped})
+    display.ask()
+    assert [what for _, what in display.view().workers] == ["mask, batch 4 of 4"]
+    display.follow(None)
+    display.follow(Stage())
+    display.ask()
+    assert display.view().workers == ()
+    display._ask = lambda: Heard({TRIAL: other})
+    display.ask()
+    assert [what for _, what in display.view().workers] == ["training, step 1 of 16"]
+
+
 def test_many_workers_are_counted(display: Display, clock: Clock, out: io.StringIO) -> None:
     heard = Heard({f"trial-{n}": Activity("training", n, 24, "step") for n in range(64)})
     display.follow(Stage())
