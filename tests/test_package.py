@@ -65,3 +65,7 @@ def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest
     assert load_space(Path("search_spaces/embedded-levels.yaml")).name == "embedded-levels"
     (tmp_path / "embedded.yaml").write_text("{name: mine, sparsity: [0.5], allocations: [UNIF-ALL]}")
     assert load_space(Path("embedded.yaml")).name == "mine"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
