@@ -1,21 +1,26 @@
 """What was found, logged beside the trials in MLflow. Disk comes first: an MLflow that is away costs a line."""
 
+import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.finding import read_analysis
+from analysis.finding import Analysis, read_analysis
 from trainables.tracking import EXPERIMENT, TRIAL_TAG, bound_waiting
 
 _FOLDER = "analysis"
 _SQLITE = "sqlite:///"
 _UNNAMEABLE = re.compile(r"[^\w\-./ ]")
 """What MLflow takes in no metric's name."""
+_UNSPOKEN = re.compile(r"[^a-z0-9]+")
 
 
 def log_results(tracking_uri: str, out: Path) -> None:
     """Log each checkpoint's results to the runs of its trial, and the report and comparison to their parents.
+
+    Effects are metrics, such as ``analysis/worth/all_biases_minus_none``: *Compare* sets them side by side.
 
     Args:
         tracking_uri: of MLflow.
@@ -68,12 +73,27 @@ def _runs(client: Any, experiment: str, identity: str) -> Sequence[Any]:
     return found
 
 
+def _effects(analysis: Analysis) -> list[Any]:
+    """The effects of all findings as MLflow's metrics."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    named = {
+        f"{_FOLDER}/{finding.analysis}/{_UNSPOKEN.sub('_', effect.label.lower()).strip('_')}": effect.value
+        for finding in analysis.findings
+        for effect in finding.effects
+    }
+    return [Metric(name, value, now, 0) for name, value in named.items() if math.isfinite(value)]
+
+
 def _log_results(client: Any, experiment: str, out: Path) -> None:
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     parents: set[str] = set()
     for file in sorted(out.glob("*/analysis.json")):
-        for run in _runs(client, experiment, read_analysis(file).subjects[0].identity):
+        analysis = read_analysis(file)
+        for run in _runs(client, experiment, analysis.subjects[0].identity):
+            client.log_batch(run.info.run_id, metrics=_effects(analysis))
             client.log_artifacts(run.info.run_id, str(file.parent), _FOLDER)
             parents |= {run.data.tags[MLFLOW_PARENT_RUN_ID]} if MLFLOW_PARENT_RUN_ID in run.data.tags else set()
     for parent in parents:

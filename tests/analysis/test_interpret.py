@@ -97,6 +97,11 @@ def test_results_are_with_the_trials_runs_and_the_report_with_the_parent(interpr
         identity = read_analysis(file).subjects[0].identity
         (run,) = client.search_runs([experiment.experiment_id], f"tags.`spon.trial` = '{identity}'")
         assert "analysis/analysis.json" in {f.path for f in client.list_artifacts(run.info.run_id, "analysis")}
+        found = {finding.analysis: finding.effects for finding in read_analysis(file).findings}
+        kl = next(effect.value for effect in found["perplexity"] if effect.label == "of which KL")
+        assert run.data.metrics["analysis/perplexity/of_which_kl"] == kl
+        logged = {name.split("/")[1] for name in run.data.metrics if name.startswith("analysis/")}
+        assert logged >= set(found) - {"norms"}  # two layers have no trend with depth
     parent = json.loads((interpreted.swept.folder.path / "parent.json").read_text())["run"]
     assert "analysis/report.html" in {f.path for f in client.list_artifacts(parent, "analysis")}
 
