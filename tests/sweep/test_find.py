@@ -2,14 +2,22 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from search_spaces.errors import SponError
-from sweep.find import space_to_find
-from sweep.folder import SweepFolder
+from search_spaces.resolve import Fingerprints, resolve_grid
+from search_spaces.schema import SpaceConfig, TrialConfig
+from sweep import find
+from sweep.find import space_to_find, within_budget
+from sweep.folder import SweepFolder, create_sweep
+from sweep.levels import unmeasured
+from sweep.plan import Cost
 from tests.conftest import VOCABULARY
+from tests.search_spaces.conftest import make_shape
 from tests.swept import run
 
 
@@ -58,3 +66,59 @@ def test_a_sparsity_that_cannot_be_is_refused() -> None:
 @pytest.mark.parametrize("model", ["org/Some-Model", "/a/b/Some-Model"])
 def test_the_name_tells_model_and_sparsity(model: str) -> None:
     assert space_to_find(model, 0.5, []).name == "find-Some-Model-s0.50"
+
+
+# A budget
+
+
+def budgeted(minutes: float, storage: Path, monkeypatch: pytest.MonkeyPatch, step: float = 1.0) -> SpaceConfig:
+    """The space within a budget on a machine whose steps take so many seconds, and its passes a tenth a block."""
+    space = space_to_find("embedded", 0.5, [])
+    monkeypatch.setattr(find, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(find, "_rehearsed", lambda space: (Cost(step, 0.1, 0), trials_of_all(space)))
+    return within_budget(space, minutes, storage)
+
+
+class InThisProcess:
+    """Stands for a pool of processes."""
+
+    def __init__(self, *given: object) -> None:
+        pass
+
+    def __enter__(self) -> "InThisProcess":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        pass
+
+    def submit(self, work: Callable[[SpaceConfig], object], space: SpaceConfig) -> SimpleNamespace:
+        return SimpleNamespace(result=lambda: work(space))
+
+
+def trials_of_all(space: SpaceConfig) -> list[TrialConfig]:
+    shape, prints = make_shape(4), Fingerprints("m", "c")
+    return [trial for one in unmeasured(space) for trial in resolve_grid(one, shape, prints)[0]]
+
+
+def test_more_minutes_are_more_text_in_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    less, more = (budgeted(minutes, tmp_path, monkeypatch).corpus.blocks for minutes in (5.0, 10.0))
+    assert 64 < less.calibration < more.calibration
+    assert less.calibration % 8 == more.calibration % 8 == 0
+    assert (less.validation, less.test) == (more.validation, more.test) == (24, 48)
+    # a block costs a teacher's pass and an eighth of a step
+    assert more.calibration - less.calibration == pytest.approx(5 * 60 / (0.1 + 1 / 8), abs=8)
+
+
+def test_a_slow_machine_gets_less_text_and_a_budget_below_the_least_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast, slow = (budgeted(8.0, tmp_path, monkeypatch, step).corpus.blocks.calibration for step in (1.0, 4.0))
+    assert slow < fast
+    with pytest.raises(SponError, match=r"at least \d+ min on this machine, but got 1 \(at --budget\)"):
+        budgeted(1.0, tmp_path, monkeypatch)
+
+
+def test_a_sweep_that_has_begun_goes_on_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = budgeted(5.0, tmp_path, monkeypatch)
+    create_sweep(tmp_path, begun)
+    assert budgeted(50.0, tmp_path, monkeypatch, step=9.0) == begun
