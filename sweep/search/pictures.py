@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Affine2D, Bbox
 from numpy.typing import NDArray
 
 from search_spaces.sites import MODULES, Site
 
 _SMALL = 7  # points
 _BEST_AT_LEAST = 5
+_MARKERS = "DsP^v<>X*"
 
 
 def expected_best(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,9 +80,7 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
         _points(axis, trained, "n_spon_params", score)
         axis.set(xlabel="SPON parameters", ylabel=label)
         axis.xaxis.set_major_formatter("{x:,.0f}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    for axis, score in zip(axes, scores, strict=True):
-        _label_named(figure, axis, trained, "n_spon_params", score)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=_SMALL + 1)
     return figure
 
 
@@ -93,8 +91,7 @@ def proxy_figure(trained: pd.DataFrame) -> Figure:
     axis = figure.subplots()
     _points(axis, rows, "val_kl_nats", "proxy_kl_nats")
     axis.set(xlabel="validation KL after training, nats per token", ylabel="KL on the proxy, nats per token")
-    figure.legend(loc="outside upper center", ncols=2)
-    _label_named(figure, axis, rows, "val_kl_nats", "proxy_kl_nats")
+    figure.legend(loc="outside right upper", fontsize=_SMALL + 1)
     return figure
 
 
@@ -103,52 +100,14 @@ def _on_proxy(trained: pd.DataFrame) -> pd.DataFrame:
 
 
 def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    for kind, label, marker, colour in (("searched", "searched", "o", "C0"), ("named", "named allocation", "D", "C1")):
-        some = rows[rows["kind"] == kind]
-        axis.plot(some[x], some[y], marker, color=colour, alpha=0.8, markersize=5, label=label)
+    """The searched masks as one series, each named allocation as its own."""
+    searched = rows[rows["kind"] == "searched"]
+    axis.plot(searched[x], searched[y], "o", color="C0", alpha=0.8, markersize=5, label="searched")
+    named = rows[rows["kind"] == "named"]
+    for place, (_, row) in enumerate(named.iterrows()):
+        marker, colour = _MARKERS[place % len(_MARKERS)], f"C{1 + place % 9}"
+        axis.plot([row[x]], [row[y]], marker, color=colour, markersize=7, label=row["name"])
     axis.margins(0.08)
-
-
-def _label_named(figure: Figure, axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """Write the names beside the named points, moved up or down where they would cover one another."""
-    named = rows[rows["kind"] == "named"].sort_values(y)
-    figure.draw_without_rendering()  # places the axis in the figure
-    to_points = Affine2D().scale(72 / figure.dpi)
-    spots = (axis.transData + to_points).transform(named[[x, y]].to_numpy(np.float64))
-    taken = [Bbox.from_bounds(left - 3, low - 3, 6, 6) for left, low in spots]
-    for (_, row), (left, low) in zip(named.iterrows(), spots, strict=True):
-        box = _free_box(left, low, 0.65 * _SMALL * len(row["name"]), axis.bbox.transformed(to_points), taken)
-        taken.append(box)
-        on_right = bool(box.x0 > left)
-        axis.annotate(
-            row["name"],
-            (row[x], row[y]),
-            (6 if on_right else -6, (box.y0 + box.y1) / 2 - low),
-            textcoords="offset points",
-            ha="left" if on_right else "right",
-            va="center",
-            fontsize=_SMALL,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "C1",
-                "linewidth": 0.5,
-                "relpos": (1 - on_right, 0.5),
-                "shrinkA": 0,
-            },
-        )
-
-
-def _free_box(left: float, low: float, width: float, frame: Bbox, taken: list[Bbox]) -> Bbox:
-    """The place for a label nearest to its point, inside the frame and clear of what is taken; all in points."""
-    places = [
-        Bbox.from_bounds(start, low + shift, width, _SMALL + 2)
-        for shift in sorted(range(-150, 151, 3), key=abs)  # first just above the point: the front runs through it
-        for start in (left + 6, left - 6 - width)
-    ]
-    inside = [
-        box for box in places if frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 < box.y1 < frame.y1
-    ]
-    return next((box for box in inside if not box.count_overlaps(taken)), places[0])
 
 
 def mask_figure(masks: pd.DataFrame, num_layers: int, most: int = 60) -> Figure:

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import AxesImage
-from matplotlib.text import Text
 
 from sweep.search.pictures import (
     chosen_figure,
@@ -84,18 +83,12 @@ def test_the_front_is_drawn_as_far_as_the_largest_mask(trained: pd.DataFrame) ->
     assert front.get_xydata().tolist() == [[8, 0.4], [16, 0.2], [32, 0.2]]
 
 
-def test_named_allocations_are_labelled_in_both_panels(trained: pd.DataFrame) -> None:
-    labels = [sorted(text.get_text() for text in axis.texts) for axis in pareto_figure(trained).axes]
-    assert labels == [["TOP-25", "TOP-50", "UNIF-ALL"]] * 2
-
-
-def test_labels_of_neighbouring_points_do_not_overlap(trained: pd.DataFrame) -> None:
-    crowd = pd.concat([trained.head(1).assign(name=f"TOP-{i}", val_kl_nats=0.4 + i / 1e5) for i in range(8)])
-    figure = pareto_figure(pd.concat([crowd, trained]))
-    figure.draw_without_rendering()
-    texts = figure.axes[0].texts
-    boxes = [Text.get_window_extent(text) for text in texts]  # an annotation's own extent has its line in it
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+def test_a_named_allocation_is_a_series_of_its_own_in_both_panels(trained: pd.DataFrame) -> None:
+    for axis, score in zip(pareto_figure(trained).axes, ("val_kl_nats", "val_ppl"), strict=True):
+        series = lines(axis)
+        for _, row in trained[trained["kind"] == "named"].iterrows():
+            assert series[row["name"]].get_xydata().tolist() == [[row["n_spon_params"], row[score]]]
+        assert len(series["searched"].get_xydata()) == 2
 
 
 def test_a_heat_map_is_filled_at_the_sites_of_each_mask_with_the_best_on_top(masks: pd.DataFrame) -> None:
@@ -139,7 +132,7 @@ def test_the_most_important_parameter_is_on_top() -> None:
 
 def test_the_proxy_is_compared_where_a_mask_has_both_scores(trained: pd.DataFrame) -> None:
     drawn = lines(proxy_figure(trained).axes[0])
-    assert drawn["named allocation"].get_xydata().tolist() == [[0.3, 0.35]]
+    assert drawn["TOP-50"].get_xydata().tolist() == [[0.3, 0.35]]
     assert drawn["searched"].get_xydata().tolist() == [[0.2, 0.3], [0.25, 0.2]]
 
 
