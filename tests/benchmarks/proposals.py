@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.proposals --masks 2000
 
-Masks of half the sites of o_proj and down_proj, as in `embedded-search.yaml`; a mask's score is a hash of it.
+Masks of half the sites of o_proj and down_proj; a mask's score is a hash of it.
 """
 
 import argparse
