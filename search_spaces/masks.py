@@ -301,8 +301,8 @@ class Ranked(_Family):
         def rank(site: Site) -> float:
             return weights["gain"] * gains[site] + weights["depth"] * site.layer / depth + weights[site.module]
 
-        best = sorted(sites, key=lambda site: (-rank(site), -gains[site]))[: self.k]
-        return tuple(site for site in sites if site in set(best))
+        best = set(sorted(sites, key=lambda site: (-rank(site), -gains[site]))[: self.k])
+        return tuple(site for site in sites if site in best)
 
     def _ranks(self, sites: list[Site]) -> dict[Site, float]:
         """The place of each site by its gain, from 0 to 1."""

@@ -99,8 +99,8 @@ def write_findings(findings: Findings, selection: Selection | None, directory: P
     return _write(findings, lines, directory)
 
 
-def write_stop(power: Power, least: float, directory: Path) -> str:
-    """The same of a search that ended before its first proposal.
+def write_stop(power: Power, least: float, directory: Path) -> list[str]:
+    """The same of a search that ended before its first proposal; returns the lines that say why.
 
     Args:
         power: of its text, which is too low.
@@ -114,7 +114,8 @@ def write_stop(power: Power, least: float, directory: Path) -> str:
         "(corpus.blocks.validation, search.proxy.rungs)",
         "to search all the same, set search.proxy.least_reliability to 0; either way under a new name",
     ]
-    return _write(Findings(Counts(), None, power), power_lines(power) + stop, directory)
+    _write(Findings(Counts(), None, power), power_lines(power) + stop, directory)
+    return stop
 
 
 def _write(findings: Findings, lines: list[str], directory: Path) -> str:

@@ -88,11 +88,12 @@ class Search:
         """
         power = None
         if proxy := search_of(self.space).proxy:
-            shared = self._share()
+            self._share()
             power = self._look(proxy)
             if power and power.reliability is not None and power.reliability < proxy.least_reliability:
-                write_stop(power, proxy.least_reliability, self.folder.path)
-                return shared
+                for line in write_stop(power, proxy.least_reliability, self.folder.path):
+                    say(line)
+                return Outcome(0, 0, 0)
         self._propose()
         trained = self._train("train", [*self.named, *self.candidates()])
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
@@ -135,16 +136,14 @@ class Search:
         speed = run_trials(self.folder, self.shape, missing, self.tracking_uri, stage).speed if missing else None
         return replace(outcome(self.folder, distinct), speed=speed)
 
-    def _share(self) -> Outcome:
+    def _share(self) -> None:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
         folder = self.folder.trial(self.shared)
         if self.shared.identity not in {trial.identity for trial in self.named}:
             folder.set_aside(self.shared)
-        shared = self._train("shared", [self.shared])
-        if shared.failed:
+        if self._train("shared", [self.shared]).failed:
             rule = "shared biases must be trained before masks are scored"
             raise SponError(f"{rule}, but {folder.failure} (at search.proxy)")
-        return shared
 
     def _look(self, proxy: ProxyConfig) -> Power | None:
         """Score masks that span the search, and see how well this text tells them apart."""

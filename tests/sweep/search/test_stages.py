@@ -130,6 +130,27 @@ def test_the_stages_are_on_record_and_the_status_says_that_it_is_over(searched: 
     assert "search: over; selection.json has what was chosen" in ran.out
 
 
+def test_a_search_by_measured_gains_stops_where_its_text_cannot_tell(tiny_space: dict, tmp_path: Path) -> None:
+    changes = {
+        "masks": {"family": "ranked", "modules": MODULES, "k": 2},
+        "proxy": {"rungs": [12], "n_train": 2, "n_reference": 3, "least_reliability": 0.999},
+        "stopping": None,
+    }
+    raw = searched_space(tiny_space, **changes) | {"allocations": ["BASELINE-TEAL", "ATTN-ONLY", "GAIN-50"]}
+    raw |= {"plan": {"rule": "topk", "modules": MODULES, "levels": "fisher"}}
+    space = write_space(raw, tmp_path)
+    ran = run("search", space, "--storage", tmp_path / "runs")
+    assert ran.code == 0, ran.out + ran.err
+    assert "the search stops here: a reliability of 0.999 is asked for" in ran.out
+    folder = SweepFolder(tmp_path / "runs" / "tiny")
+    (key,) = json.loads((folder.path / "importance.json").read_text())
+    assert key.startswith("GAIN ")
+    assert list(folder.stages) == ["shared", "reference"]
+    assert not (folder.path / "masks.jsonl").exists()
+    status = run("status", "tiny", "--storage", tmp_path / "runs")
+    assert "its text cannot tell masks apart" in status.out
+
+
 def test_the_same_command_again_runs_nothing(searched: Swept) -> None:
     before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
     ran = run("search", searched.space, "--storage", searched.storage)
