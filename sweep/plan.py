@@ -15,7 +15,7 @@ from search_spaces.comparison import shared_trial
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
-from search_spaces.sites import ModelShape, Site
+from search_spaces.sites import ModelShape, Module, Site, module_label
 from sweep.display import say
 from sweep.levels import measured_blocks, unmeasured
 from sweep.search.measure import without_ranked
@@ -167,11 +167,14 @@ def _listing(trials: list[TrialConfig]) -> str:
 
 
 def _summary(sites: tuple[str, ...]) -> str:
-    """Sites as layer ranges a module, such as ``down_proj 0-14``."""
-    layers: dict[str, list[int]] = {}
+    """Sites as layer ranges of modules, such as ``down_proj 0-14``."""
+    layers: dict[Module, list[int]] = {}
     for site in map(Site.parse, sites):
         layers.setdefault(site.module, []).append(site.layer)
-    return "; ".join(f"{module} {_ranges(indices)}" for module, indices in layers.items()) or "none"
+    modules: dict[str, list[Module]] = {}
+    for module, indices in layers.items():
+        modules.setdefault(_ranges(indices), []).append(module)
+    return "; ".join(f"{module_label(alike)} {ranges}" for ranges, alike in modules.items()) or "none"
 
 
 def _ranges(indices: list[int]) -> str:

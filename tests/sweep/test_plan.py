@@ -13,7 +13,7 @@ def test_a_plan_lists_every_trial_with_its_sites_and_parameters(
     print_plan(parse_space(tiny_raw, "test"), measure=False)
     out = capsys.readouterr().out
     assert "tiny: 4 trials" in out
-    assert "o_proj 0-1; down_proj 0-1" in out
+    assert "o_proj+down_proj 0-1" in out
     assert "TOP-75 is the same mask as TOP-50" in out
     assert "128" in out  # HYBRID-OD: two layers, two modules, 32 wide
 
