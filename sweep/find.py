@@ -34,7 +34,7 @@ _BLOCKS = {"cpu": (128, 24, 48), "cuda": (1024, 256, 256)}
 """Calibration, validation and test blocks by the kind of device."""
 _LEAST, _MOST = 64, 8192
 """Calibration blocks that a budget may come to."""
-_STARTING = 60.0
+_STARTING = 150.0
 """Seconds of a sweep that are neither steps nor passes: workers that start, and files."""
 _TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 8}
 
