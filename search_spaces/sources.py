@@ -75,7 +75,9 @@ class CorpusConfig(Config):
     blocks: BlockCounts = BlockCounts()
     """How many blocks each split gives at most."""
     pick: Literal["first", "spread"] = "first"
-    """The ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it."""
+    """The ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it, in an order of which
+    every beginning is spread too.
+    """
 
     @model_validator(mode="after")
     def _documents_fit_the_source(self) -> "CorpusConfig":

@@ -26,10 +26,12 @@ from trainables.activity import tell
 from trainables.cache import cached, content_key
 from trainables.documents import documents_of, source_version
 
-SCHEMA = 2
+SCHEMA = 3
 """Of a prepared corpus; raise it when the same config gives other blocks or another layout."""
 
 _BATCH = 256  # rows in one tokenizer call
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, less their whole parts, lie evenly in 0 to 1, as many as one takes and from wherever."""
 _SHARED_CHARACTERS = 200  # headings and other short lines recur in any text; a paragraph this long does not
 
 
@@ -142,10 +144,16 @@ def _block_starts(n_tokens: int, block_size: int) -> range:
 
 
 def _pick(starts: range, wanted: int, pick: str) -> list[int]:
-    """At most ``wanted`` of the blocks: the first ones, or ones at even distances from the first to the last."""
-    if pick == "first" or len(starts) <= wanted:
+    """At most ``wanted`` of the blocks: the first ones, or ones at even distances from the first to the last.
+
+    The latter come in an order of which every beginning is spread as well: what reads only some blocks of a split, as
+    thresholds do, reads of many documents.
+    """
+    if pick == "first":
         return list(starts[:wanted])
-    return [starts[int(i)] for i in torch.linspace(0, len(starts) - 1, wanted, dtype=torch.float64).round()]
+    even = torch.linspace(0, len(starts) - 1, min(wanted, len(starts)), dtype=torch.float64).round()
+    order = (torch.arange(len(even), dtype=torch.float64) * _GOLDEN % 1).argsort().argsort()
+    return [starts[int(i)] for i in even[order]]
 
 
 def _cut(stream: _Stream, starts: list[int], block_size: int) -> tuple[Blocks, dict[bytes, str]]:

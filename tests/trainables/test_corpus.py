@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,15 @@ def test_spread_covers_more_documents_than_first(files: Files, tokenizer: PreTra
 
 def test_spread_goes_from_the_first_block_to_the_last(files: Files, tokenizer: PreTrainedTokenizerFast) -> None:
     prepared = prepare_corpus(_config(files, blocks=_few(3), pick="spread"), tokenizer, "words")
-    assert load_blocks(prepared, "calibration").tokens[:, 0].tolist() == [1, 65, 129]
+    assert sorted(load_blocks(prepared, "calibration").tokens[:, 0].tolist()) == [1, 65, 129]
+
+
+@pytest.mark.parametrize("few", [4, 8, 32])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_every_beginning_of_spread_blocks_is_spread_and_so_is_every_second_or_third(few: int, every: int) -> None:
+    starts = sorted(corpus_module._pick(range(0, 1000), 128, "spread")[::every][:few])
+    gaps = [after - before for before, after in itertools.pairwise([0, *starts, 999])]
+    assert max(gaps) < 2.7 * 1000 / few
 
 
 @pytest.mark.parametrize("wanted", range(1, 18))
