@@ -1,5 +1,5 @@
-# Two commands: `make sweep` and `make test`; `make docs` writes what is made from the code, `make bench` measures. Each sets up .venv first if
-# requirements.txt is newer than it.
+# Two commands: `make sweep` and `make test`. Beside them `make docs` writes what is made from the code, and `make bench`
+# the measured tables. Each sets up .venv first if requirements.txt is newer than it.
 
 PYTHON ?= python3.11
 BIN := .venv/bin

@@ -72,7 +72,7 @@ def reference_masks(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerp
         for name, sites in controls(search.masks.units(shape), frozenset(first), 0).items():
             masks.setdefault(sites, name)
     masks = _with_random(masks, space, shape)
-    like = shared.model_copy(update={"training": space.training.model_copy(update={"seed": space.seeds[0]})})
+    like = shared.model_copy(update={"training": space.training})
     return [trials_like(like, name, sites, space.seeds[:1], shape)[0] for sites, name in masks.items()]
 
 

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 from search_spaces.allocations import MEASURED, is_named, measured_name, parse_allocation
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, Module, Modules, Site, module_label
-from search_spaces.sources import Config
+from search_spaces.sources import Config, by_name
 
 Level = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -133,7 +133,7 @@ class AllocationConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        return by_name(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from search_spaces.masks import MaskFamily
 from search_spaces.placement import PlanConfig, Seed
 from search_spaces.search_stages import ConfirmConfig, ProxyConfig, Stopping
-from search_spaces.sources import Config
+from search_spaces.sources import Config, by_name
 
 Objective = Literal["val_kl_nats", "n_spon_params"]
 
@@ -48,7 +48,7 @@ Algorithm = Annotated[
     Tpe | Nsga2 | Random | Grid,
     Field(discriminator="name"),
     BeforeValidator(
-        lambda value: {"name": value} if isinstance(value, str) else value,
+        by_name,
         json_schema_input_type=Literal["tpe", "nsga2", "random", "grid"] | Tpe | Nsga2 | Random | Grid,
     ),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from search_spaces.placement import Seed
-from search_spaces.sources import Config
+from search_spaces.sources import Config, by_name
 
 
 class ProxyConfig(Config):
@@ -58,10 +58,7 @@ class Median(Config):
 Stopping = Annotated[
     Asha | Median | None,
     Field(discriminator="name"),
-    BeforeValidator(
-        lambda value: {"name": value} if isinstance(value, str) else value,
-        json_schema_input_type=Literal["asha", "median"] | Asha | Median | None,
-    ),
+    BeforeValidator(by_name, json_schema_input_type=Literal["asha", "median"] | Asha | Median | None),
 ]
 
 

@@ -15,6 +15,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def by_name(value: object) -> object:
+    """The short form of a config that has a ``name``, as the mapping that it stands for."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class ModelConfig(Config):
     """A causal LM."""
 

@@ -20,7 +20,7 @@ from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
 from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
 from sweep.display import say
-from sweep.folder import SweepFolder
+from sweep.folder import SweepFolder, began
 from sweep.levels import unmeasured
 from sweep.plan import Cost, compute_seconds, measure_cost
 from sweep.run import run_sweep
@@ -80,9 +80,8 @@ def within_budget(space: SpaceConfig, minutes: float, storage: Path) -> SpaceCon
     Raises:
         SponError: if the least text takes longer.
     """
-    begun = SweepFolder(storage / space.name)
-    if begun.path.exists():
-        return begun.space
+    if begun := began(storage, space.name):
+        return begun
     space, _ = with_dtype(space)
     tell("measuring how fast this machine is")
     with ProcessPoolExecutor(1, get_context("spawn")) as process:

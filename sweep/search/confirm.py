@@ -91,7 +91,8 @@ def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selectio
     found = {name: runs for name, (_, trials) in groups.items() if (runs := _finished(folder, trials))}
     if not found:
         return None
-    tested = {name: mean_scores([run.scores["test.spon"] for run in runs]) for name, runs in found.items()}
+    by_seed = {name: [run.scores["test.spon"] for run in runs] for name, runs in found.items()}
+    tested = {name: mean_scores(scores) for name, scores in by_seed.items()}
     baselines = next(iter(found.values()))[0].scores
     dense, teal = baselines["test.dense"], baselines["test.teal"]
     masks = []
@@ -104,6 +105,10 @@ def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selectio
     pairs = [(one.name, mask.name) for one in chosen for mask in masks if mask is not one]
     counts_params = search_of(space).counts_params
     tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in KL and in NLL
+    margins = {
+        what: seed_margin(np.array([[getattr(one, what) for one in scores] for scores in by_seed.values()]), tail)
+        for what in ("kl_nats", "nll_nats")
+    }
     return Selection(
         sweep=folder.name,
         plan=next(iter(groups.values()))[1][0].plan_label,
@@ -113,7 +118,7 @@ def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selectio
         confidence=1 - 2 * tail,
         bootstrap_over=bootstrap_unit(teal),
         masks=tuple(masks),
-        differences=tuple(_difference(one, other, tested, found, tail) for one, other in pairs),
+        differences=tuple(_difference(one, other, tested, by_seed, margins, tail) for one, other in pairs),
         best_rival={mask.name: _best_rival(mask, masks, counts_params) for mask in chosen},
     )
 
@@ -162,10 +167,11 @@ def _difference(
     chosen: str,
     against: str,
     tested: Mapping[str, Scores],
-    found: Mapping[str, list[Checkpoint]],
+    by_seed: Mapping[str, Sequence[Scores]],
+    margins: Mapping[str, float],
     tail: float,
 ) -> Difference:
-    """One mask against another; the intervals hold for other text and for other seeds."""
+    """One mask against another; the intervals hold for other text and, by ``margins``, for other seeds."""
     models = {"chosen": tested[chosen], "against": tested[against]}
     intervals = paired_bootstrap(
         models,
@@ -173,15 +179,13 @@ def _difference(
         resamples=_RESAMPLES,
         tail=tail,
     )
-    runs = {name: [run.scores["test.spon"] for run in seeds] for name, seeds in found.items()}
-    kl = {name: [scores.kl_nats for scores in seeds] for name, seeds in runs.items()}
-    nll = {name: [scores.nll_nats for scores in seeds] for name, seeds in runs.items()}
+    seeds = zip(by_seed[chosen], by_seed[against], strict=True)
     return Difference(
         chosen=chosen,
         against=against,
-        kl_nats=widened(intervals["kl"], seed_margin(np.array(list(kl.values())), tail)),
-        nll_nats=widened(intervals["nll"], seed_margin(np.array(list(nll.values())), tail)),
-        kl_nats_by_seed=tuple(one - other for one, other in zip(kl[chosen], kl[against], strict=True)),
+        kl_nats=widened(intervals["kl"], margins["kl_nats"]),
+        nll_nats=widened(intervals["nll"], margins["nll_nats"]),
+        kl_nats_by_seed=tuple(one.kl_nats - other.kl_nats for one, other in seeds),
     )
 
 

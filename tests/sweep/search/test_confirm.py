@@ -179,8 +179,7 @@ def compared(tmp_path):
                 kls = [kl + extra + wobble * (-1) ** place for place, kl in enumerate(TEXT)]
                 scores = {**baselines, "test.spon": scores_of(kls)}
                 found.store(checkpoint_of(trial, {"val_kl_nats": val + extra}, scores))
-        plan = compare(space(), folder, groups)
-        return plan
+        return compare(space(), folder, groups)
 
     return run
 
