@@ -1,5 +1,7 @@
 """Files that programs write and read back: whole, and configs as JSON."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,11 +38,26 @@ def write_config(config: Config, file: Path) -> None:
     write_whole(file, config.model_dump_json(indent=1))
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that another process may read at any time."""
-    aside = file.with_name(f".{file.name}")
-    aside.write_text(text)
-    aside.replace(file)
+def write_whole(file: Path, text: str, sync: bool = True) -> None:
+    """Write a file that other processes and threads may read, or write, at any time.
+
+    Args:
+        file: is there as before or as after, whatever ends this process.
+        text: its new content.
+        sync: wait until the disk has it, so that it outlasts a loss of power too.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    aside = Path(name)
+    try:
+        with open(descriptor, "w") as opened:
+            opened.write(text)
+            opened.flush()
+            if sync:
+                os.fsync(descriptor)
+        aside.chmod(0o644)  # mkstemp's 0o600 would hide a shared storage from the user's group
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def first_fault(error: ValidationError) -> str:

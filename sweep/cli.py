@@ -193,7 +193,7 @@ def _sync(arguments: argparse.Namespace) -> int:
         from sweep.search.database import check_database, copy_studies
 
         check_database(database)
-        copied = copy_studies(folder.journal, database)
+        copied = copy_studies(folder, database)
     told = Tracker(uri, folder).sync_all()
     return 0 if told and copied else 1
 

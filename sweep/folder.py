@@ -4,6 +4,8 @@
 | -------------------------- | --------------------------------------- |
 | mlflow.db, mlartifacts/    | shared by all sweeps                    |
 | NAME/space.json            | the validated space                     |
+| NAME/id                    | what no other sweep anywhere is called  |
+| NAME/driver.*              | who drives it now, and the lock         |
 | NAME/parent.json           | the sweep's MLflow run                  |
 | NAME/activity.json         | what it is doing, while a driver lives  |
 | NAME/planned.json          | optimiser steps of each trial to come   |
@@ -42,15 +44,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.schema import SpaceConfig, TrialConfig
-from trainables.cache import content_key, writable, written_aside
+from trainables.cache import writable, written_aside
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
-_SPACE, _PLANNED, _STAGES, _STATES = "space.json", "planned.json", "stages.json", "states"
+_ID, _SPACE, _PLANNED, _STAGES, _STATES = "id", "space.json", "planned.json", "stages.json", "states"
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -94,7 +97,7 @@ class TrialFolder:
     def start(self, config: TrialConfig) -> None:
         """Record a trial; harmless if it is recorded already."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "trial.json", config.model_dump_json(indent=1))
+        write_whole(self.path / "trial.json", config.model_dump_json(indent=1), sync=False)  # made again on resume
 
     def add_progress(self, metrics: dict[str, float]) -> bool:
         """Record a validation; False if its step was recorded before a restart."""
@@ -102,7 +105,7 @@ class TrialFolder:
         if any(metrics["step"] == earlier["step"] for earlier in known):
             return False
         lines = [json.dumps(one) + "\n" for one in (*known, metrics)]
-        write_whole(self.path / "progress.jsonl", "".join(lines))
+        write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # the trial says its last one again
         return True
 
     @property
@@ -155,9 +158,17 @@ class SweepFolder:
         return self.path.name
 
     @property
+    def id(self) -> str:
+        """What no other sweep anywhere is called: it tells sweeps apart on a server that several clusters share."""
+        file = self.path / _ID
+        if not file.exists():
+            write_whole(file, uuid4().hex)
+        return file.read_text()
+
+    @property
     def ear(self) -> str:
         """Name of who hears this sweep's workers: the same after a restart, another than any other sweep's."""
-        return f"spon-ear-{content_key(str(self.path.resolve()))}"
+        return f"spon-ear-{self.id}"
 
     @property
     def space(self) -> SpaceConfig:

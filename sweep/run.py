@@ -21,6 +21,7 @@ from sweep.display import finish, say, showing
 from sweep.folder import SweepFolder, began, check_sweep, create_sweep
 from sweep.frontier import write_frontier
 from sweep.levels import read_levels
+from sweep.lock import driving
 from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
@@ -80,7 +81,7 @@ def run_sweep(
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     say(f"{folder.name}: results in {folder.path}")
     try:
-        with _heard(folder):
+        with driving(folder.path), _heard(folder):
             outcome = _run(folder, materials, tracking_uri, optuna_storage)
     except Interrupted as interrupted:
         say(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")

@@ -124,7 +124,7 @@ class Tracker:
         file = self._folder.path / _PARENT
         if file.exists():
             return str(json.loads(file.read_text())["run"])
-        identity = {SWEEP_TAG: str(self._folder.path.resolve())}
+        identity = {SWEEP_TAG: self._folder.id}
         run = self._find(identity)
         if run:
             self._may_have_more = True

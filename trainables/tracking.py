@@ -8,7 +8,7 @@ from search_spaces.errors import SponError
 
 EXPERIMENT = "spon-sweep"
 TRIAL_TAG, SWEEP_TAG = "spon.trial", "spon.sweep"
-"""A trial's run has its identity under the first; a sweep's run has the sweep's folder under the second."""
+"""A trial's run has its identity under the first; a sweep's run has the sweep's id under the second."""
 CHECKPOINT_ARTIFACT = "checkpoint"
 """Folder of a trial's run that holds its checkpoint."""
 

@@ -3,7 +3,6 @@
 The search itself asks and tells only the journal in its folder, so that a database that is slow or away stops nothing.
 """
 
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search_spaces.errors import SponError
 from sweep.display import say
+from sweep.folder import SweepFolder
 from sweep.search.mask_search import open_journal
 from trainables.tracking import SWEEP_TAG, refuse_password
 
@@ -31,16 +31,16 @@ def check_database(url: str) -> None:
         raise SponError(f"a database must have an address and a driver, but {error} (at --optuna-storage)") from error
 
 
-def copy_studies(journal: Path, url: str) -> bool:
+def copy_studies(folder: SweepFolder, url: str) -> bool:
     """Copy the studies of a sweep in the place of earlier copies; False, which is said, if that was not possible.
 
     Args:
-        journal: file of the studies, in the sweep's folder.
+        folder: of the sweep.
         url: of the database.
     """
-    if not journal.exists():
+    if not folder.journal.exists():
         return True
-    ours, sweep = open_journal(journal), str(journal.resolve().parent)
+    ours, sweep = open_journal(folder.journal), folder.id
     try:
         theirs = RDBStorage(url)
         for name in optuna.study.get_all_study_names(ours):

@@ -169,7 +169,7 @@ class Search:
         task = Task(self.space, self.shape, self.fingerprints, rungs, masks.known, masks.job, self._counts)
         propose(self.folder, "propose", task, self.tracking_uri, self.log if search.proxy else None)
         if self.optuna_storage:
-            copy_studies(self.folder.journal, self.optuna_storage)
+            copy_studies(self.folder, self.optuna_storage)
 
     def _scored_masks(self, log: MaskLog) -> ScoredMasks:
         shared = self.folder.trial(self.shared).checkpoint_path.resolve()

@@ -8,6 +8,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search_spaces.errors import SponError
+from sweep.folder import SweepFolder
 from sweep.search.database import check_database, copy_studies
 from sweep.search.mask_search import open_journal
 
@@ -44,23 +45,23 @@ def states(url: str) -> list[TrialState]:
 
 
 def test_a_study_is_copied_as_it_is_and_again_as_it_has_become(journal: Path, server: str) -> None:
-    assert copy_studies(journal, server)
+    assert copy_studies(SweepFolder(journal.parent), server)
     complete, pruned, running = optuna.load_study(study_name="tiny", storage=server).get_trials()
     assert (complete.value, complete.params, complete.intermediate_values) == (0.5, {"x": 0.0}, {1: 0.0})
     assert (pruned.state, pruned.params, running.state) == (TrialState.PRUNED, {"x": 1.0}, TrialState.RUNNING)
     optuna.load_study(study_name="tiny", storage=open_journal(journal)).tell(2, 0.1)
-    assert copy_studies(journal, server)
+    assert copy_studies(SweepFolder(journal.parent), server)
     assert states(server) == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
 
 
 def test_a_database_that_is_away_is_said_and_gets_all_when_it_is_back(
     journal: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not copy_studies(journal, database)
+    assert not copy_studies(SweepFolder(journal.parent), database)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("the study is not in Optuna's database, and kept for `sweep sync`: ")
     Path(database.removeprefix("sqlite:///")).parent.mkdir()
-    assert copy_studies(journal, database)
+    assert copy_studies(SweepFolder(journal.parent), database)
     assert len(states(database)) == 3
 
 
@@ -79,31 +80,31 @@ def test_a_copy_that_was_cut_short_is_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, lost, cut_short)
-        assert not copy_studies(journal, server)
+        assert not copy_studies(SweepFolder(journal.parent), server)
     assert not states(server)
-    assert copy_studies(journal, server)
+    assert copy_studies(SweepFolder(journal.parent), server)
     assert len(states(server)) == 3
 
 
 def test_a_study_of_the_same_name_is_left_alone(journal: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     optuna.create_study(study_name="tiny", storage=server).add_trial(optuna.create_trial(value=1.0))
-    assert not copy_studies(journal, server)
+    assert not copy_studies(SweepFolder(journal.parent), server)
     assert "in Optuna's database is of another program" in capsys.readouterr().out
     assert states(server) == [TrialState.COMPLETE]
 
 
 def test_a_study_of_another_sweep_is_left_alone(journal: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert copy_studies(journal, server)
+    assert copy_studies(SweepFolder(journal.parent), server)
     other = journal.parent.with_name("other") / journal.name
     other.parent.mkdir()
     optuna.create_study(study_name="tiny", storage=open_journal(other))
-    assert not copy_studies(other, server)
-    assert f"in Optuna's database is of {journal.parent}" in capsys.readouterr().out
+    assert not copy_studies(SweepFolder(other.parent), server)
+    assert f"in Optuna's database is of {SweepFolder(journal.parent).id}" in capsys.readouterr().out
     assert len(states(server)) == 3
 
 
 def test_a_sweep_without_a_study_has_nothing_to_copy(tmp_path: Path, server: str) -> None:
-    assert copy_studies(tmp_path / "optuna.log", server)
+    assert copy_studies(SweepFolder(tmp_path), server)
     assert not (tmp_path / "optuna.log").exists()
 
 

@@ -1,0 +1,85 @@
+"""One driver a sweep: whoever comes second gets a line that says who holds it."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from socket import gethostname
+
+from filelock import FileLock, Timeout
+
+from search_spaces.errors import SponError
+from search_spaces.files import write_whole
+
+_LOCK, _HOLDER = "driver.lock", "driver.json"
+_LOOK_SECONDS = 1.0
+"""Another process that only looks holds the lock for an instant."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The driver of a sweep.
+
+    Attributes:
+        host, pid: of its process.
+        since: seconds since 1970.
+        command: that started it.
+    """
+
+    host: str
+    pid: int
+    since: float
+    command: str
+
+    def __str__(self) -> str:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} since {began} ({self.command})"
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Be the one driver of a sweep while the block runs. The lock is the kernel's: that of a dead process is free.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        SponError: if another process drives it.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=_LOOK_SECONDS)
+    except Timeout:
+        raise SponError(f"another driver holds this sweep: {_read(folder)} (at {folder})") from None
+    try:
+        me = Holder(gethostname(), os.getpid(), time.time(), shlex.join(sys.orig_argv))
+        write_whole(folder / _HOLDER, json.dumps(asdict(me)))
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def driver_of(folder: Path) -> Holder | None:
+    """Who drives a sweep now; None if nobody does, also if the driver was killed."""
+    lock = FileLock(folder / _LOCK)
+    if not (folder / _LOCK).exists():
+        return None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _read(folder)
+    lock.release()
+    return None
+
+
+def _read(folder: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads((folder / _HOLDER).read_text()))
+    except FileNotFoundError:  # it has only just begun, or is about to end
+        return None

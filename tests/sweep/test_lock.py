@@ -1,0 +1,42 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search_spaces.errors import SponError
+from sweep.lock import driver_of, driving
+
+_DRIVE = "import sys; from pathlib import Path; from sweep.lock import driving\nwith driving(Path(sys.argv[1])): print('in', flush=True); input()"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> "subprocess.Popen[str]":
+    """Another process that drives the sweep."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", _DRIVE, str(tmp_path)], text=True, **pipes)
+    assert process.stdout and process.stdout.readline() == "in\n"
+    return process
+
+
+def test_a_second_driver_is_told_who_holds_the_sweep(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    holder = driver_of(tmp_path)
+    assert holder is not None and holder.pid == other.pid
+    with pytest.raises(SponError, match=rf"another driver holds this sweep: process {other.pid} on .*python"):
+        with driving(tmp_path):
+            raise AssertionError
+    other.communicate("\n")
+    assert driver_of(tmp_path) is None
+
+
+def test_a_driver_that_was_killed_holds_nothing(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    other.kill()
+    other.wait()
+    assert driver_of(tmp_path) is None
+    with driving(tmp_path):
+        pass
+
+
+def test_a_sweep_that_nobody_ever_drove_has_no_driver(tmp_path: Path) -> None:
+    assert driver_of(tmp_path) is None
+    assert not list(tmp_path.iterdir())
