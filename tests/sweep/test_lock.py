@@ -7,7 +7,15 @@ import pytest
 from search_spaces.errors import SponError
 from sweep.lock import driver_of, driving
 
-_DRIVE = "import sys; from pathlib import Path; from sweep.lock import driving\nwith driving(Path(sys.argv[1])): print('in', flush=True); input()"
+_DRIVE = """
+import sys
+from pathlib import Path
+from sweep.lock import driving
+
+with driving(Path(sys.argv[1])):
+    print("in", flush=True)
+    input()
+"""
 
 
 @pytest.fixture
@@ -15,16 +23,18 @@ def other(tmp_path: Path) -> "subprocess.Popen[str]":
     """Another process that drives the sweep."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", _DRIVE, str(tmp_path)], text=True, **pipes)
-    assert process.stdout and process.stdout.readline() == "in\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
     return process
 
 
 def test_a_second_driver_is_told_who_holds_the_sweep(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
     holder = driver_of(tmp_path)
-    assert holder is not None and holder.pid == other.pid
-    with pytest.raises(SponError, match=rf"another driver holds this sweep: process {other.pid} on .*python"):
-        with driving(tmp_path):
-            raise AssertionError
+    assert holder is not None
+    assert holder.pid == other.pid
+    said = rf"another driver holds this sweep: process {other.pid} on .*python"
+    with pytest.raises(SponError, match=said), driving(tmp_path):
+        raise AssertionError
     other.communicate("\n")
     assert driver_of(tmp_path) is None
 
