@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -66,6 +67,46 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
                 with written_aside(place) as aside:
                     build(aside)
     return place
+
+
+def cached_together(
+    kind: str, key: str, builds: Sequence[Callable[[Path], None]], merge: Callable[[list[Path], Path], None]
+) -> Path:
+    """The cached directory of a key, merged from parts that all processes which ask for it build side by side.
+
+    Args:
+        kind: folder of the cache.
+        key: what decides the content.
+        builds: what fills the directory of each part. What another process has begun is left to it.
+        merge: fills the key's directory from those of the parts, which are then removed.
+    """
+    place, names = cache_root() / kind / key, [f"part{number}-{key}" for number in range(len(builds))]
+
+    def unless_merged(build: Callable[[Path], None], directory: Path) -> None:
+        if not place.is_dir():  # by another process, while this one waited for it
+            build(directory)
+
+    for wait in (False, True):
+        for name, build in zip(names, builds, strict=True):
+            if not place.is_dir() and (wait or not _is_being_built(kind, name)):
+                cached(kind, name, partial(unless_merged, build))
+    parts = [cache_root() / kind / name for name in names]
+    cached(kind, key, lambda directory: merge(parts, directory))
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+        part.with_name(f"{part.name}.lock").unlink(missing_ok=True)
+    return place
+
+
+def _is_being_built(kind: str, key: str) -> bool:
+    lock = cache_root() / kind / f"{key}.lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager

@@ -6,17 +6,19 @@ temperature alone, so every trial of every sweep shares them, and no trial runs 
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.activity import track
-from trainables.cache import cached, content_key
+from trainables.activity import tell
+from trainables.cache import cached_together, content_key, is_cached
 from trainables.loss import exponentials, logits_of, mean_rows, operand, token_chunks
 from trainables.model import ResidentModel
 
+_STATS = "stats.safetensors"
 _SCHEMA = 3
 """Of the cached statistics; raise it when the same question gets another answer."""
 
@@ -52,33 +54,35 @@ def teacher_of(model: ResidentModel, tokens: Tensor, name: str, temperature: flo
     identity = (model.fingerprint, str(model.network.dtype), model.device.type, text, tokens.shape)
     key = content_key(_SCHEMA, *identity, float(temperature))
 
-    def build(directory: Path) -> None:
-        save_file(_statistics(model, tokens, name, temperature), directory / "stats.safetensors")
+    if not is_cached("teacher", key):
+        model.check_dense()
+    batches = [tokens[rows] for rows in model.batches(tokens)]
 
-    stats = load_file(cached("teacher", key, build) / "stats.safetensors", device=str(model.device))
+    def part(number: int, directory: Path) -> None:
+        tell(f"teacher statistics of the {name} text", number, len(batches), "batch")
+        save_file(_statistics(model, batches[number], temperature), directory / _STATS)
+
+    def merge(parts: list[Path], directory: Path) -> None:
+        stats = [load_file(part / _STATS) for part in parts]
+        save_file({what: torch.cat([one[what] for one in stats]) for what in stats[0]}, directory / _STATS)
+
+    place = cached_together("teacher", key, [partial(part, number) for number in range(len(batches))], merge)
+    stats = load_file(place / _STATS, device=str(model.device))
     return Teacher(stats["mean_row"], stats["entropy"], stats["nll"])
 
 
 @torch.inference_mode()
-def _statistics(model: ResidentModel, tokens: Tensor, name: str, temperature: float) -> dict[str, Tensor]:
-    model.check_dense()
-    n_blocks, length = tokens.shape
-    width = model.shape.hidden_size
-    stats = {
-        "mean_row": torch.empty(n_blocks, length, width),
-        "entropy": torch.empty(n_blocks, length),
-        "nll": torch.empty(n_blocks, length - 1),
-    }
+def _statistics(model: ResidentModel, tokens: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Of a batch of (blocks, seq) tokens."""
+    batch = tokens.to(model.device)
+    hidden, labels = model.hidden(batch).float(), next_tokens(batch).flatten()
     head, values = operand(model.head), model.head.dtype
-    for rows in track(model.batches(tokens), f"teacher statistics of the {name} text", "batch"):
-        batch = tokens[rows].to(model.device)
-        hidden = model.hidden(batch).float()
-        labels = next_tokens(batch).flatten()
-        mean_row, entropy, nll = _distribution(hidden.flatten(0, 1), head, values, labels, temperature)
-        stats["mean_row"][rows] = mean_row.view_as(hidden).cpu()
-        stats["entropy"][rows] = entropy.view(batch.shape).cpu()
-        stats["nll"][rows] = nll.view(batch.shape)[:, :-1].cpu()
-    return stats
+    mean_row, entropy, nll = _distribution(hidden.flatten(0, 1), head, values, labels, temperature)
+    return {
+        "mean_row": mean_row.view_as(hidden).cpu(),
+        "entropy": entropy.view(batch.shape).cpu(),
+        "nll": nll.view(batch.shape)[:, :-1].contiguous().cpu(),
+    }
 
 
 def next_tokens(tokens: Tensor) -> Tensor:

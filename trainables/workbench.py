@@ -36,7 +36,7 @@ from trainables.sparse import sparsified
 from trainables.teacher import Teacher, teacher_of
 from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold
 
-_SCHEMA = 2
+_SCHEMA = 3
 """Of the cached histograms and baselines; raise it when the same question gets another answer."""
 
 
@@ -183,8 +183,8 @@ class Workbench:
         return Curves(sites, cost.numpy(), tokens.numel())
 
     def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
-        """E[x - S(x)] of every site of a plan, (in_features,) fp64, over the calibration text of the dense model."""
-        tokens = self.blocks("calibration").tokens
+        """E[x - S(x)] of every site of a plan, (in_features,) fp64, over its calibration blocks in the dense model."""
+        tokens = self.blocks("calibration").tokens[: plan.calibration_blocks]
 
         def build(directory: Path) -> None:
             means = mean_removed(self.model, plan, self.thresholds(plan), tokens)

@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from search_spaces.errors import SponError
-from trainables.cache import cache_root, cached, content_key, writable, written_aside
+from trainables.cache import cache_root, cached, cached_together, content_key, writable, written_aside
 
 
 def build_hello(directory: Path) -> None:
@@ -204,3 +206,41 @@ def test_a_cache_that_cannot_be_made_is_one_line(spon_cache, monkeypatch):
 def test_other_errors_stay_what_they_are(tmp_path, error):
     with pytest.raises(type(error)), writable(tmp_path):
         raise error
+
+
+def part(name):
+    return lambda directory: (directory / "text").write_text(name)
+
+
+def joined(parts, directory):
+    (directory / "text").write_text("".join((part / "text").read_text() for part in parts))
+
+
+def test_parts_are_merged_in_their_order_and_only_the_whole_stays(spon_cache):
+    place = cached_together("words", "key", [part("a"), part("b"), part("c")], joined)
+    assert (place / "text").read_text() == "abc"
+    assert [path.name for path in (spon_cache / "words").iterdir() if path.is_dir()] == ["key"]
+    assert cached_together("words", "key", [pytest.fail], joined) == place
+
+
+def test_a_part_that_another_process_builds_is_left_to_it_until_the_end(spon_cache):
+    order, begun = [], threading.Event()
+
+    def slow(directory):
+        begun.set()
+        while order != ["second"]:
+            time.sleep(0.01)
+        part("a")(directory)
+        order.append("first")
+
+    def second(directory):
+        part("b")(directory)
+        order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(cached_together, "words", "key", [slow, second], joined)
+        begun.wait()
+        place = cached_together("words", "key", [slow, second], joined)
+        assert other.result() == place
+    assert order == ["second", "first"]
+    assert (place / "text").read_text() == "ab"

@@ -94,6 +94,7 @@ def test_statistics_are_computed_once_and_kept_on_disk(bench, monkeypatch):
 )
 def test_another_question_has_statistics_of_its_own(bench, monkeypatch, other):
     ask(bench)
+    monkeypatch.setitem(model._INFERENCE_TOKENS, "meta", 64)
     monkeypatch.setattr(teacher, "_statistics", lambda *args: pytest.fail("asked"))
     with pytest.raises(pytest.fail.Exception, match="asked"):
         other(bench)
