@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,13 @@ def test_every_node_asks_for_the_token(job):
     assert job["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-def test_driver_and_workers_have_one_storage(job, worker):
-    (storage,) = re.findall(r"--storage (\S+)", job["entrypoint"])
+def test_pods_share_nothing_but_a_bucket(job, worker):
+    assert re.findall(r"--storage (\S+)", job["entrypoint"]) == ["s3://BUCKET/results"]
     for group in (job["rayClusterSpec"]["headGroupSpec"], worker):
-        (mount,) = container(group)["volumeMounts"]
-        (volume,) = group["template"]["spec"]["volumes"]
-        assert mount == {"name": volume["name"], "mountPath": storage}
-        assert volume["persistentVolumeClaim"] == {"claimName": "spon-results"}
+        assert "volumes" not in group["template"]["spec"]
+
+
+@pytest.mark.parametrize(("status", "job_fails"), [(0, False), (1, False), (2, False), (3, True), (130, True)])
+def test_what_another_cluster_would_not_mend_builds_none(job, status, job_fails):
+    entrypoint = re.sub("cd .* python .*results", f"(exit {status})", job["entrypoint"])
+    assert (subprocess.run(["bash", "-c", entrypoint]).returncode != 0) is job_fails
