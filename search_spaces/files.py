@@ -38,19 +38,19 @@ def write_config(config: Config, file: Path) -> None:
     write_whole(file, config.model_dump_json(indent=1))
 
 
-def write_whole(file: Path, text: str, sync: bool = True) -> None:
+def write_whole(file: Path, content: str | bytes, sync: bool = True) -> None:
     """Write a file that other processes and threads may read, or write, at any time.
 
     Args:
         file: is there as before or as after, whatever ends this process.
-        text: its new content.
+        content: new.
         sync: wait until the disk has it, so that it outlasts a loss of power too.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     aside = Path(name)
     try:
-        with open(descriptor, "w") as opened:
-            opened.write(text)
+        with open(descriptor, "wb") as opened:
+            opened.write(content.encode() if isinstance(content, str) else content)
             opened.flush()
             if sync:
                 os.fsync(descriptor)

@@ -45,21 +45,7 @@ class Asha(Config):
     """One in so many goes on."""
 
 
-class Median(Config):
-    """Stop what is worse than the median of the others' running means."""
-
-    name: Literal["median"] = "median"
-    grace_period: int = Field(default=1, ge=1)
-    """Rungs of a proxy, or validations of a training, before the first decision."""
-    min_samples: int = Field(default=3, ge=1)
-    """Trials that must have come as far before one is stopped."""
-
-
-Stopping = Annotated[
-    Asha | Median | None,
-    Field(discriminator="name"),
-    BeforeValidator(by_name, json_schema_input_type=Literal["asha", "median"] | Asha | Median | None),
-]
+Stopping = Annotated[Asha | None, BeforeValidator(by_name, json_schema_input_type=Literal["asha"] | Asha | None)]
 
 
 class ConfirmConfig(Config):

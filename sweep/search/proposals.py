@@ -3,24 +3,26 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
-from search_spaces.search_stages import Asha, Median
 from sweep.callback import SweepCallback
 from sweep.cluster import at_once
 from sweep.display import follow, say
 from sweep.folder import SweepFolder
+from sweep.scheduler import Halving, InTurn
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Counts, Task, Values
+from sweep.storage import drop_states, states_in
 from sweep.tuner import Interrupted, fit, grid_space
 from sweep.view import Standing
 from trainables.activity import Activity
@@ -30,6 +32,8 @@ from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable
 _BEST_SECONDS = 10.0
 """Between two looks for the best mask."""
 _METRIC = "val_kl_nats"
+_ENDLESS = 10**6
+"""Validations that no training comes to."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ class TrainedMasks:
 
     def job(self, trial: TrialConfig, rungs: tuple[int, ...]) -> dict[str, Any]:
         """The config of ``SponTrainable``."""
-        return {"name": trial.name, **self.folder.job(trial)}
+        return {"name": trial.name, **self.folder.job(trial, self._states)}
+
+    @cached_property
+    def _states(self) -> dict[str, list[str]]:
+        return states_in(self.folder.tune)
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ def score_masks(
         return
     jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in new)}
     callback = MaskCallback(masks.log, blocks, len(jobs))
-    fit(folder, stage, MaskTrainable, grid_space(jobs), callback, len(jobs), tune.TuneConfig())
+    fit(folder, stage, MaskTrainable, grid_space(jobs), callback, tune.TuneConfig())
     left = sum(masks.known(trial, blocks) is None for trial in trials)
     if left:
         raise Interrupted(f"{stage}, {left} masks to go")
@@ -186,35 +194,30 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
     search = search_of(task.space)
     config = tune.TuneConfig(
         search_alg=MaskSearch(task, folder.journal),
-        scheduler=_scheduler(search.stopping, len(task.rungs)),
+        scheduler=_scheduler(folder, task, log),
         num_samples=search.n_masks,
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
     if log is not None:
         masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)
-        fit(folder, stage, MaskTrainable, {}, masks, search.n_masks, config)
+        fit(folder, stage, MaskTrainable, {}, masks, config)
     else:
         n, most = search.n_masks, at_once(task.space.resources)
         trials = SweepCallback(folder, task.shape, tracking_uri, n_trials=n, counts=task.counts, places=most)
-        fit(folder, stage, SponTrainable, {}, trials, search.n_masks, config)
+        fit(folder, stage, SponTrainable, {}, trials, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")
-    folder.drop_states()
+    drop_states(folder.tune)
 
 
-def _scheduler(stopping: Asha | Median | None, n_rungs: int) -> TrialScheduler:
+def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None) -> TrialScheduler:
     """Ray's scheduler; a rung of the proxy, or a validation of a training, is an iteration."""
-    most = n_rungs or 10**6
-    match stopping:
-        case Asha(grace_period=grace, reduction_factor=factor):
-            return ASHAScheduler(metric=_METRIC, mode="min", max_t=most, grace_period=grace, reduction_factor=factor)
-        case Median(grace_period=grace, min_samples=samples):
-            return MedianStoppingRule(
-                time_attr="training_iteration",
-                metric=_METRIC,
-                mode="min",
-                grace_period=grace,
-                min_samples_required=samples,
-            )
-        case None:
-            return FIFOScheduler()
+    search, resources = search_of(task.space), task.space.resources
+    if search.stopping is None:
+        return InTurn(resources)
+    if log is not None:
+        known = [(mask, task.rungs.index(blocks) + 1, r.kl_nats) for (mask, blocks), r in log.records.items()]
+        return Halving(resources, search.stopping, len(task.rungs), known)
+    trained = [(trial.path.name, trial.progress) for trial in folder.trials]
+    known = [(name, n, v[_METRIC]) for name, progress in trained for n, v in enumerate(progress, start=1)]
+    return Halving(resources, search.stopping, _ENDLESS, known)

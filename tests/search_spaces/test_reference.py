@@ -38,7 +38,7 @@ def test_a_shipped_space_names_the_schema_and_satisfies_it(space):
         {"plan": {"modules": "matched", "levels": {"3.down_proj": 0.4}}},
         {"plan": {"levels": ["uniform", "greedy"]}},
         {"allocations": [{"name": "TOP-50", "modules": "all"}, {"name": "mine", "sites": ["0.q_proj"]}]},
-        {"search": {"masks": {"family": "subset"}, "algorithm": "nsga2", "stopping": "median"}},
+        {"search": {"masks": {"family": "subset"}, "algorithm": "nsga2", "stopping": "asha"}},
         {"search": {"masks": {"family": "ranked", "k": 3}, "algorithm": {"name": "tpe"}, "stopping": None}},
     ],
     ids=str,

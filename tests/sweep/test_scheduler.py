@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.load import parse_space
 from search_spaces.schema import ResourcesConfig
-from sweep import free_worker
+from search_spaces.search_stages import Asha
+from sweep import scheduler
 from sweep.cluster import start_ray
 from sweep.folder import create_sweep
-from sweep.free_worker import patient
+from sweep.scheduler import Halving, InTurn
 from sweep.tuner import fit
 
 START_SECONDS = 60
@@ -25,14 +26,14 @@ START_SECONDS = 60
 def choose(states: tuple[str, ...], times: int = 1) -> list[int | None]:
     """Which of the trials in these states a free worker gets, asked so many times."""
     trials = [SimpleNamespace(status=state) for state in states]
-    scheduler, controller = patient(FIFOScheduler(), ResourcesConfig()), SimpleNamespace(get_trials=lambda: trials)
-    chosen = [scheduler.choose_trial_to_run(controller) for _ in range(times)]
+    in_turn, controller = InTurn(ResourcesConfig()), SimpleNamespace(get_trials=lambda: trials)
+    chosen = [in_turn.choose_trial_to_run(controller) for _ in range(times)]
     return [next((i for i, trial in enumerate(trials) if trial is one), None) for one in chosen]
 
 
 @pytest.fixture
 def four_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_worker, "places", lambda resources: 4)
+    monkeypatch.setattr(scheduler, "places", lambda resources: 4)
 
 
 OVER, RUNS, WAITS = "TERMINATED", "RUNNING", "PENDING"
@@ -59,8 +60,8 @@ def test_the_oldest_trial_is_chosen_for_which_no_worker_is_being_started(
 
 def test_places_are_counted_again_as_a_cluster_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     there = iter([1, 3])
-    monkeypatch.setattr(free_worker, "places", lambda resources: next(there))
-    monkeypatch.setattr(free_worker, "_COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler, "places", lambda resources: next(there))
+    monkeypatch.setattr(scheduler, "_COUNT_SECONDS", 0.0)
     assert choose((OVER, WAITS, WAITS, WAITS), times=2) == [1, 3]
 
 
@@ -107,7 +108,34 @@ def test_a_worker_that_is_being_started_is_not_ended_when_another_one_is_free(
         start_ray(ResourcesConfig())
         folder = create_sweep(tmp_path, parse_space(tiny_raw, "test"))
         space = {"name": tune.grid_search(["a", "b", "c", "d", "e"]), "notes": str(tmp_path)}
-        fit(folder, "grid", SlowToStart, space, tune.Callback(), 5, tune.TuneConfig())
+        fit(folder, "grid", SlowToStart, space, tune.Callback(), tune.TuneConfig())
     finally:
         ray.shutdown()
     assert len(list(tmp_path.glob("begun-*"))) == 2
+
+
+SCORES = ((0.5, 0.4), (0.1, 0.1), (0.9, 0.9), (0.3, 0.3), (0.2, 0.2), (0.8, 0.8), (0.05, 0.05))
+"""KL of masks on two rungs."""
+
+
+def decisions(halving: Halving, first: int, masks: tuple[tuple[float, ...], ...]) -> dict[tuple[int, int], str]:
+    """What becomes of masks, one after the other, by mask and rung."""
+    made = {}
+    for number, kls in enumerate(masks, start=first):
+        trial = SimpleNamespace(trial_id=str(number))
+        halving.on_trial_add(None, trial)
+        for rung, kl in enumerate(kls, start=1):
+            result = {"training_iteration": rung, "val_kl_nats": kl}
+            made[number, rung] = halving.on_trial_result(None, trial, result)
+            if made[number, rung] == TrialScheduler.STOP:
+                break
+    return made
+
+
+@pytest.mark.parametrize("stopped_after", range(len(SCORES)))
+def test_a_search_that_goes_on_ends_the_masks_that_it_would_have_ended(stopped_after: int) -> None:
+    whole = decisions(Halving(ResourcesConfig(), Asha(), 4, ()), 0, SCORES)
+    assert {TrialScheduler.STOP, TrialScheduler.CONTINUE} == set(whole.values())
+    known = [(str(mask), rung, SCORES[mask][rung - 1]) for mask, rung in whole if mask < stopped_after]
+    resumed = decisions(Halving(ResourcesConfig(), Asha(), 4, known), stopped_after, SCORES[stopped_after:])
+    assert resumed == {key: decision for key, decision in whole.items() if key[0] >= stopped_after}
