@@ -1,6 +1,7 @@
 """The command line of ``python -m analysis``. Exit status: 0; 2 for bad input; 130 when it was stopped."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,8 @@ def command_line() -> argparse.ArgumentParser:
     interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
     interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
-    interpret.add_argument("--address", help="of a Ray cluster; Ray on this machine by default")
+    where = "of a Ray cluster; RAY_ADDRESS, or Ray on this machine by default"
+    interpret.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help=where)
     export = add("export", _export, "write a trial's biases as files that others can load")
     export.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a finished trial's checkpoint"

@@ -15,7 +15,8 @@ from sweep.progress import Progress
 from sweep.sender import Sender
 from sweep.tracking import Tracker
 from trainables.activity import tell
-from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE
+from trainables.checkpoint import read_checkpoint
+from trainables.ray_trainable import COMPLETE, FAILURE, VALIDATIONS
 
 _KEPT = ("_folder", "_shape", "_tracking_uri", "_n_trials", "_counts", "_n_before", "_places", "_with_test")
 
@@ -84,8 +85,8 @@ class SweepCallback(tune.Callback):
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
-        (config, folder), metrics = self._of(trial), dict(result[METRICS])
-        is_new = folder.add_progress(metrics)
+        (config, folder), metrics = self._of(trial), result[VALIDATIONS][-1]
+        is_new = folder.add_progress(*result[VALIDATIONS])  # a driver that was lost may have had the earlier ones
         line = self._progress.validated(config, metrics) if is_new else self._progress.known(config, metrics)
         took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
         self._tell(folder, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
@@ -100,7 +101,9 @@ class SweepCallback(tune.Callback):
             self._tell(folder, self._progress.stopped(config))
             return
         if folder.state != "finished":
-            folder.finish(Path(trial.last_result[STATE]))
+            assert trial.checkpoint is not None
+            with trial.checkpoint.as_directory() as files:
+                folder.store(read_checkpoint(Path(files)))
         self._tell(folder, self._progress.finished(config))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

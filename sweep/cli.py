@@ -1,10 +1,15 @@
 """The command line of ``python -m sweep``.
 
-Exit status: 0 all went well; 1 a trial failed, or ``doctor`` found a fault; 2 bad input; 130 stopped before the end.
+Exit status: 0 all went well; 1 a trial failed, or ``doctor`` found a fault; 2 bad input; 3 a fault of this program; 130
+stopped before the end, by Ctrl-C or SIGTERM.
 """
 
 import argparse
+import os
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from search_spaces.resolve import only_levels
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
 from sweep.display import Display
+from sweep.lock import driving
 from trainables.activity import tell
 from trainables.quiet import hush
 
@@ -24,6 +30,8 @@ Command = Callable[[argparse.Namespace], int]
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
     hush()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # as who runs a node stops it
     try:
         arguments = command_line().parse_args(argv)
         return int(arguments.command(arguments))
@@ -33,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except Exception as error:  # whatever it is, nobody may take it for a trial that failed
+        traceback.print_exc()
+        print(f"error of this program, not of the input: {error!r}; what was done is kept", file=sys.stderr)
+        return 3
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -62,14 +74,17 @@ def command_line() -> argparse.ArgumentParser:
     add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
+    for sub in (plan, run, levels, search, resume):
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
+    resume.add_argument("--retry-failed", action="store_true", help="begin the failed trials again")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
     plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
     search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
     for sub in (resume, status, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, levels, search, resume):
-        sub.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT; Ray on this machine by default")
+        where = "of a Ray cluster: auto, or HOST:PORT; RAY_ADDRESS, or Ray on this machine by default"
+        sub.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help=where)
     for sub in (run, levels, search, resume, sync):
         sub.add_argument("--optuna-storage", metavar="URL", help="database that gets a copy of a search's study")
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
@@ -79,7 +94,13 @@ def command_line() -> argparse.ArgumentParser:
     find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
     for sub in (run, levels, find, search, resume, status, board, sync):
-        sub.add_argument("--storage", type=_directory, default="runs", help="directory of all results (%(default)s)")
+        sub.add_argument(
+            "--storage",
+            type=_storage,
+            default="runs",
+            metavar="PLACE",
+            help="of all results: a directory, s3:// or gs:// (%(default)s)",
+        )
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
     form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
@@ -89,10 +110,13 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _directory(text: str) -> Path:
-    if "://" in text:
-        raise SponError(f"results must be in a directory, such as a share of NFS, but got {text} (at --storage)")
-    return Path(text)
+def _storage(text: str) -> Path:
+    """The directory that stands for a storage; the bucket's own if it is one."""
+    if "://" not in text:
+        return Path(text)
+    from sweep.storage import home_of
+
+    return home_of(text)
 
 
 # The commands import what they use: `--help` and bad input answer before torch, Ray and MLflow are loaded.
@@ -137,7 +161,14 @@ def _search(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
 
-    return _sweep(open_sweep(arguments.storage, arguments.name).space, arguments)
+    folder = open_sweep(arguments.storage, arguments.name)
+    space = load_space(folder.path / "space.json", arguments.set) if arguments.set else folder.space
+    if arguments.retry_failed:
+        with driving(folder.path):
+            for trial in folder.trials:
+                if trial.state == "failed":
+                    trial.retry()
+    return _sweep(space, arguments)
 
 
 def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
@@ -184,17 +215,19 @@ def _board(arguments: argparse.Namespace) -> int:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
+    from sweep.storage import mirrored
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
     folder, database, copied = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage, True
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    if database:  # only then: it imports Ray and Optuna
-        from sweep.search.database import check_database, copy_studies
+    with driving(folder.path), mirrored(folder.path):
+        if database:  # only then: it imports Ray and Optuna
+            from sweep.search.database import check_database, copy_studies
 
-        check_database(database)
-        copied = copy_studies(folder, database)
-    told = Tracker(uri, folder).sync_all()
+            check_database(database)
+            copied = copy_studies(folder, database)
+        told = Tracker(uri, folder).sync_all()
     return 0 if told and copied else 1
 
 

@@ -10,12 +10,12 @@
 | NAME/activity.json         | what it is doing, while a driver lives  |
 | NAME/planned.json          | optimiser steps of each trial to come   |
 | NAME/stages.json           | a search: stages so far, their trials   |
-| NAME/tune/STAGE/           | Ray Tune's own state                    |
+| NAME/mirror.json           | a bucket's: who copied there last       |
+| NAME/tune/STAGE.N/         | Ray Tune's own: logs, states of trials  |
 | NAME/trials/TRIAL/         | one trial:                              |
 |   trial.json               | the resolved config                     |
 |   progress.jsonl           | one line a validation                   |
 |   log.txt                  | its events: when, on which node         |
-|   states/                  | while its stage runs: to go on from     |
 |   checkpoint/              | of a finished one                       |
 |   failure.txt              | the reason, of a failed one             |
 |   stopped.txt              | a scheduler ended it early              |
@@ -37,9 +37,8 @@
 """
 
 import json
-import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,10 +49,11 @@ from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.schema import SpaceConfig, TrialConfig
+from sweep.storage import check_writable, pull, root_of, sweeps_in
 from trainables.cache import writable, written_aside
-from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from trainables.checkpoint import META, Checkpoint, write_checkpoint, write_test
 
-_ID, _SPACE, _PLANNED, _STAGES, _STATES = "id", "space.json", "planned.json", "stages.json", "states"
+_ID, _SPACE, _PLANNED, _STAGES = "id", "space.json", "planned.json", "stages.json"
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -72,7 +72,7 @@ class TrialFolder:
     @property
     def state(self) -> State:
         """What the files say: a checkpoint means finished, a reason failed, a note of a scheduler stopped."""
-        if self.checkpoint_path.is_dir():
+        if (self.checkpoint_path / META).exists():
             return "finished"
         if (self.path / "stopped.txt").exists():
             return "stopped"
@@ -99,14 +99,15 @@ class TrialFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "trial.json", config.model_dump_json(indent=1), sync=False)  # made again on resume
 
-    def add_progress(self, metrics: dict[str, float]) -> bool:
-        """Record a validation; False if its step was recorded before a restart."""
+    def add_progress(self, *validations: dict[str, float]) -> bool:
+        """Record those validations, in ascending order, that are not recorded yet; whether the last was one."""
         known = self.progress
-        if any(metrics["step"] == earlier["step"] for earlier in known):
-            return False
-        lines = [json.dumps(one) + "\n" for one in (*known, metrics)]
-        write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # the trial says its last one again
-        return True
+        steps = {metrics["step"] for metrics in known}
+        new = [metrics for metrics in validations if metrics["step"] not in steps]
+        if new:
+            lines = [json.dumps(one) + "\n" for one in (*known, *new)]
+            write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # each result has all of them
+        return bool(new) and new[-1] is validations[-1]
 
     @property
     def log_path(self) -> Path:
@@ -118,14 +119,15 @@ class TrialFolder:
         with self.log_path.open("a") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event}\n")
 
-    def finish(self, files: Path) -> None:
-        """Take over the checkpoint in a directory that also holds other files."""
-        self.store(read_checkpoint(files))
-
     def store(self, checkpoint: Checkpoint) -> None:
-        """Write, or replace, the trial's checkpoint."""
+        """Write the trial's checkpoint: the trial is finished."""
         with writable(self.path), written_aside(self.checkpoint_path) as aside:
             write_checkpoint(checkpoint, aside)
+
+    def add_test(self, checkpoint: Checkpoint) -> None:
+        """Write what the test split says beside the checkpoint, which stays as it is."""
+        with writable(self.path):
+            write_test(checkpoint, self.checkpoint_path)
 
     def stop(self) -> None:
         """Record that a scheduler ended the trial early."""
@@ -140,6 +142,11 @@ class TrialFolder:
         """Record a trial that is auxiliary."""
         self.start(config)
         (self.path / "auxiliary.txt").touch()
+
+    def retry(self) -> None:
+        """Have a failed trial begin again where its states have it."""
+        self.note(f"tried again, after: {self.failure}")
+        (self.path / "failure.txt").unlink()
 
     def fail(self, reason: str) -> None:
         """Record why the trial failed."""
@@ -208,14 +215,17 @@ class SweepFolder:
         """Record that a stage of a search has begun; harmless if it is recorded already."""
         write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
 
-    def job(self, config: TrialConfig) -> dict[str, Any]:
-        """What Ray's config holds of a trial that is to be trained; its states are on the disk that all nodes share."""
-        return {"trial": config.model_dump(mode="json"), "states": str(self.trial(config).path.resolve() / _STATES)}
+    @property
+    def tune(self) -> str:
+        """Where Ray Tune keeps what it has of the sweep, for the driver and all workers: a whole path, or a URI."""
+        return f"{root_of(self.path.parent)}/{self.name}/tune"
 
-    def drop_states(self) -> None:
-        """Remove what trials in progress would go on from, when none is in progress."""
-        for states in self.path.glob(f"trials/*/{_STATES}"):
-            shutil.rmtree(states, ignore_errors=True)
+    def job(self, config: TrialConfig, states: Mapping[str, list[str]]) -> dict[str, Any]:
+        """What Ray's config holds of a trial that is to be trained, given the states of all (``states_in``).
+
+        The one before the newest is there for a newest that cannot be read.
+        """
+        return {"trial": config.model_dump(mode="json"), "states": states.get(config.name, [])[:2]}
 
     def trial(self, config: TrialConfig) -> TrialFolder:
         """The folder of a trial, whether it exists yet or not."""
@@ -228,15 +238,17 @@ def open_sweep(storage: Path, name: str) -> SweepFolder:
     Raises:
         SponError: if it does not; the message lists those that do.
     """
-    known = sorted(file.parent.name for file in storage.glob(f"*/{_SPACE}"))
+    known = sweeps_in(storage)
     if name not in known:  # nor is a path that leads elsewhere
         there = ", ".join(known) or "none"
         raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {there}")
+    pull(storage, name)
     return SweepFolder(storage / name)
 
 
 def began(storage: Path, name: str) -> SpaceConfig | None:
     """The space that the sweep of this name began with, if there is one."""
+    pull(storage, name)
     folder = SweepFolder(storage / name)
     return folder.space if (folder.path / _SPACE).exists() else None
 
@@ -251,12 +263,21 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         storage.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=storage):
             pass
+    check_writable(storage)
     before = began(storage, space.name)  # parsed: a key that is new has its default there
-    if before is not None and _written(before) != _written(space):
+    if before is not None and not _goes_on(before, space):
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
-            "choose a free one (--set name=...)"
+            "choose a free one (--set name=...), or change its resources alone, or add allocations or seeds to a grid"
         )
+
+
+def _goes_on(before: SpaceConfig, space: SpaceConfig) -> bool:
+    """Whether all results of a space are results of another: it has other resources, or is a grid of more trials."""
+    grows = () if before.search else ("allocations", "seeds")
+    fewer = {key: getattr(space, key)[: len(getattr(before, key))] for key in grows}
+    same = space.model_copy(update={"resources": before.resources, **fewer})
+    return _written(before) == _written(same) and before.resources.device == space.resources.device
 
 
 def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:

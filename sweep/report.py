@@ -100,7 +100,7 @@ def report_on_test(
     scoring = _Scoring({t.path.name: work_of(t.config, shape) for t in waiting}, len(readers), speed)
     follow(scoring)
     for trial, checkpoint in _tested(readers, waiting):
-        trial.store(checkpoint)
+        trial.add_test(checkpoint)
         scoring.done(trial.path.name)
     follow(None)
     say(f"scored in {time.monotonic() - started:.0f} s")

@@ -27,6 +27,7 @@ from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, without_measured
 from sweep.search.stages import Search
+from sweep.storage import is_bucket, mirrored, root_of
 from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, Outcome, run_trials
 from trainables.activity import tell
@@ -80,13 +81,15 @@ def run_sweep(
     _check_outlasts(storage)
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     say(f"{folder.name}: results in {folder.path}")
-    try:
-        with driving(folder.path), _heard(folder):
-            outcome = _run(folder, materials, tracking_uri, optuna_storage)
-    except Interrupted as interrupted:
-        say(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
-        return 130
-    result = _publish(folder, tracking_uri) if outcome.finished else ""
+    with driving(folder.path), mirrored(folder.path):
+        try:
+            with _heard(folder):
+                outcome = _run(folder, materials, tracking_uri, optuna_storage)
+        except Interrupted as interrupted:
+            Tracker(tracking_uri, folder).stop()
+            say(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
+            return 130
+        result = _publish(folder, tracking_uri) if outcome.finished else ""
     tell("stopping Ray")
     ray.shutdown()
     finish()
@@ -125,7 +128,7 @@ def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
 
 def _check_outlasts(storage: Path) -> None:
     """Refuse a relative storage in a job of Ray's, whose working directory is a copy on one node that Ray deletes."""
-    if "working_dir" in ray.get_runtime_context().runtime_env and not storage.is_absolute():
+    if "working_dir" in ray.get_runtime_context().runtime_env and not (storage.is_absolute() or is_bucket(storage)):
         raise SponError(f"a job's storage must be an absolute path, but got {storage} (at --storage)")
 
 
@@ -202,7 +205,6 @@ def _candidates(folder: SweepFolder) -> list[Path]:
 
 
 def _command(command: str, folder: SweepFolder) -> str:
-    storage = folder.path.parent
-    return f"{_PYTHON} -m {command} {folder.name}" + (
-        "" if storage == Path("runs") else f" --storage {quote(str(storage))}"
-    )
+    home = folder.path.parent
+    storage = root_of(home) if is_bucket(home) else str(home)
+    return f"{_PYTHON} -m {command} {folder.name}" + ("" if storage == "runs" else f" --storage {quote(storage)}")

@@ -11,17 +11,15 @@ from functools import cached_property
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
-from requests import HTTPError
 
 from search_spaces.files import write_whole
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
 from sweep.display import say
 from sweep.folder import State, SweepFolder, TrialFolder
-from trainables.checkpoint import META
+from trainables.checkpoint import read_checkpoint
 from trainables.quiet import hush
 from trainables.selection import SELECTION
 from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
@@ -49,6 +47,7 @@ class Tracker:
         self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
         self._may_have_more = (folder.path / _PARENT).exists()  # than is noted: the process before may have been killed
         self._warned = False
+        self._running: set[str] = set()
 
     def sync(self, trial: TrialFolder) -> bool:
         """Send what MLflow does not have of a trial yet, unless it is auxiliary; False if MLflow did not answer."""
@@ -59,14 +58,23 @@ class Tracker:
         trials = self._folder.trials
         return all([self.sync(trial) for trial in trials]) and self._answered(lambda: self._end(trials))
 
+    def stop(self) -> None:
+        """Mark what runs as stopped: its driver ends."""
+        self._answered(self._stop)
+
     def _answered(self, send: Callable[[], None]) -> bool:
-        """Whether MLflow took it; the first time that it does not, say so."""
+        """Whether MLflow took it; the first time that it does not, say so.
+
+        A server, its store of artifacts and the libraries before them fail in many ways, and none may stop a sweep.
+        """
         try:
             send()
-        except (MlflowException, HTTPError) as error:
+        except Exception as error:
+            if isinstance(error, OSError) and str(self._folder.path) in str(error.filename):
+                raise  # the sweep's own disk
             self._may_have_more = True  # an answer that was lost is no sign that nothing was done
             if not self._warned:
-                reason = str(error).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
                 say(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
             self._warned = True
             return False
@@ -77,8 +85,25 @@ class Tracker:
         for pattern in _ARTIFACTS:
             for file in self._folder.path.glob(pattern):
                 self._client.log_artifact(parent, str(file))
-        failed = any(trial.state == "failed" for trial in trials)
-        self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+        states = {trial.state for trial in trials}
+        if "running" in states:  # and no driver is there
+            self._stop()
+        else:
+            self._client.set_terminated(parent, "FAILED" if "failed" in states else "FINISHED")
+
+    def _stop(self) -> None:
+        for trial in self._folder.trials:
+            file = trial.path / _SENT
+            sent = json.loads(file.read_text()) if file.exists() else {}
+            if trial.state == "running" and "run" in sent:
+                self._client.set_terminated(sent["run"], "KILLED")
+        self._client.set_terminated(self._parent(), "KILLED")
+
+    def _go_on(self, run: str) -> None:
+        """A run that an earlier driver may have marked as stopped runs again."""
+        if run not in self._running:
+            self._client.update_run(run, "RUNNING")
+            self._running.add(run)
 
     def _sync(self, trial: TrialFolder) -> None:
         file = trial.path / _SENT
@@ -86,6 +111,9 @@ class Tracker:
         state, progress = trial.state, trial.progress
         if "run" not in sent:
             sent["run"] = self._child(trial.config)
+        elif state == "running":
+            self._go_on(self._parent())
+            self._go_on(sent["run"])
         run = sent["run"]
         # Noted before it is sent: MLflow takes what it has already, of the same time, once
         now = sent.setdefault("now", int(time.time() * 1000))
@@ -93,7 +121,7 @@ class Tracker:
         self._log(run, now, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
         sent["lines"] = len(progress)
         if state == "finished":
-            final = json.loads((trial.checkpoint_path / META).read_text())["metrics"]
+            final = read_checkpoint(trial.checkpoint_path).meta.metrics
             if sorted(final) != sent["final"]:
                 self._log(run, now, [(int(progress[-1]["step"]), final)])
                 self._client.log_artifacts(run, str(trial.checkpoint_path), CHECKPOINT_ARTIFACT)

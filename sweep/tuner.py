@@ -1,33 +1,28 @@
 """Ray Tune, set up for SPON: run what is left of a stage of a sweep, say how far it came."""
 
-import json
 import os
-import pickle
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.schedulers import FIFOScheduler
 
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
 from sweep.cluster import places
-from sweep.display import say
 from sweep.folder import SweepFolder
-from sweep.free_worker import patient
+from sweep.scheduler import InTurn
+from sweep.storage import drop_states, folders_in, states_in
 from trainables.cache import writable
 from trainables.ray_trainable import SponTrainable
 from trainables.schedule import total_steps
 
-_STATE_SECONDS = 0.005
-"""Seconds between two times that Ray writes the state of all trials, for each of them. Writing takes 0.1 to 0.2 ms a
-trial: a share of the time that does not grow with the sweep. A small sweep's state is written at every event."""
-_PICKLED = ("search_gen_state", "searcher-state")
-"""Files of Ray's state of a search, one for each process that ran it; the names end in its time."""
+_NEVER = 10**9
+"""Seconds between two times that Ray writes the state of all trials, which nothing is taken up from."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
@@ -66,7 +61,7 @@ def run_trials(
         shape: of the model.
         trials: of the stage.
         tracking_uri: of MLflow.
-        stage: names Ray's state of it.
+        stage: names Ray's folder of it.
         with_test: whether the test report comes after it, which counts in the time that is left.
 
     Raises:
@@ -81,13 +76,14 @@ def run_trials(
         callback = SweepCallback(
             folder, shape, tracking_uri, left, n_before=before, places=at_once, with_test=with_test
         )
-        jobs = {trial.name: folder.job(trial) for trial in left}
-        fit(folder, stage, SponTrainable, grid_space(jobs), callback, len(left), tune.TuneConfig())
+        states = states_in(folder.tune)
+        jobs = {trial.name: folder.job(trial, states) for trial in left}
+        fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
         speed = callback.speed
     done = outcome(folder, trials)
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
-    folder.drop_states()
+    drop_states(folder.tune)
     return replace(done, speed=speed)
 
 
@@ -101,22 +97,20 @@ def fit(
     trainable: type[tune.Trainable],
     space: dict[str, Any],
     callback: tune.Callback,
-    n_trials: int,
     config: tune.TuneConfig,
 ) -> None:
-    """Run a stage of a sweep through Ray Tune; a search goes on where it was stopped.
+    """Run what is left of a stage of a sweep through Ray Tune.
 
     Args:
         folder: of the sweep.
-        stage: names Ray's state of it.
+        stage: names Ray's folder of it.
         trainable: what runs; its output is kept if it trains.
         space: of its config; its place in the resources is added here.
         callback: keeps the results.
-        n_trials: about how many will come.
         config: the search, if it is one; how trials are named, placed and reused is added here.
     """
     _keep_secrets()
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_STATE_SECONDS * n_trials)
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER)
     resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
     placed = tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle]))
     space = space | {
@@ -125,19 +119,15 @@ def fit(
         "max_minutes": resources.max_minutes,
         "ear": folder.ear,
     }
-    state = folder.path.resolve() / "tune" / stage  # Ray takes a relative path for a URI
-    if config.search_alg is not None and _is_whole(state):
-        _run(tune.Tuner.restore(str(state), trainable=placed, resume_unfinished=True, param_space=space), folder)
-        return
     config.reuse_actors = True
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
-    config.scheduler = patient(config.scheduler or FIFOScheduler(), resources)
+    config.scheduler = config.scheduler or InTurn(resources)
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
     run = tune.RunConfig(
-        name=state.name,
-        storage_path=str(state.parent),
+        name=_fresh(stage, folders_in(folder.tune)),
+        storage_path=folder.tune,
         callbacks=[callback],
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own states
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials say when; all states are kept
         failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         log_to_file=trains,
         sync_config=tune.SyncConfig(sync_artifacts=trains, sync_period=0),  # the log files, after each result
@@ -146,28 +136,22 @@ def fit(
     _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)
 
 
-def _is_whole(state: Path) -> bool:
-    """Whether Ray can go on from its state of a search: a driver that is killed may leave the newest files cut."""
-    if not tune.Tuner.can_restore(str(state)):
-        return False
-    try:
-        json.loads(max(state.glob("experiment_state-*")).read_text())
-        for file in (state / "tuner.pkl", *(max(state.glob(f"{kind}-*")) for kind in _PICKLED)):
-            pickle.loads(file.read_bytes())
-    except Exception as error:  # whatever a cut pickle raises
-        reason = type(error).__name__
-        say(f"Ray's state of the search was cut by a crash ({reason}); it goes on from the study and the masks")
-        return False
-    return True
+def _fresh(stage: str, known: Collection[str]) -> str:
+    """A name for Ray's folder of a stage: each driver has its own, and overwrites no state of an earlier one."""
+    return next(name for number in count(1) if (name := f"{stage}.{number}") not in known)
 
 
 def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
     """Run until the end, or until a callback cannot write, which Ray wraps with its traceback."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     with writable(folder.path):
         try:
             tuner.fit()
         except tune.TuneError as error:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        finally:
+            for number, handler in handlers.items():  # Ray leaves its own, which would swallow the next Ctrl-C
+                signal.signal(number, handler)
 
 
 def _keep_secrets() -> None:

@@ -1,11 +1,13 @@
 """The checkpoint of a finished trial: one reader and one writer.
 
 A checkpoint is a directory of three files: ``spon.safetensors`` (one vector a site, keyed by the module's path in the
-model), ``meta.json`` (everything needed to use and to judge it) and ``scores.safetensors`` (per-block and per-document
-scores, for paired comparisons). It stands alone: nothing else of the sweep is needed to read it.
+model), ``scores.safetensors`` (per-block and per-document scores, for paired comparisons) and ``meta.json`` (everything
+needed to use and to judge it), whose coming makes it one. What the test split says comes later and beside them, in
+``test.safetensors`` and ``test.json``. It stands alone: nothing else of the sweep is needed to read it.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +17,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from search_spaces import __version__
 from search_spaces.errors import SponError
-from search_spaces.files import first_fault
+from search_spaces.files import first_fault, write_whole
 from search_spaces.schema import Config, TrialConfig
 from search_spaces.sites import ModelShape, Site
 from trainables.scores import Scores
 
 SCHEMA_VERSION = 1
 META, BIASES, SCORES = "meta.json", "spon.safetensors", "scores.safetensors"
+TEST_METRICS, TEST_SCORES = "test.json", "test.safetensors"
+COMMIT = "SPON_COMMIT"
+"""Variable by which a driver tells its workers on other nodes what they run."""
 _LIBRARIES = ("torch", "transformers", "datasets", "ray", "optuna", "mlflow", "safetensors", "pydantic")
 
 
@@ -76,7 +81,9 @@ def library_versions() -> dict[str, str]:
 
 
 def code_commit() -> str | None:
-    """Commit of this code, or None outside a git checkout."""
+    """Commit of this code, or of the driver's that sent it here; None outside a git checkout."""
+    if COMMIT in os.environ:
+        return os.environ[COMMIT] or None
     here = Path(__file__).parent
     try:
         run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
@@ -86,11 +93,36 @@ def code_commit() -> str | None:
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
-    """Write the three files into an empty directory; the caller renames it into place."""
-    paths = checkpoint.meta.paths
-    save_file({paths[str(site)]: vector for site, vector in checkpoint.biases.items()}, directory / BIASES)
-    write_scores(checkpoint.scores, directory / SCORES)
-    (directory / META).write_text(checkpoint.meta.model_dump_json(indent=1))
+    """Write the files of a checkpoint into a directory; it is one when the last is there."""
+    paths, (trained, tested) = checkpoint.meta.paths, _split(checkpoint)
+    save_file({paths[str(site)]: vector for site, vector in trained.biases.items()}, directory / BIASES)
+    write_scores(trained.scores, directory / SCORES)
+    if tested.scores:
+        write_test(checkpoint, directory)
+    write_whole(directory / META, trained.meta.model_dump_json(indent=1))
+
+
+def write_test(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write what the test split says of a checkpoint beside what was written before."""
+    _, tested = _split(checkpoint)
+    write_scores(tested.scores, directory / TEST_SCORES)
+    write_whole(directory / TEST_METRICS, json.dumps(tested.meta.metrics, indent=1))
+
+
+def without_test(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint as it was before the test split was opened."""
+    return _split(checkpoint)[0]
+
+
+def _split(checkpoint: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """A checkpoint with the metrics and scores of other splits, and with those of the test split."""
+
+    def part(of_test: bool) -> Checkpoint:
+        metrics = {name: v for name, v in checkpoint.meta.metrics.items() if name.startswith("test_") is of_test}
+        scores = {name: v for name, v in checkpoint.scores.items() if name.startswith("test.") is of_test}
+        return Checkpoint(checkpoint.meta.model_copy(update={"metrics": metrics}), checkpoint.biases, scores)
+
+    return part(False), part(True)
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -107,6 +139,9 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     meta = _read_meta(directory)
     try:
         vectors, scores = load_file(directory / BIASES), read_scores(directory / SCORES)
+        if (directory / TEST_METRICS).exists():
+            metrics = meta.metrics | json.loads((directory / TEST_METRICS).read_bytes())
+            meta, scores = meta.model_copy(update={"metrics": metrics}), scores | read_scores(directory / TEST_SCORES)
     except (SafetensorError, TypeError) as error:  # TypeError: tensors that are not those of Scores
         raise SponError(f"a checkpoint's tensors must be whole, but {error} (at {directory})") from error
     if set(vectors) != set(meta.paths.values()) or set(meta.paths) != set(meta.config.sites):
@@ -149,10 +184,10 @@ def check_fits(checkpoint: Checkpoint, shape: ModelShape, fingerprint: str) -> N
 
 
 def write_scores(scores: Mapping[str, Scores], file: Path) -> None:
-    """Write named scores as one safetensors file."""
+    """Write named scores as one safetensors file, whole or not at all."""
     # Clones: without biases the SPON scores are the TEAL scores, and tensors of a file may not share memory
     tensors = {f"{name}/{key}": tensor.clone() for name, s in scores.items() for key, tensor in s.tensors().items()}
-    save_file(tensors, file)
+    write_whole(file, save(tensors))
 
 
 def read_scores(file: Path) -> dict[str, Scores]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,19 +12,21 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.tune.result import SHOULD_CHECKPOINT
+from safetensors import SafetensorError
 
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.activity import tell
-from trainables.checkpoint import check_fits, read_checkpoint
+from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, read_checkpoint, write_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
 from trainables.dtype import emulation_warning
 from trainables.listener import hush_up, speak
 from trainables.model import find_model, read_shape
 from trainables.proxy import MaskScorer
 from trainables.quiet import hush
-from trainables.state import save_state, take_up
 from trainables.trial import Trial
 from trainables.workbench import Workbench
 
@@ -31,8 +34,8 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 
 FAILURE = "failure"
 """Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
-METRICS, STATE = "metrics", "state"
-"""Keys of what a result tells the driver: the metrics of a validation, and where the trial's state was put after it."""
+VALIDATIONS = "validations"
+"""Key of the metrics of all validations so far; a result has those of the last one as its own, too."""
 COMPLETE = "complete"
 """Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
 
@@ -57,9 +60,18 @@ def connect_ray(address: str | None) -> None:
     if address.startswith("ray://"):
         raise SponError(f"a driver must run on its cluster (by ray job submit), but got {address} (at --address)")
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, runtime_env=_code(), **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:  # an address of another form
         raise SponError(f"a Ray cluster must answer, but {' '.join(str(error).split())} (at --address)") from error
+
+
+def _code() -> dict[str, Any] | None:
+    """What workers on other nodes need to run this code; nothing in a job of Ray's, whose working directory has it."""
+    if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        return None
+    product = Path(__file__).parents[1]
+    rooms = [str(product / room) for room in ("search_spaces", "trainables", "sweep", "analysis")]
+    return {"py_modules": rooms, "env_vars": {COMMIT: code_commit() or ""}}
 
 
 class _Resident(tune.Trainable):
@@ -146,37 +158,54 @@ class _Resident(tune.Trainable):
 class SponTrainable(_Resident):
     """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations.
 
-    Config: beside what all have, ``states``, a directory on a disk that all nodes share. The trial's states are kept
-    there and not by Ray, which would write the state of all trials each time that it deletes one of them.
+    Tune gets the trial's state after each as a checkpoint; that of the last one holds the trial's own checkpoint, too.
+
+    Config: beside what all have, ``states``, paths or URIs of states under earlier drivers, the newest first.
     """
 
     def _forget(self) -> None:
         self._trial: Trial | None = None
+        self._finished: Checkpoint | None = None
 
     def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
-        bench.check(trial)
-        self._states = Path(config["states"])
-        self._trial, self._state = take_up(partial(Trial, bench, trial), self._states)
-        self._repeats = self._state is not None  # the driver may not have had the last validation
+        self._new, self._states = partial(Trial, bench, trial), config["states"]
+        self._trial = self._taken_up()
         self._n_params, self._max_minutes = trial.n_spon_params, config.get("max_minutes")
 
-    def _advance(self) -> dict[str, Any]:
-        """Train to the next validation; a trial that was taken up first says its last one again.
+    def _taken_up(self) -> Trial:
+        """The trial as the newest state has it that can be read, or at its beginning."""
+        for state in self._states:
+            trial = self._new()
+            with tune.Checkpoint(state).as_directory() as files:
+                if _loaded(trial, Path(files)):
+                    return trial
+        return self._new()
 
-        Metrics are a list: Ray keeps statistics of whatever is a number in a result, and writes them with each state.
-        """
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # a path, as it was saved
+        """Go on from the state that Tune has, after the worker before was lost."""
+        if self._trial is not None and not _loaded(self._trial, Path(checkpoint_dir)):
+            self._trial = self._taken_up()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the state, and the trial's checkpoint if it is done."""
         assert self._trial is not None
-        if not self._repeats:
+        self._trial.save(Path(checkpoint_dir))
+        if self._finished:
+            write_checkpoint(self._finished, Path(checkpoint_dir))
+
+    def _advance(self) -> dict[str, Any]:
+        """Train to the next validation; a trial that was taken up at its end says its last one again."""
+        assert self._trial is not None
+        if not self._trial.done:
             self._trial.advance(self._clock())
-            self._state = save_state(self._trial, self._states)
-        self._repeats = False
-        done, metrics = self._trial.done, self._trial.history[-1]
+        if done := self._trial.done:
+            self._finished = self._trial.finish()
         return {
-            METRICS: list(metrics.items()),
-            "val_kl_nats": metrics["val_kl_nats"],
+            **self._trial.history[-1],
+            VALIDATIONS: list(self._trial.history),
             "n_spon_params": self._n_params,
             "training_iteration": len(self._trial.history),
-            STATE: str(self._state),
+            SHOULD_CHECKPOINT: True,
             COMPLETE: done,
             "done": done,
         }
@@ -235,6 +264,16 @@ class MaskTrainable(_Resident):
             COMPLETE: done,
             "done": done,
         }
+
+
+def _loaded(trial: Trial, state: Path) -> bool:
+    """Whether the trial could be taken up from a state; if not, it must begin anew."""
+    try:
+        trial.load(state)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: no JSON, another shape
+        print(f"a state of the trial cannot be read: {error} (at {state})")
+        return False
+    return True
 
 
 def _scorer(bench: Workbench, trial: TrialConfig, shared: str) -> MaskScorer:

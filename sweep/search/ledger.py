@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder
-from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.checkpoint import read_checkpoint, without_test
 
 _ADOPTED = "adopted.json"
 
@@ -33,10 +34,10 @@ class Ledger:
         if theirs is None:
             return None
         mine.start(trial)
-        for metrics in theirs.progress:
-            mine.add_progress(metrics)
+        mine.add_progress(*theirs.progress)
         (mine.path / _ADOPTED).write_text(json.dumps({"from": str(theirs.path)}))
-        mine.store(_without_test(read_checkpoint(theirs.checkpoint_path), trial))
+        known = without_test(read_checkpoint(theirs.checkpoint_path))
+        mine.store(replace(known, meta=known.meta.model_copy(update={"config": trial})))
         return mine
 
     def missing(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
@@ -60,10 +61,3 @@ class Ledger:
 
 def _age(file: Path) -> float:
     return file.stat().st_mtime
-
-
-def _without_test(checkpoint: Checkpoint, trial: TrialConfig) -> Checkpoint:
-    metrics = {name: value for name, value in checkpoint.meta.metrics.items() if not name.startswith("test_")}
-    scores = {name: values for name, values in checkpoint.scores.items() if not name.startswith("test.")}
-    meta = checkpoint.meta.model_copy(update={"config": trial, "metrics": metrics})
-    return Checkpoint(meta, checkpoint.biases, scores)

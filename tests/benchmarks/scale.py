@@ -32,7 +32,7 @@ from tests.benchmarks.sleeper import PLAN, SleepingTrainable
 from tests.benchmarks.table import print_table
 from tests.conftest import trials_of
 from trainables.checkpoint import write_checkpoint
-from trainables.ray_trainable import COMPLETE, METRICS, STATE
+from trainables.ray_trainable import COMPLETE, VALIDATIONS
 from trainables.trial import Trial, report_test
 from trainables.workbench import Workbench
 
@@ -111,7 +111,7 @@ def measure(directory: Path, n_workers: int, n_trials: int, seconds: float) -> N
     (directory / "space.json").write_text(json.dumps(raw))
     (directory / "notes").mkdir()
     plan = {"template": str(directory / "template"), "notes": str(directory / "notes"), "history": history}
-    os.environ[PLAN] = json.dumps(plan | {"seconds": seconds, "metrics": METRICS, "state": STATE, "complete": COMPLETE})
+    os.environ[PLAN] = json.dumps(plan | {"seconds": seconds, "validations": VALIDATIONS, "complete": COMPLETE})
     command = [sys.executable, "-m", "tests.benchmarks.scale", "--drive", directory, "--workers", str(n_workers)]
     until = n_trials - min(n_trials // 10, 2 * n_workers)
     with (directory / "driver.txt").open("w") as out:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.result import SHOULD_CHECKPOINT
 
 PLAN = "SPON_SLEEPER"
 """Variable with what a trial does, as JSON: ``template`` and ``notes`` (directories), ``history`` (the metrics of each
-validation), ``seconds`` (of a trial), and the keys of its results: ``metrics``, ``state`` and ``complete``."""
+validation), ``seconds`` (of a trial), and the keys of its results: ``validations`` and ``complete``."""
 
 
 class SleepingTrainable(tune.Trainable):
@@ -26,9 +27,9 @@ class SleepingTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._trial, self._states = new_config["trial"], Path(new_config["states"])
-        there = sorted(self._states.glob("[0-9]*"))
-        self._reports = int(there[-1].name) if there else 0
+        self._trial, self._reports = new_config["trial"], 0
+        for state in new_config["states"][:1]:
+            self.load_checkpoint(state)
         self._note("begin")
         return True
 
@@ -37,34 +38,31 @@ class SleepingTrainable(tune.Trainable):
         time.sleep(plan["seconds"] / len(history))
         self._reports = min(self._reports + 1, len(history))
         done = self._reports == len(history)
-        metrics, state = history[self._reports - 1], self._save(done)
         if done:
             self._note("end")
         return {
-            plan["metrics"]: list(metrics.items()),
-            "val_kl_nats": metrics["val_kl_nats"],
+            **history[self._reports - 1],
+            plan["validations"]: history[: self._reports],
             "n_spon_params": 0,
             "training_iteration": self._reports,
-            plan["state"]: str(state),
+            SHOULD_CHECKPOINT: True,
             plan["complete"]: done,
             "done": done,
         }
 
-    def _save(self, done: bool) -> Path:
-        """Write as many files as a trial does, as whole, and keep as many of them."""
-        place = self._states / f"{self._reports:06d}"
-        aside = place.with_name(f".{place.name}")
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-        shutil.copytree(self._template / "state", aside)
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write as many files as a trial does."""
+        place, done = Path(checkpoint_dir), self._reports == len(self._plan["history"])
+        shutil.copytree(self._template / "state", place, dirs_exist_ok=True)
+        (place / "reports").write_text(str(self._reports))
         if done:
-            shutil.copytree(self._template / "checkpoint", aside, dirs_exist_ok=True)
-            meta = json.loads((aside / "meta.json").read_text()) | {"config": self._trial}
-            (aside / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
-        for old in sorted(self._states.glob("[0-9]*"))[:-2]:
-            shutil.rmtree(old)
-        return place
+            shutil.copytree(self._template / "checkpoint", place, dirs_exist_ok=True)
+            meta = json.loads((place / "meta.json").read_text()) | {"config": self._trial}
+            (place / "meta.json").write_text(json.dumps(meta))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from there."""
+        self._reports = int((Path(checkpoint_dir) / "reports").read_text())
 
     def _note(self, event: str) -> None:
         with (Path(self._plan["notes"]) / str(os.getpid())).open("a") as file:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweep.cli import main
+from search_spaces.errors import SponError
+from sweep.cli import command_line, main
+from sweep.lock import driving
 from tests.conftest import make_llama
 from tests.swept import write_space
 
@@ -98,9 +100,33 @@ def test_a_sweep_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys:
     assert "there are: other" in refusal(capsys, "board", "nosuch", "--storage", tmp_path)
 
 
-def test_a_bucket_is_refused(tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(capsys, "run", write_space(tiny_raw, tmp_path), "--storage", "s3://bucket/runs")
-    assert line.endswith("must be in a directory, such as a share of NFS, but got s3://bucket/runs (at --storage)")
+def test_a_storage_that_is_no_bucket_is_refused(tiny_raw: dict[str, object], tmp_path: Path) -> None:
+    space = str(write_space(tiny_raw, tmp_path))
+    with pytest.raises(SponError, match=r"a storage must be a directory, s3://.* but got ftp://host/runs"):
+        command_line().parse_args(["run", space, "--storage", "ftp://host/runs"])
+
+
+def test_a_fault_of_the_program_is_no_trial_that_failed_and_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sweep.folder.open_sweep", lambda *arguments: 1 / 0)
+    assert main(["status", "tiny", "--storage", str(tmp_path)]) == 3
+    *traceback, line = capsys.readouterr().err.strip().splitlines()
+    assert "error of this program, not of the input: ZeroDivisionError" in line
+    assert "Traceback" in traceback[0]
+
+
+def test_a_cluster_is_found_by_rays_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert command_line().parse_args(["resume", "tiny"]).address == "head:6379"
+    assert command_line().parse_args(["resume", "tiny", "--address", "other:1"]).address == "other:1"
+
+
+def test_sync_beside_a_driver_is_refused_and_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "space.json").write_text("{}")
+    with driving(tmp_path / "tiny"):
+        assert "another driver holds this sweep: process" in refusal(capsys, "sync", "tiny", "--storage", tmp_path)
 
 
 def test_a_missing_space_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

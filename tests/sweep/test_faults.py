@@ -140,12 +140,12 @@ def test_a_killed_driver_whose_last_state_is_gone_and_the_one_before_cut_loses_n
     until(driver, "step 20/100")
     driver.kill()
     driver.communicate()
-    last, *before = sorted(tmp_path.glob("tiny/trials/UNIF-ALL*/states/*"), reverse=True)
+    last, *before = sorted(tmp_path.glob("tiny/tune/grid.1/UNIF-ALL*/checkpoint_*"), reverse=True)
     shutil.rmtree(last)
     assert before
     for state in before:
         cut(state)
-    for file in (tmp_path / "tiny" / "tune" / "grid").iterdir():
+    for file in (tmp_path / "tiny" / "tune" / "grid.1").iterdir():
         if file.is_file():
             file.write_bytes(b"")  # as Ray leaves it when it is killed while it writes
     ran = run("resume", "tiny", "--storage", tmp_path)

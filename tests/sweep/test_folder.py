@@ -142,3 +142,37 @@ def test_a_trials_folder_is_under_its_sweep_whatever_its_allocation_is_called(
     sweep = SweepFolder(tmp_path / "tiny")
     path = sweep.trial(tiny_trial.model_copy(update={"allocation": name})).path
     assert path.resolve().parent == sweep.path / "trials"
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        ({}, True),
+        ({"resources": {"max_minutes": 5, "max_failures": 9}}, True),
+        ({"allocations": ["UNIF-ALL", "TOP-50"]}, True),
+        ({"seeds": [42, 43]}, True),
+        ({"allocations": ["TOP-50"]}, False),
+        ({"seeds": [43]}, False),
+        ({"sparsity": [0.6, 0.7]}, False),
+        ({"resources": {"gpus_per_trial": 1}}, False),
+        ({"training": {"lr": 0.1}}, False),
+    ],
+)
+def test_a_sweep_goes_on_with_other_resources_or_more_trials_and_with_nothing_else(
+    tmp_path: Path, tiny_raw: dict[str, object], change: dict[str, object], goes_on: bool
+) -> None:
+    create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+    space = parse_space(tiny_raw | change, "test")
+    if goes_on:
+        check_sweep(tmp_path, space)
+        assert create_sweep(tmp_path, space).space == space
+    else:
+        with pytest.raises(SponError, match="a sweep's name must stand for one space"):
+            check_sweep(tmp_path, space)
+
+
+def test_a_failed_trial_that_is_tried_again_is_under_way_and_keeps_why_it_failed(trial: TrialFolder) -> None:
+    trial.fail("no node had a GPU")
+    trial.retry()
+    assert trial.state == "running"
+    assert "tried again, after: no node had a GPU" in trial.log_path.read_text()

@@ -67,7 +67,7 @@ def test_every_distinct_trial_is_finished_once_and_tested(swept: Swept) -> None:
 
 
 def test_a_stage_that_has_ended_leaves_no_states(swept: Swept) -> None:
-    assert not list(swept.folder.path.glob("trials/*/states"))
+    assert not list(swept.folder.path.glob("tune/**/checkpoint_*"))
 
 
 def test_trained_trials_lower_the_validation_kl(swept: Swept) -> None:
@@ -223,7 +223,7 @@ def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -
     assert {"val_kl_nats", "val_ppl", "test_kl_nats", "train_loss_nats"} <= set(child.data.metrics)
     assert [m.step for m in client.get_metric_history(child.info.run_id, "train_loss_nats")] == [4, 8]
     files = {Path(a.path).name for a in client.list_artifacts(child.info.run_id, "checkpoint")}
-    assert files == {"spon.safetensors", "meta.json", "scores.safetensors"}
+    assert files == {"spon.safetensors", "meta.json", "scores.safetensors", "test.json", "test.safetensors"}
 
 
 def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[str, object], tmp_path: Path) -> None:

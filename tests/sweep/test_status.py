@@ -35,8 +35,9 @@ def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
     validate(unif, 4, 10.0)
     validate(unif, 8, 10.0)
     validate(bottom, 4, 20.0)
-    teal.checkpoint_path.mkdir()
-    unif.checkpoint_path.mkdir()
+    for trial in (teal, unif):
+        trial.checkpoint_path.mkdir()
+        (trial.checkpoint_path / "meta.json").touch()
     top.fail("the loss must stay finite")
     return sweep
 

@@ -181,10 +181,26 @@ def test_an_mlflow_that_is_away_stops_nothing_and_gets_it_all_later(
         assert not tracker.sync_all()
     assert capsys.readouterr().out.count("MLflow does not answer") == 1
     assert Tracker(uri, folder).sync_all()
-    assert {run.info.status for run in runs(uri)} == {"FINISHED", "RUNNING"}
+    assert {run.info.status for run in runs(uri)} == {"KILLED"}  # no driver is there
 
 
-@pytest.mark.parametrize("fault", [MlflowException("gone"), HTTPError("502 Bad Gateway")], ids=str)
+def test_what_runs_is_marked_when_the_driver_stops_and_when_another_goes_on(
+    folder: SweepFolder, trial: TrialFolder, uri: str
+) -> None:
+    Tracker(uri, folder).sync(trial)
+    Tracker(uri, folder).stop()
+    assert [run.info.status for run in runs(uri)] == ["KILLED", "KILLED"]
+    later = Tracker(uri, folder)
+    trial.add_progress({"step": 8.0, "val_kl_nats": 0.4})
+    later.sync(trial)
+    assert [run.info.status for run in runs(uri)] == ["RUNNING", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [MlflowException("gone"), HTTPError("502 Bad Gateway"), OSError("reset by peer"), KeyError("of a cloud's library")],
+    ids=str,
+)
 def test_an_mlflow_that_dies_while_the_board_is_sent_stops_nothing_and_it_says_so(
     folder: SweepFolder,
     trial: TrialFolder,

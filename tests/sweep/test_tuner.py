@@ -51,7 +51,7 @@ def test_ray_is_given_the_resources_and_the_limits(
         "max_minutes": 9,
     }
     folder = create_sweep(tmp_path, parse_space(tiny_raw | {"resources": asked}, "test"))
-    fit(folder, "grid", SponTrainable, {}, tune.Callback(), 1, tune.TuneConfig())
+    fit(folder, "grid", SponTrainable, {}, tune.Callback(), tune.TuneConfig())
     assert given["place"] == tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5, "accelerator_type:A100": 0.001}])
     assert given["run_config"].failure_config.max_failures == 7
     assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9, "ear": folder.ear}

@@ -1,5 +1,8 @@
 """The Ray adapters, without Ray: the calls that Tune makes, made by hand."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,31 +15,34 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from tests.conftest import trials_of
+from tests.services import free_port, kill_ray_node, start_ray_node
+from tests.swept import ROOT
 from trainables import ray_trainable
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trainables.proxy import MaskScorer
-from trainables.ray_trainable import COMPLETE, FAILURE, METRICS, STATE, MaskTrainable, SponTrainable, connect_ray
-from trainables.state import save_state
+from trainables.ray_trainable import COMPLETE, FAILURE, MaskTrainable, SponTrainable, connect_ray
 from trainables.training import Trainer
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
 
-def config_of(trial: TrialConfig) -> dict[str, object]:
-    return {"trial": trial.model_dump(mode="json"), "threads": 1, "gpus": 0.0}
+def config_of(trial: TrialConfig, *states: Path) -> dict[str, object]:
+    where = {"states": [str(state) for state in states]}
+    return {"trial": trial.model_dump(mode="json"), "threads": 1, "gpus": 0.0, **where}
 
 
-def begun(trial: TrialConfig, states: Path, **config: object) -> SponTrainable:
-    """An actor whose first trial has begun, or was taken up."""
+def worker(trial: TrialConfig, *states: Path, **config: object) -> SponTrainable:
+    """An actor whose first trial has begun, or was taken up from one of the states, the newest first."""
     actor = SponTrainable.__new__(SponTrainable)
-    actor.setup(config_of(trial) | {"states": str(states)} | config)
+    actor.setup(config_of(trial, *states) | config)
     return actor
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Callable[..., SponTrainable]:
-    """Makes actors, each with states of its own."""
-    return lambda trial, **config: begun(trial, Path(tempfile.mkdtemp(dir=tmp_path)), **config)
+def saved(actor: SponTrainable, place: Path) -> Path:
+    """A state of the actor's trial, as Tune has it written."""
+    place.mkdir()
+    actor.save_checkpoint(str(place))
+    return place
 
 
 def mask_config(trial: TrialConfig, shared: Path, rungs: tuple[int, ...] = (4, 12)) -> dict[str, object]:
@@ -57,9 +63,11 @@ def run(actor: SponTrainable | MaskTrainable) -> list[dict[str, object]]:
     return results
 
 
-def end_of(results: list[dict[str, object]]) -> Checkpoint:
-    """The checkpoint that the driver takes over."""
-    return read_checkpoint(Path(results[-1][STATE]))
+def end_of(actor: SponTrainable) -> Checkpoint:
+    """The checkpoint of the trial that the driver takes over."""
+    with tempfile.TemporaryDirectory() as place:
+        actor.save_checkpoint(place)
+        return read_checkpoint(Path(place))
 
 
 @pytest.fixture
@@ -105,13 +113,20 @@ def diverge(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return after
 
 
+def advanced(actor: SponTrainable, times: int) -> SponTrainable:
+    for _ in range(times):
+        actor.step()
+    return actor
+
+
 def steps(results: list[dict[str, object]]) -> list[float]:
-    return [dict(result[METRICS])["step"] for result in results]
+    return [result["step"] for result in results]
 
 
-def test_a_trial_through_the_adapter_is_the_trial_without_it(worker, tiny_trial, tiny_bench):
-    results = run(worker(tiny_trial))
-    through, direct = end_of(results), run_trial(tiny_bench, tiny_trial)
+def test_a_trial_through_the_adapter_is_the_trial_without_it(tiny_trial, tiny_bench):
+    actor = worker(tiny_trial)
+    results = run(actor)
+    through, direct = end_of(actor), run_trial(tiny_bench, tiny_trial)
     assert steps(results) == [4, 8]
     assert [result["training_iteration"] for result in results] == [1, 2]
     assert [(result["done"], result[COMPLETE]) for result in results] == [(False, False), (True, True)]
@@ -120,64 +135,71 @@ def test_a_trial_through_the_adapter_is_the_trial_without_it(worker, tiny_trial,
     assert all(torch.equal(through.biases[site], vector) for site, vector in direct.biases.items())
 
 
-def test_a_result_has_both_objectives_of_a_search(worker, tiny_trial):
+def test_a_result_has_both_objectives_of_a_search(tiny_trial):
     assert {"val_kl_nats", "n_spon_params"} <= (result := worker(tiny_trial).step()).keys()
     assert result["n_spon_params"] == tiny_trial.n_spon_params == 64
 
 
-def test_torch_has_the_threads_of_the_trial(worker, tiny_trial, monkeypatch):
+def test_torch_has_the_threads_of_the_trial(tiny_trial, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     worker(tiny_trial, threads=3)
     assert threads == [3]
 
 
-def test_the_next_trial_in_a_worker_loads_no_model(worker, tiny_raw, tmp_path, counted):
+def test_the_next_trial_in_a_worker_loads_no_model(tiny_raw, tmp_path, counted):
     first, second = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "TOP-50"]})
     actor = worker(first)
     run(actor)
-    assert actor.reset_config(config_of(second) | {"states": str(tmp_path / "second")})
+    assert actor.reset_config(config_of(second))
     run(actor)
     assert len(counted) == 1
 
 
-def test_the_next_trial_in_a_worker_is_as_in_a_fresh_one(worker, tiny_raw, tmp_path):
+def test_the_next_trial_in_a_worker_is_as_in_a_fresh_one(tiny_raw, tmp_path):
     first, second = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "ATTN-ONLY"]})
     used, fresh = worker(first), worker(second)
     run(used)
-    used.reset_config(config_of(second) | {"states": str(tmp_path / "second")})
-    one, other = end_of(run(used)), end_of(run(fresh))
+    used.reset_config(config_of(second))
+    run(used)
+    run(fresh)
+    one, other = end_of(used), end_of(fresh)
     assert one.meta.metrics == other.meta.metrics
     assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
 
 
-def test_another_model_in_a_worker_is_loaded(worker, tiny_trial, tiny_raw, tmp_path, counted):
+def test_another_model_in_a_worker_is_loaded(tiny_trial, tiny_raw, tmp_path, counted):
     actor = worker(tiny_trial)
     (other,) = trials_of(tiny_raw | {"model": {"source": tiny_trial.model.source, "dtype": "bfloat16"}})
-    actor.reset_config(config_of(other) | {"states": str(tmp_path / "other")})
+    actor.reset_config(config_of(other))
     assert [args[0].dtype for args in counted] == ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize("training", [{}, {"early_stopping_patience": 1, "lr": 3.0}], ids=["last", "best is before"])
-def test_a_trial_goes_on_in_another_worker_where_it_was_and_says_its_last_validation_again(
-    worker, tiny_raw, tmp_path, training
-):
+@pytest.mark.parametrize("by", ["this driver", "a later one"])
+def test_a_trial_goes_on_in_another_worker_where_it_was(tiny_raw, tmp_path, training, by):
     (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | training})
-    first = begun(trial, tmp_path / "states").step()
-    results = run(begun(trial, tmp_path / "states"))
-    assert results[0] == first
-    assert steps(results) == [4, 8]
-    whole = run(worker(trial))
-    resumed, direct = end_of(results), end_of(whole)
+    first = worker(trial)
+    assert steps([first.step()]) == [4]
+    state = saved(first, tmp_path / "state")
+    if by == "this driver":
+        second = worker(trial)
+        second.load_checkpoint(str(state))
+    else:
+        second = worker(trial, state)
+    assert steps(run(second)) == [8]
+    whole = worker(trial)
+    run(whole)
+    resumed, direct = end_of(second), end_of(whole)
     assert resumed.meta.metrics == direct.meta.metrics
     assert all(torch.equal(resumed.biases[site], vector) for site, vector in direct.biases.items())
-    one, other = (Path(ended[-1][STATE]) / "scores.safetensors" for ended in (results, whole))
-    assert one.read_bytes() == other.read_bytes()
+    for name, scores in direct.scores.items():
+        assert torch.equal(resumed.scores[name].block_kl, scores.block_kl)
 
 
-def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(worker, tiny_trial):
+def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(tiny_trial):
     with pytest.raises(SponError, match="is missing"):
-        end_of([worker(tiny_trial).step()])
+        end_of(advanced(worker(tiny_trial), 1))
 
 
 @pytest.mark.parametrize("training", [{}, {"early_stopping_patience": 1, "lr": 3.0, "epochs": 9}])
@@ -185,12 +207,15 @@ def test_an_unfinished_trial_has_no_checkpoint_that_analysis_could_take_for_one(
 def test_a_finished_trial_that_is_taken_up_again_says_the_same_again(tiny_raw, tmp_path, allocation, training):
     raw = tiny_raw | {"allocations": [allocation], "training": {**tiny_raw["training"], **training}}
     (trial,) = trials_of(raw)
-    last = run(begun(trial, tmp_path))[-1]
+    first = worker(trial)
+    last = run(first)[-1]
     assert last["done"]
-    assert begun(trial, tmp_path).step() == last
+    again = worker(trial, saved(first, tmp_path / "state"))
+    assert again.step() == last
+    assert end_of(again).meta.metrics == end_of(first).meta.metrics
 
 
-def test_a_trial_that_diverges_ends_with_its_reason(worker, tiny_trial, diverge):
+def test_a_trial_that_diverges_ends_with_its_reason(tiny_trial, diverge):
     actor = worker(tiny_trial)
     diverge(5)
     assert not actor.step()["done"]
@@ -200,27 +225,25 @@ def test_a_trial_that_diverges_ends_with_its_reason(worker, tiny_trial, diverge)
     assert actor.step() == result
 
 
-def test_after_a_trial_that_diverged_the_worker_is_as_good_as_new(
-    worker, tiny_trial, tmp_path, diverge, monkeypatch, counted
-):
+def test_after_a_trial_that_diverged_the_worker_is_as_good_as_new(tiny_trial, tmp_path, diverge, monkeypatch, counted):
     actor = worker(tiny_trial)
     diverge(0)
     actor.step()
     monkeypatch.setattr(Trainer, "_loss", Trainer._loss)
     monkeypatch.undo()
-    actor.reset_config(config_of(tiny_trial) | {"states": str(tmp_path / "anew")})
+    actor.reset_config(config_of(tiny_trial))
     assert FAILURE not in run(actor)[-1]
     assert len(counted) == 1
 
 
-def test_a_fault_that_the_user_must_mend_is_a_result_and_not_an_exception(worker, tiny_trial):
+def test_a_fault_that_the_user_must_mend_is_a_result_and_not_an_exception(tiny_trial):
     missing = tiny_trial.model_copy(update={"model": tiny_trial.model.model_copy(update={"source": "/not/there"})})
     result = worker(missing).step()
     assert "'/not/there' is neither" in result[FAILURE]
     assert result["done"]
 
 
-def test_a_trial_of_another_text_is_a_failure_that_names_both(worker, tiny_trial):
+def test_a_trial_of_another_text_is_a_failure_that_names_both(tiny_trial):
     result = worker(tiny_trial.model_copy(update={"corpus_fingerprint": "other"})).step()
     assert "a trial must run on its own corpus, but it was made for other" in result[FAILURE]
 
@@ -228,7 +251,7 @@ def test_a_trial_of_another_text_is_a_failure_that_names_both(worker, tiny_trial
 # Limits
 
 
-def test_a_trial_that_takes_too_long_fails_with_the_limit(worker, tiny_trial, monkeypatch):
+def test_a_trial_that_takes_too_long_fails_with_the_limit(tiny_trial, monkeypatch):
     clock = iter(range(0, 10_000, 30))
     monkeypatch.setattr(ray_trainable.time, "monotonic", lambda: next(clock))
     actor = worker(tiny_trial, max_minutes=1)
@@ -239,29 +262,26 @@ def test_a_trial_that_takes_too_long_fails_with_the_limit(worker, tiny_trial, mo
 
 
 def test_time_before_a_restart_counts(tiny_trial, tmp_path):
-    first = begun(tiny_trial, tmp_path)
-    first.step()
+    first = advanced(worker(tiny_trial), 1)
     first._trial._history[0]["seconds"] = 61.0
-    save_state(first._trial, tmp_path)
-    second = begun(tiny_trial, tmp_path, max_minutes=1)
-    assert steps([second.step()]) == [4]
+    second = worker(tiny_trial, saved(first, tmp_path / "state"), max_minutes=1)
     assert "within 1 min" in second.step()[FAILURE]
 
 
-def test_a_trial_in_time_is_as_one_without_a_limit(worker, tiny_trial):
+def test_a_trial_in_time_is_as_one_without_a_limit(tiny_trial):
     limited = worker(tiny_trial, max_minutes=60)
     assert run(limited)[-1]["val_kl_nats"] == run(worker(tiny_trial))[-1]["val_kl_nats"]
 
 
 @pytest.mark.parametrize("where", ["setup", "validation"])
-def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(worker, tiny_trial, tmp_path, monkeypatch, where):
+def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(tiny_trial, tmp_path, monkeypatch, where):
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free")
 
     actor = worker(tiny_trial)
     if where == "setup":
         monkeypatch.setattr(ray_trainable, "Trial", full)
-        actor.reset_config(config_of(tiny_trial) | {"states": str(tmp_path / "anew")})
+        actor.reset_config(config_of(tiny_trial))
     else:
         monkeypatch.setattr(actor._trial, "_score", full)
     result = actor.step()
@@ -269,42 +289,32 @@ def test_a_gpu_that_is_too_small_is_a_failure_that_says_what_to_lower(worker, ti
     assert result["done"]
 
 
+@pytest.mark.parametrize("by", ["this driver", "a later one"])
 @pytest.mark.parametrize("file", ["training.safetensors", "kept.safetensors", "history.json"])
 @pytest.mark.parametrize("fault", ["cut", "garbage", "missing"])
-def test_a_state_that_cannot_be_read_is_passed_over_for_the_one_before(worker, tiny_raw, tmp_path, file, fault):
+def test_a_state_that_cannot_be_read_is_passed_over_for_the_one_before(tiny_raw, tmp_path, file, fault, by):
     (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
-    first = begun(trial, tmp_path)
-    first.step()
-    first.step()
-    place = Path(first.step()[STATE]) / file
-    whole = place.read_bytes()
-    place.unlink()
+    first = worker(trial)
+    before, newest = (saved(advanced(first, times), tmp_path / name) for times, name in ((2, "before"), (1, "newest")))
+    whole = (newest / file).read_bytes()
+    (newest / file).unlink()
     if fault != "missing":
-        place.write_bytes(whole[: len(whole) // 2] if fault == "cut" else b"\xff" * 40)
-    results = run(begun(trial, tmp_path))
-    assert steps(results) == [8, 12, 16]
-    one, other = end_of(results), end_of(run(worker(trial)))
-    assert all(torch.equal(one.biases[site], vector) for site, vector in other.biases.items())
+        (newest / file).write_bytes(whole[: len(whole) // 2] if fault == "cut" else b"\xff" * 40)
+    if by == "this driver":
+        second = worker(trial, before)
+        second.load_checkpoint(str(newest))
+    else:
+        second = worker(trial, newest, before)
+    assert steps(run(second)) == [12, 16]
+    run(first)
+    assert all(torch.equal(end_of(second).biases[site], vector) for site, vector in end_of(first).biases.items())
 
 
-def test_a_trial_whose_states_are_all_unreadable_begins_anew_and_is_taken_up_from_there(tiny_raw, tmp_path):
-    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
-    first = begun(trial, tmp_path)
-    for state in [Path(first.step()[STATE]) for _ in range(3)][1:]:
-        (state / "history.json").write_text("no JSON")
-    anew = begun(trial, tmp_path).step()
-    assert steps([anew]) == [4]
-    assert Path(anew[STATE]).is_dir()
-    assert steps(run(begun(trial, tmp_path))) == [4, 8, 12, 16]
+def test_a_trial_whose_states_are_all_gone_begins_anew(tiny_trial, tmp_path):
+    assert steps(run(worker(tiny_trial, tmp_path / "gone", tmp_path / "too"))) == [4, 8]
 
 
-def test_two_states_of_a_trial_are_kept(tiny_raw, tmp_path):
-    (trial,) = trials_of(tiny_raw | {"training": tiny_raw["training"] | {"epochs": 4}})
-    run(begun(trial, tmp_path))
-    assert sorted(state.name for state in tmp_path.iterdir()) == ["000003", "000004"]
-
-
-def test_a_bug_is_an_exception(worker, tiny_trial, monkeypatch):
+def test_a_bug_is_an_exception(tiny_trial, monkeypatch):
     actor = worker(tiny_trial)
 
     def bug(self: object, rows: object) -> None:
@@ -439,3 +449,37 @@ def test_a_driver_that_would_not_be_on_its_cluster_is_refused() -> None:
 def test_an_address_that_cannot_be_is_one_line(address: str) -> None:
     with pytest.raises(SponError, match=r"a Ray cluster must answer, but .*\(at --address\)"):
         connect_ray(address)
+
+
+_ASK = """
+import sys
+import ray
+import trainables
+from trainables.checkpoint import code_commit
+from trainables.ray_trainable import connect_ray
+
+def where():
+    import trainables
+    return trainables.__file__, code_commit()
+
+connect_ray(sys.argv[1])
+file, commit = ray.get(ray.remote(where).remote(), timeout=60)
+assert "py_modules_files" in file, file
+assert commit == code_commit()
+"""
+
+
+@pytest.mark.ray
+def test_workers_of_a_cluster_have_the_drivers_code_and_know_its_commit():
+    address = f"127.0.0.1:{free_port()}"
+    place = tempfile.mkdtemp(prefix="node")
+    agent = f"--dashboard-agent-listen-port={free_port()}"
+    options = ("--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false", "--num-cpus=1", agent)
+    try:
+        start_ray_node(place, {}, *options, "--object-store-memory=100000000")
+        # From elsewhere: Ray's workers look for code where the driver was started, too
+        words, env = [sys.executable, "-c", _ASK, address], os.environ | {"PYTHONPATH": str(ROOT)}
+        asked = subprocess.run(words, capture_output=True, text=True, cwd=place, env=env)
+    finally:
+        kill_ray_node(place)
+    assert asked.returncode == 0, asked.stderr
