@@ -20,6 +20,8 @@ from search_spaces.search import named_suggestions, search_of, trial_of_suggesti
 from sweep.search.task import Counts, Task
 from trainables.ray_trainable import COMPLETE, FAILURE
 
+_IDENTITY = "spon.trial"
+"""Attribute of a trial of the study: the identity of the mask."""
 PATIENCE = 10
 """Known masks that a sampler may propose in a row before masks are drawn at random."""
 _GIVE_UP = 300
@@ -61,8 +63,11 @@ class MaskSearch(OptunaSearch):
         self._ask_sampler, self._stray = self._sampler, RandomSampler(seed=search.seed)
         self._identities: dict[str, str] = {}
         self._same: dict[str, list[Trial]] = {}
-        self._ended: dict[str, TrialState] = {}
         self._setup_study(mode)
+        pruned = self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        self._ended = {
+            str(trial.user_attrs[_IDENTITY]): trial.state for trial in pruned if _IDENTITY in trial.user_attrs
+        }
         if not self._study.trials:
             for parameters in named_suggestions(task.space, task.shape):
                 self._study.enqueue_trial(parameters)
@@ -94,6 +99,7 @@ class MaskSearch(OptunaSearch):
                 self._counts.new += 1
                 self._counts.strayed += strays
                 self._counts.ended = self._counts.new >= self._budget  # Ray asks no more
+                suggestion.set_user_attr(_IDENTITY, trial.identity)
                 self._ot_trials[trial_id], self._identities[trial_id] = suggestion, trial.identity
                 self._same[trial.identity] = []
                 self._note()
@@ -148,18 +154,17 @@ class MaskSearch(OptunaSearch):
             return None, TrialState.PRUNED
         return [float(result[name]) for name in search_of(self._task.space).objectives], TrialState.COMPLETE
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Go on; what the sampler was asked in the moments before a crash, and Ray had not noted, is given up."""
-        super().restore(checkpoint_path)
-        self._give_up_open()
-
     def _give_up_open(self) -> None:
-        """Tell the sampler that what it was asked, and nobody knows of, has failed; it costs the budget nothing."""
+        """Tell the sampler that what an earlier process was about to evaluate has failed, and have it proposed again.
+
+        It costs the budget nothing.
+        """
         same = (suggestion for waiting in self._same.values() for suggestion in waiting)
         open_numbers = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in open_numbers:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
+                self._study.enqueue_trial(frozen.params)
         lost = self._counts.open - len(self._identities)
         if lost:
             self._counts.new -= lost

@@ -264,68 +264,37 @@ def test_a_space_that_is_used_up_ends_the_search(searcher, counts, algorithm, mo
 # Going on
 
 
-@pytest.fixture
-def resumed(searcher, tmp_path):
-    """Makes a new searcher that goes on where another one was saved."""
-
-    def resume(search, between=lambda: None, **same):
-        search.save(str(tmp_path / "searcher.pkl"))
-        between()
-        fresh = searcher(**same)
-        fresh.restore(str(tmp_path / "searcher.pkl"))
-        return fresh
-
-    return resume
-
-
-def test_a_mask_that_was_under_way_is_told_after_a_restart(searcher, resumed, told):
-    search = searcher()
-    search.suggest("a")
-    resumed(search).on_trial_complete("a", result(kl=0.25))
-    assert told(0, 1, 2, 3) == [(TrialState.COMPLETE, [0.25])]
-
-
-def test_a_mask_proposed_again_before_a_restart_is_told_after_it(searcher, resumed, told, propose):
-    search = searcher()
-    propose((1,), (1,), (2,))
-    for trial_id in "abc":
-        search.suggest(trial_id)
-    resumed(search).on_trial_complete("b", result(kl=0.25))
-    assert told(1) == [(TrialState.COMPLETE, [0.25])] * 2
-
-
-def test_what_was_asked_for_and_not_saved_is_given_up(searcher, resumed, told, propose):
-    search = searcher()
-    search.suggest("a")
-    propose((1,))
-    resumed(search, between=lambda: search.suggest("b"))
-    assert told(0, 1, 2, 3) == [(TrialState.RUNNING, None)]
-    assert told(1) == [(TrialState.FAIL, None)]
-
-
-def test_what_was_given_up_may_be_given_out_again(searcher, resumed, propose):
-    search = searcher()
-    search.suggest("a")
-    propose((1,), (1,))
-    assert resumed(search, between=lambda: search.suggest("b")).suggest("b")["layers"] == (1,)
-
-
-def test_the_counts_go_on_after_a_restart(searcher, resumed, counts, propose):
+def test_what_was_under_way_is_given_up_and_proposed_again(searcher, counts, told, propose):
     search = searcher(n_masks=2)
     search.suggest("a")
-    propose((1,), (2,))
-    fresh = resumed(search, between=lambda: search.suggest("b"), n_masks=2)
-    assert counts() == Counts(new=1, open=1)
-    fresh.suggest("b")
+    propose((1,))
+    search.suggest("b")
     assert counts() == Counts(new=2, open=2, ended=True)
+    fresh = searcher(n_masks=2)
+    assert [fresh.suggest(trial_id)["layers"] for trial_id in "cd"] == [(0, 1, 2, 3), (1,)]
+    assert fresh.suggest("e") == Searcher.FINISHED
+    assert counts() == Counts(new=2, open=2, ended=True)
+    assert told(1) == [(TrialState.FAIL, None), (TrialState.RUNNING, None)]
 
 
-def test_the_named_allocations_are_proposed_once(searcher, resumed, told):
+def test_a_mask_that_was_stopped_is_not_run_again_after_a_restart(searcher, counts, told, propose):
+    search = searcher()
+    propose((1,))
+    search.suggest("a")
+    search.suggest("b")
+    for trial_id in "ab":
+        search.on_trial_complete(trial_id, result(complete=False))
+    fresh = searcher()
+    propose((1,), (2,))
+    assert fresh.suggest("c")["layers"] == (2,)
+    assert told(1) == [(TrialState.PRUNED, None)] * 2
+
+
+def test_the_named_allocations_are_proposed_once(searcher, told):
     search = searcher()
     search.suggest("a")
-    fresh = resumed(search)
-    fresh.on_trial_complete("a", error=True)
-    fresh.suggest("b")
+    search.on_trial_complete("a", result())
+    searcher().suggest("b")
     assert len(told(0, 1, 2, 3)) == 1
 
 

@@ -183,7 +183,7 @@ def stop_among_proposals(folder: SweepFolder, *arguments: object) -> str:
     return out.read_text()
 
 
-def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget_though_rays_state_is_cut(
+def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget(
     tiny_space: dict[str, object], tmp_path: Path
 ) -> None:
     proxy = {"rungs": [12], "n_train": 1, "n_reference": 0, "least_reliability": 0.0}
@@ -192,10 +192,8 @@ def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget_though_rays_s
     raw = searched_space(tiny_space, n_masks=14, masks=masks, **few) | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
     folder, storage = SweepFolder(tmp_path / "tiny"), ("--storage", tmp_path)
     assert "go on with" in stop_among_proposals(folder, "search", write_space(raw, tmp_path), *storage)
-    assert "was cut by a crash" not in stop_among_proposals(folder, "resume", "tiny", *storage)
+    assert "go on with" in stop_among_proposals(folder, "resume", "tiny", *storage)
     assert folder.stages.keys() == {"shared", "reference", "propose"}
-    (tmp_path / "tiny" / "tune" / "propose" / "tuner.pkl").write_bytes(b"")  # as a kill while Ray writes leaves it
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.out + ran.err
-    assert "was cut by a crash" in ran.out
     assert json.loads((tmp_path / "tiny" / "proposals.json").read_text())["new"] == 14
