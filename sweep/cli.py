@@ -20,7 +20,7 @@ from search_spaces.resolve import only_levels
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
 from sweep.display import Display
-from sweep.lock import driving
+from sweep.lock import driving, stop_driver
 from trainables.activity import tell
 from trainables.quiet import hush
 
@@ -67,6 +67,7 @@ def command_line() -> argparse.ArgumentParser:
     search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
+    stop = add("stop", _stop, "stop a sweep that runs in another process on this machine, as Ctrl-C does")
     board = add("board", _board, "print the table of a sweep")
     sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
     schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
@@ -80,7 +81,7 @@ def command_line() -> argparse.ArgumentParser:
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
     plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
     search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
-    for sub in (resume, status, board, sync):
+    for sub in (resume, status, stop, board, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, levels, search, resume):
         where = "of a Ray cluster: auto, or HOST:PORT; RAY_ADDRESS, or Ray on this machine by default"
@@ -93,7 +94,7 @@ def command_line() -> argparse.ArgumentParser:
     find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
     find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
-    for sub in (run, levels, find, search, resume, status, board, sync):
+    for sub in (run, levels, find, search, resume, status, stop, board, sync):
         sub.add_argument(
             "--storage",
             type=_storage,
@@ -189,6 +190,14 @@ def _status(arguments: argparse.Namespace) -> int:
     from sweep.status import as_lines, status_of
 
     print("\n".join(as_lines(status_of(open_sweep(arguments.storage, arguments.name)))))
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+
+    holder = stop_driver(open_sweep(arguments.storage, arguments.name).path)
+    print(f"stopped {holder}" if holder else f"nobody drives {arguments.name}")
     return 0
 
 

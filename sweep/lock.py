@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 
 _LOCK, _HOLDER = "driver.lock", "driver.json"
+_POLL_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 """Another process that only looks holds the lock for an instant."""
 
@@ -55,7 +57,8 @@ def driving(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=_LOOK_SECONDS)
     except Timeout:
-        raise SponError(f"another driver holds this sweep: {_read(folder)} (at {folder})") from None
+        who = _read(folder) or "a process that has only just begun"
+        raise SponError(f"another driver holds this sweep: {who} (at {folder})") from None
     try:
         me = Holder(gethostname(), os.getpid(), time.time(), shlex.join(sys.orig_argv))
         write_whole(folder / _HOLDER, json.dumps(asdict(me)))
@@ -76,6 +79,26 @@ def driver_of(folder: Path) -> Holder | None:
         return _read(folder)
     lock.release()
     return None
+
+
+def stop_driver(folder: Path) -> Holder | None:
+    """Ask the driver of a sweep to stop, as Ctrl-C does, and wait until it has stored the results in hand.
+
+    Returns:
+        Who drove it; None if nobody did.
+
+    Raises:
+        SponError: if it is on another machine.
+    """
+    holder = driver_of(folder)
+    if holder is None:
+        return None
+    if holder.host != gethostname():
+        raise SponError(f"a driver must be stopped on its own machine: `kill -INT {holder.pid}` on {holder.host}")
+    os.kill(holder.pid, signal.SIGINT)
+    while driver_of(folder) is not None:
+        time.sleep(_POLL_SECONDS)
+    return holder
 
 
 def _read(folder: Path) -> Holder | None:

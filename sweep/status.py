@@ -11,7 +11,9 @@ from pathlib import Path
 
 from sweep.display import ACTIVITY
 from sweep.folder import State, SweepFolder, TrialFolder
+from sweep.lock import driver_of
 from sweep.search.status import search_lines
+from sweep.storage import writer_of
 from trainables.schedule import total_steps
 
 _OLD_SECONDS = 30.0
@@ -51,6 +53,7 @@ class Status:
         gpus_per_trial: that a running trial holds; how busy they are is not known here.
         search: lines on the stages of a search; none for a grid.
         now: lines on what the sweep's driver and its workers do at this moment.
+        driver: who drives it; None if nobody does, and what runs is interrupted.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Status:
     gpus_per_trial: float = 0.0
     search: tuple[str, ...] = ()
     now: tuple[str, ...] = ()
+    driver: str | None = None
 
     @property
     def states(self) -> Counter[str]:
@@ -114,6 +118,7 @@ def status_of(folder: SweepFolder) -> Status:
         gpus_per_trial=space.resources.gpus_per_trial,
         search=tuple(search_lines(folder)),
         now=_now(folder.path / ACTIVITY),
+        driver=str(driver_of(folder.path) or "") or writer_of(folder.path),
     )
 
 
@@ -151,15 +156,21 @@ def _last_sign(folder: Path) -> float | None:
 def as_lines(status: Status) -> list[str]:
     """For people: lines on the whole, a search's stages, GPUs, trials that run or failed, speed, time and cost."""
     states, total = status.states, sum(status.states.values())
-    counts = ", ".join(f"{states[state]} {state}" for state in _ORDER if states[state]) or "none yet"
+    under_way = "running" if status.driver else "interrupted"
+    words = {state: under_way if state == "running" else state for state in _ORDER}
+    counts = ", ".join(f"{states[state]} {words[state]}" for state in _ORDER if states[state]) or "none yet"
     sign = "" if status.quiet_seconds is None else f"; last sign of life {_duration(status.quiet_seconds)} ago"
     lines = [f"{status.name}: {total} trials: {counts}{sign}", *status.search, *status.now]
-    if status.gpus_per_trial and states["running"]:
+    if status.driver:
+        lines.append(f"driver: {status.driver}")
+    elif states["running"] or states["waiting"]:
+        lines.append(f"nobody drives it; go on with: python -m sweep resume {status.name}")
+    if status.gpus_per_trial and states["running"] and status.driver:
         lines.append(f"GPUs: {states['running'] * status.gpus_per_trial:g} held by running trials")
     for trial in status.trials:
         if trial.state == "running":
             kl = "" if trial.kl_nats is None else f"  KL {trial.kl_nats:.4f} nats"
-            lines.append(f"  running  {trial.name}  step {trial.steps:.0f}/{trial.total_steps}{kl}")
+            lines.append(f"  {under_way}  {trial.name}  step {trial.steps:.0f}/{trial.total_steps}{kl}")
         if trial.state == "failed":
             lines.append(f"  FAILED   {trial.name}  {trial.failure}")
     if status.steps_per_second is None:

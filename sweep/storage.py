@@ -103,7 +103,7 @@ def pull(home: Path, name: str) -> None:
         return
     with _reached(home) as (files, root):
         theirs, mine = _read(files, f"{root}/{name}/{_MIRROR}"), home / name / _MIRROR
-        if theirs is None or (mine.exists() and json.loads(mine.read_text())["writer"] == json.loads(theirs)["writer"]):
+        if theirs is None or (mine.exists() and (mine.read_bytes() == theirs or _last(theirs)["writer"] == _me(home))):
             return
         tell("copying the sweep from the bucket")
         places = [home / name, *(home / shared for shared in _SHARED if not (home / shared).exists())]
@@ -159,6 +159,26 @@ def mirrored(folder: Path) -> Iterator[None]:
         mirror.push(at_end=True)
 
 
+def writer_of(folder: Path) -> str | None:
+    """Who writes a sweep to the bucket from another machine, by the copy that ``pull`` made; None if nobody does."""
+    file = folder / _MIRROR
+    last = _last(file.read_bytes()) if file.exists() else {"lives": False}
+    if not last["lives"] or last["writer"] == _me(folder.parent) or time.time() - last["at"] > _LEASE_SECONDS:
+        return None
+    return f"{last['writer']}, which writes to the bucket"
+
+
+def _me(home: Path) -> str:
+    """This machine's directory for a bucket, among all that write there."""
+    return f"{gethostname()}:{home.resolve()}"
+
+
+def _last(mirror: bytes) -> dict[str, Any]:
+    """Who copied last: ``writer``, ``at`` (seconds since 1970), and ``lives``, until its last copy."""
+    last: dict[str, Any] = json.loads(mirror)
+    return last
+
+
 class _Mirror:
     """The bucket's copy of one sweep, and of what its storage's sweeps share."""
 
@@ -166,7 +186,6 @@ class _Mirror:
         self._folder, self._home = folder, folder.parent
         self._known: dict[str, tuple[int, int]] = {}
         self._warned = False
-        self._writer = f"{gethostname()}:{self._home.resolve()}"
 
     def take(self) -> None:
         """Become the one who writes; whoever did so lately on another machine may still be there."""
@@ -174,9 +193,9 @@ class _Mirror:
             theirs = _read(files, f"{root}/{self._folder.name}/{_MIRROR}")
         if theirs is None:
             return
-        last: dict[str, Any] = json.loads(theirs)
+        last = _last(theirs)
         age = time.time() - last["at"]
-        if last["lives"] and last["writer"] != self._writer and age < _LEASE_SECONDS:
+        if last["lives"] and last["writer"] != _me(self._home) and age < _LEASE_SECONDS:
             raise SponError(
                 f"another driver holds this sweep: {last['writer']} wrote to the bucket {age:.0f} s ago; "
                 f"if it is lost, try again in {_LEASE_SECONDS - age:.0f} s (at {root_of(self._home)})"
@@ -193,7 +212,7 @@ class _Mirror:
             self._warned = True
 
     def _push(self, files: FileSystem, root: str, at_end: bool) -> None:
-        mirror = {"writer": self._writer, "at": time.time(), "lives": not at_end}
+        mirror = {"writer": _me(self._home), "at": time.time(), "lives": not at_end}
         write_whole(self._folder / _MIRROR, json.dumps(mirror))
         there = _stamps(self._home, [self._folder, *(self._home / name for name in _SHARED)])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import SponError
-from sweep.lock import driver_of, driving
+from sweep.lock import driver_of, driving, stop_driver
 
 _DRIVE = """
 import sys
@@ -50,3 +50,20 @@ def test_a_driver_that_was_killed_holds_nothing(tmp_path: Path, other: "subproce
 def test_a_sweep_that_nobody_ever_drove_has_no_driver(tmp_path: Path) -> None:
     assert driver_of(tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_driver_is_stopped_as_by_ctrl_c_and_is_waited_for(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    stopped = stop_driver(tmp_path)
+    assert stopped is not None
+    assert stopped.pid == other.pid
+    assert driver_of(tmp_path) is None
+    assert stop_driver(tmp_path) is None
+
+
+def test_a_driver_on_another_machine_is_named_and_left_alone(
+    tmp_path: Path, other: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.lock.gethostname", lambda: "elsewhere")
+    with pytest.raises(SponError, match=rf"must be stopped on its own machine: `kill -INT {other.pid}` on "):
+        stop_driver(tmp_path)
+    other.communicate("\n")

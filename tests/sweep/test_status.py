@@ -1,7 +1,10 @@
 """Figures of a fabricated folder, by hand: 5 trials planned of 8 steps each, one of none."""
 
 import json
+import os
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from search_spaces.load import parse_space
 from sweep.cli import main
 from sweep.display import ACTIVITY
 from sweep.folder import SweepFolder, TrialFolder, create_sweep
+from sweep.lock import driving
 from sweep.status import as_lines, status_of
 from tests.conftest import trials_of
 from tests.swept import Swept
@@ -22,7 +26,7 @@ def validate(trial: TrialFolder, step: int, seconds: float) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
+def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> Iterator[SweepFolder]:
     """TEAL alone and UNIF-ALL are done, TOP-50 has failed, BOTTOM-50 is half-way, ATTN-ONLY waits."""
     raw = tiny_raw | {"allocations": NAMES, "resources": {"price_per_hour": 3.6, "max_concurrent": 2}}
     sweep = create_sweep(tmp_path, parse_space(raw, "test"))
@@ -39,7 +43,8 @@ def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
         trial.checkpoint_path.mkdir()
         (trial.checkpoint_path / "meta.json").touch()
     top.fail("the loss must stay finite")
-    return sweep
+    with driving(sweep.path):
+        yield sweep
 
 
 def test_trials_are_counted_by_state(folder: SweepFolder) -> None:
@@ -58,8 +63,9 @@ def test_what_is_left_is_of_trials_that_have_not_ended(folder: SweepFolder) -> N
 
 
 def test_the_lines_say_it_all(folder: SweepFolder) -> None:
-    whole, failed, running, speed, left, cost = sorted(as_lines(status_of(folder)), key=_place)
+    whole, driver, failed, running, speed, left, cost = sorted(as_lines(status_of(folder)), key=_place)
     assert whole.startswith("tiny: 5 trials: 2 finished, 1 failed, 1 running, 1 waiting; last sign of life ")
+    assert driver.startswith(f"driver: process {os.getpid()} on ")
     assert failed.startswith("  FAILED   TOP-50_")
     assert failed.endswith("the loss must stay finite")
     assert running.startswith("  running  BOTTOM-50_")
@@ -70,7 +76,7 @@ def test_the_lines_say_it_all(folder: SweepFolder) -> None:
 
 
 def _place(line: str) -> int:
-    return [line.startswith(start) for start in ("tiny", "  F", "  r", "speed", "left", "cost")].index(True)
+    return [line.startswith(start) for start in ("tiny", "driver", "  F", "  r", "speed", "left", "cost")].index(True)
 
 
 def test_a_sweep_that_has_only_begun_has_no_speed(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
@@ -78,8 +84,17 @@ def test_a_sweep_that_has_only_begun_has_no_speed(tmp_path: Path, tiny_raw: dict
     sweep.plan({trial.name: 8 for trial in trials_of(tiny_raw)})
     assert as_lines(status_of(sweep)) == [
         "tiny: 1 trials: 1 waiting",
+        "nobody drives it; go on with: python -m sweep resume tiny",
         "speed and time left: not known before the first validation of a trial that trains",
     ]
+
+
+def test_without_a_driver_nothing_runs(folder: SweepFolder) -> None:
+    lost = replace(status_of(folder), driver=None, gpus_per_trial=0.25)
+    lines = as_lines(lost)
+    assert "1 interrupted" in lines[0]
+    assert lines[1] == "nobody drives it; go on with: python -m sweep resume tiny"
+    assert not any("running" in line for line in lines)
 
 
 def test_trials_that_may_begin_at_once_share_the_time(folder: SweepFolder) -> None:
@@ -98,7 +113,7 @@ def test_running_trials_hold_their_share_of_the_gpus(folder: SweepFolder) -> Non
     status = status_of(folder)
     assert not any("GPU" in line for line in as_lines(status))
     held = status.__class__(**{**vars(status), "trials": status.trials * 2, "gpus_per_trial": 0.25})
-    assert as_lines(held)[1] == "GPUs: 0.5 held by running trials"
+    assert as_lines(held)[2] == "GPUs: 0.5 held by running trials"
 
 
 def test_what_a_search_trains_later_is_not_in_the_time_left(folder: SweepFolder) -> None:

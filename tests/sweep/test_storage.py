@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 
 import boto3
 import pytest
@@ -17,6 +18,7 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from sweep import storage
 from sweep.folder import SweepFolder, began, create_sweep, open_sweep
+from sweep.status import as_lines, status_of
 from sweep.storage import check_writable, home_of, mirrored, pull, root_of, sweeps_in
 from tests.sweep.test_faults import assert_as_without_ray, assert_once_in_mlflow, until
 from tests.swept import ROOT, command, write_space
@@ -141,6 +143,10 @@ def test_a_second_machine_is_told_who_drives_until_its_lease_is_over(
         said = rf"another driver holds this sweep: .*{homes[0]} wrote to the bucket 0 s ago"
         with pytest.raises(SponError, match=said), mirrored(other.path):
             raise AssertionError
+        assert f"driver: {gethostname()}:{homes[0]}, which writes to the bucket" in as_lines(status_of(other))
+        (folder.path / "board.txt").write_text("news")
+        storage._Mirror(folder.path).push()
+        assert (open_sweep(homes[1], "tiny").path / "board.txt").read_text() == "news"
         monkeypatch.setattr(storage, "_LEASE_SECONDS", 0.0)
         with mirrored(other.path):
             pass
