@@ -5,12 +5,14 @@ stopped before the end, by Ctrl-C or SIGTERM.
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from search_spaces import __version__
@@ -66,6 +68,7 @@ def command_line() -> argparse.ArgumentParser:
     find = add("find", _find, "find the levels and the biases of one model, and write them as an adapter")
     search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
     resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
+    listing = add("ls", _ls, "list the sweeps of a storage, a line each")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     stop = add("stop", _stop, "stop a sweep that runs in another process on this machine, as Ctrl-C does")
     board = add("board", _board, "print the table of a sweep")
@@ -94,7 +97,7 @@ def command_line() -> argparse.ArgumentParser:
     find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
     find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
-    for sub in (run, levels, find, search, resume, status, stop, board, sync):
+    for sub in (run, levels, find, search, resume, listing, status, stop, board, sync):
         sub.add_argument(
             "--storage",
             type=_storage,
@@ -102,6 +105,7 @@ def command_line() -> argparse.ArgumentParser:
             metavar="PLACE",
             help="of all results: a directory, s3:// or gs:// (%(default)s)",
         )
+    status.add_argument("--json", action="store_true", help="for programs")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
     form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
@@ -185,11 +189,22 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
         return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
 
 
+def _ls(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+    from sweep.status import as_lines, status_of
+    from sweep.storage import sweeps_in
+
+    for name in sweeps_in(arguments.storage):
+        print(as_lines(status_of(open_sweep(arguments.storage, name)))[0])
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
     from sweep.status import as_lines, status_of
 
-    print("\n".join(as_lines(status_of(open_sweep(arguments.storage, arguments.name)))))
+    status = status_of(open_sweep(arguments.storage, arguments.name))
+    print(json.dumps(asdict(status), indent=1) if arguments.json else "\n".join(as_lines(status)))
     return 0
 
 

@@ -97,6 +97,22 @@ def test_without_a_driver_nothing_runs(folder: SweepFolder) -> None:
     assert not any("running" in line for line in lines)
 
 
+def test_programs_get_the_same_as_json(folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "tiny", "--storage", str(folder.path.parent), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], len(said["trials"]), said["max_concurrent"]) == ("tiny", 4, 2)
+
+
+def test_the_sweeps_of_a_storage_are_a_line_each(
+    folder: SweepFolder, tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_sweep(folder.path.parent, parse_space(tiny_raw | {"name": "another"}, "test"))
+    assert main(["ls", "--storage", str(folder.path.parent)]) == 0
+    another, tiny = capsys.readouterr().out.splitlines()
+    assert another == "another: 0 trials: none yet"
+    assert tiny.startswith("tiny: 5 trials: 2 finished, 1 failed, 1 running, 1 waiting; last sign of life ")
+
+
 def test_trials_that_may_begin_at_once_share_the_time(folder: SweepFolder) -> None:
     status = status_of(folder)
     assert status.at_once == 1
