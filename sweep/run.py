@@ -205,6 +205,7 @@ def _candidates(folder: SweepFolder) -> list[Path]:
 
 
 def _command(command: str, folder: SweepFolder) -> str:
+    """How to call one of our commands on the sweep; an analysis reads the driver's copy of a bucket."""
     home = folder.path.parent
-    storage = root_of(home) if is_bucket(home) else str(home)
+    storage = root_of(home) if is_bucket(home) and command.startswith("sweep") else str(home)
     return f"{_PYTHON} -m {command} {folder.name}" + ("" if storage == "runs" else f" --storage {quote(storage)}")

@@ -194,3 +194,4 @@ def test_a_sweep_whose_head_is_lost_is_ended_by_another_from_the_bucket_alone(
     assert_as_without_ray(SweepFolder(home / "tiny"), raw)
     assert_once_in_mlflow(SweepFolder(home / "tiny"), f"sqlite:///{home / 'mlflow.db'}")
     assert "tiny/board.txt" in keys(bucket)
+    assert f"-m analysis interpret --sweep tiny --storage {home.relative_to(tmp_path / 'second')} " in out
