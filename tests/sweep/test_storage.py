@@ -19,7 +19,17 @@ from search_spaces.load import parse_space
 from sweep import storage
 from sweep.folder import SweepFolder, began, create_sweep, open_sweep
 from sweep.status import as_lines, status_of
-from sweep.storage import check_writable, home_of, mirrored, pull, root_of, sweeps_in
+from sweep.storage import (
+    check_writable,
+    drop_states,
+    folders_in,
+    home_of,
+    mirrored,
+    pull,
+    root_of,
+    states_in,
+    sweeps_in,
+)
 from tests.sweep.test_faults import assert_as_without_ray, assert_once_in_mlflow, until
 from tests.swept import ROOT, command, write_space
 
@@ -166,6 +176,30 @@ def test_a_bucket_that_is_away_stops_nothing_and_gets_all_later(
     with mirrored(folder.path):
         pass
     assert "tiny/space.json" in keys(bucket)
+
+
+def test_states_are_found_under_every_driver_the_newest_first_and_dropped_without_the_logs(tmp_path: Path) -> None:
+    tune = tmp_path / "tiny" / "tune"
+    places = ("grid.1/a/checkpoint_000009", "grid.10/a/checkpoint_000000", "grid.2/a/checkpoint_000001", "grid.2/b")
+    for place in places:
+        "grid.1/a/checkpoint_000009",
+        "grid.10/a/checkpoint_000000",
+        "grid.2/a/checkpoint_000001",
+        "grid.2/b",
+    ):
+        (tune / place).mkdir(parents=True)
+        (tune / place / "history.json").touch()
+    newest_first = ("grid.10/a/checkpoint_000000", "grid.2/a/checkpoint_000001", "grid.1/a/checkpoint_000009")
+    assert states_in(str(tune)) == {"a": [f"{tune}/{place}" for place in newest_first]}
+    drop_states(str(tune))
+    assert states_in(str(tune)) == {}
+    assert (tune / "grid.2/b/history.json").exists()
+    assert sorted(folders_in(str(tune))) == ["grid.1", "grid.10", "grid.2"]
+
+
+def test_a_sweep_that_has_not_begun_has_no_states(tmp_path: Path) -> None:
+    assert states_in(str(tmp_path / "tune")) == {}
+    assert folders_in(str(tmp_path / "tune")) == []
 
 
 @pytest.mark.ray
