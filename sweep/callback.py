@@ -24,7 +24,7 @@ _KEPT = ("_folder", "_shape", "_tracking_uri", "_n_trials", "_counts", "_n_befor
 class SweepCallback(tune.Callback):
     """Writes results to the sweep's folder and passes them on.
 
-    It holds no state that is not on disk, so that Ray can pickle it and a restored sweep goes on with it.
+    It holds no state that is not on disk: Ray pickles it, for whoever restores Ray's part of the sweep by hand.
 
     Args:
         folder: of the sweep.

@@ -180,16 +180,10 @@ def test_a_bucket_that_is_away_stops_nothing_and_gets_all_later(
 
 def test_states_are_found_under_every_driver_the_newest_first_and_dropped_without_the_logs(tmp_path: Path) -> None:
     tune = tmp_path / "tiny" / "tune"
-    places = ("grid.1/a/checkpoint_000009", "grid.10/a/checkpoint_000000", "grid.2/a/checkpoint_000001", "grid.2/b")
-    for place in places:
-        "grid.1/a/checkpoint_000009",
-        "grid.10/a/checkpoint_000000",
-        "grid.2/a/checkpoint_000001",
-        "grid.2/b",
-    ):
+    newest_first = ("grid.10/a/checkpoint_000000", "grid.2/a/checkpoint_000001", "grid.1/a/checkpoint_000009")
+    for place in ("grid.2/b", *newest_first):
         (tune / place).mkdir(parents=True)
         (tune / place / "history.json").touch()
-    newest_first = ("grid.10/a/checkpoint_000000", "grid.2/a/checkpoint_000001", "grid.1/a/checkpoint_000009")
     assert states_in(str(tune)) == {"a": [f"{tune}/{place}" for place in newest_first]}
     drop_states(str(tune))
     assert states_in(str(tune)) == {}
