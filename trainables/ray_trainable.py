@@ -20,7 +20,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.activity import tell
-from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, read_checkpoint, write_checkpoint
+from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, write_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
 from trainables.dtype import emulation_warning
 from trainables.listener import hush_up, speak
@@ -226,12 +226,18 @@ class SponTrainable(_Resident):
 class MaskTrainable(_Resident):
     """One mask on the proxy in Ray Tune's terms; a ``step`` is a rung, on more blocks each.
 
-    Config: beside what all have, ``shared`` (directory of the checkpoint with a bias at every candidate site) and
-    ``rungs`` (validation blocks of each step). ``trial`` is what training the mask for real would be.
+    Config: beside what all have, ``rungs`` (validation blocks of each step). ``trial`` is what training the mask for
+    real would be.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        """Begin the actor's first mask."""
+    def setup(self, config: dict[str, Any], shared: Checkpoint) -> None:  # type: ignore[override]
+        """Begin the actor's first mask.
+
+        Args:
+            config: of the mask.
+            shared: with a bias at every candidate site, by ``tune.with_parameters``: a node need not have it on a disk.
+        """
+        self._shared = shared
         self._scorer: MaskScorer | None = None
         self._made_from: tuple[Any, ...] = ()
         super().setup(config)
@@ -243,9 +249,9 @@ class MaskTrainable(_Resident):
         bench.check(trial)
         self._rungs, self._n_params = config["rungs"], trial.n_spon_params
         self._mask = frozenset(Site.parse(site) for site in trial.sites)
-        wanted = (bench, trial.plan, trial.training.form, config["shared"])
+        wanted = (bench, trial.plan, trial.training.form)
         if self._made_from != wanted:
-            self._scorer, self._made_from = _scorer(bench, trial, config["shared"]), wanted
+            self._scorer, self._made_from = _scorer(bench, trial, self._shared), wanted
 
     def _advance(self) -> dict[str, Any]:
         assert self._scorer is not None
@@ -276,11 +282,10 @@ def _loaded(trial: Trial, state: Path) -> bool:
     return True
 
 
-def _scorer(bench: Workbench, trial: TrialConfig, shared: str) -> MaskScorer:
-    checkpoint = read_checkpoint(Path(shared))
-    check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
-    trained, form = checkpoint.meta.config, trial.training.form
+def _scorer(bench: Workbench, trial: TrialConfig, shared: Checkpoint) -> MaskScorer:
+    check_fits(shared, bench.model.shape, bench.model.fingerprint)
+    trained, form = shared.meta.config, trial.training.form
     if (trained.plan, trained.training.form) != (trial.plan, form):
         got = f"{trained.plan_label}, {trained.training.form} for {trial.plan_label}, {form}"
-        raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at {shared})")
-    return MaskScorer(bench, trial.plan, checkpoint.biases, form=form)
+        raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at search.proxy)")
+    return MaskScorer(bench, trial.plan, shared.biases, form=form)

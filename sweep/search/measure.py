@@ -6,10 +6,12 @@ kept in ``importance.json``.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
@@ -156,8 +158,8 @@ class Measurement:
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
         if method == "GAIN":
-            shared = self._shared(space, full)
-            (found,) = in_workers(space, self.folder.ear, [("gains", _gain, full, shared)])
+            biases = read_checkpoint(self._shared(space, full)).biases
+            (found,) = in_workers(space, self.folder.ear, [("gains", _gain, full, biases)])
             return found
         masks = self._scored_masks(space, full)
         blocks = space.corpus.blocks.validation
@@ -186,7 +188,7 @@ class Measurement:
     def _shared(self, space: SpaceConfig, full: TrialConfig) -> Path:
         """The checkpoint of ``full``, which is trained if it was not."""
         self._train(space, f"shared-{full.identity}", [full])
-        return self.folder.trial(full).checkpoint_path.resolve()
+        return self.folder.trial(full).checkpoint_path
 
     def _trained_alone(self, space: SpaceConfig, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
         """What each layer's bias, trained alone, takes off the KL of TEAL alone."""
@@ -216,8 +218,7 @@ def _ranks_sites(allocation: AllocationConfig) -> bool:
     return _method(allocation) == "GAIN"
 
 
-def _gain(bench: Workbench, full: TrialConfig, shared: Path) -> Importance:
-    biases = read_checkpoint(shared).biases
+def _gain(bench: Workbench, full: TrialConfig, biases: Mapping[Site, Tensor]) -> Importance:
     return by_gain(bench, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
 
 

@@ -71,7 +71,7 @@ class ScoredMasks:
 
     Attributes:
         log: of what was scored.
-        shared: checkpoint of the shared biases.
+        shared: folder of the checkpoint of the shared biases, on the driver's disk.
         objectives: of the search.
     """
 
@@ -90,8 +90,13 @@ class ScoredMasks:
     def job(self, trial: TrialConfig, rungs: tuple[int, ...]) -> dict[str, Any]:
         """The config of ``MaskTrainable``."""
         name = f"{trial.name}_{'-'.join(map(str, rungs))}"
-        shared = {"shared": str(self.shared), "rungs": list(rungs)}
-        return {"name": name, "trial": trial.model_dump(mode="json"), **shared}
+        return {"name": name, "trial": trial.model_dump(mode="json"), "rungs": list(rungs)}
+
+    @property
+    def trainable(self) -> type[tune.Trainable]:
+        """What scores them, with the shared biases in Ray's object store."""
+        with_shared: type[tune.Trainable] = tune.with_parameters(MaskTrainable, shared=read_checkpoint(self.shared))
+        return with_shared
 
 
 class MaskCallback(tune.Callback):
@@ -172,13 +177,13 @@ def score_masks(
         return
     jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in new)}
     callback = MaskCallback(masks.log, blocks, len(jobs))
-    fit(folder, stage, MaskTrainable, grid_space(jobs), callback, tune.TuneConfig())
+    fit(folder, stage, masks.trainable, grid_space(jobs), callback, tune.TuneConfig())
     left = sum(masks.known(trial, blocks) is None for trial in trials)
     if left:
         raise Interrupted(f"{stage}, {left} masks to go")
 
 
-def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log: MaskLog | None) -> None:
+def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scored: ScoredMasks | None) -> None:
     """Run, or go on with, the search itself.
 
     Args:
@@ -186,7 +191,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
         stage: names Ray's state of it.
         task: what is searched, and how masks are evaluated.
         tracking_uri: of MLflow.
-        log: of the masks that the proxy scores; none where masks are trained.
+        scored: the masks that the proxy scores; none where masks are trained.
 
     Raises:
         Interrupted: if it was stopped.
@@ -194,13 +199,13 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, log:
     search = search_of(task.space)
     config = tune.TuneConfig(
         search_alg=MaskSearch(task, folder.journal),
-        scheduler=_scheduler(folder, task, log),
+        scheduler=_scheduler(folder, task, scored.log if scored else None),
         num_samples=search.n_masks,
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
-    if log is not None:
-        masks: tune.Callback = MaskCallback(log, task.full, search.n_masks, task.counts)
-        fit(folder, stage, MaskTrainable, {}, masks, config)
+    if scored is not None:
+        masks: tune.Callback = MaskCallback(scored.log, task.full, search.n_masks, task.counts)
+        fit(folder, stage, scored.trainable, {}, masks, config)
     else:
         n, most = search.n_masks, at_once(task.space.resources)
         trials = SweepCallback(folder, task.shape, tracking_uri, n_trials=n, counts=task.counts, places=most)

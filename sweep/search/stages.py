@@ -164,15 +164,16 @@ class Search:
         self.folder.begin("propose")
         if Counts.read(self._counts).done:
             return
-        masks = self._scored_masks(self.log) if search.proxy else TrainedMasks(self.folder, search.objectives)
+        scored = self._scored_masks(self.log) if search.proxy else None
+        masks = scored or TrainedMasks(self.folder, search.objectives)
         rungs = search.proxy.rungs if search.proxy else ()
         task = Task(self.space, self.shape, self.fingerprints, rungs, masks.known, masks.job, self._counts)
-        propose(self.folder, "propose", task, self.tracking_uri, self.log if search.proxy else None)
+        propose(self.folder, "propose", task, self.tracking_uri, scored)
         if self.optuna_storage:
             copy_studies(self.folder, self.optuna_storage)
 
     def _scored_masks(self, log: MaskLog) -> ScoredMasks:
-        shared = self.folder.trial(self.shared).checkpoint_path.resolve()
+        shared = self.folder.trial(self.shared).checkpoint_path
         return ScoredMasks(log, shared, search_of(self.space).objectives)
 
     def scored(self) -> list[MaskRecord]:
