@@ -70,6 +70,7 @@ def test_a_stage_of_training_counts_its_own_trials(folder: SweepFolder, tiny_raw
     for trial in (done, failed):
         trial.path.mkdir(parents=True)
     done.checkpoint_path.mkdir()
+    (done.checkpoint_path / "meta.json").touch()
     failed.fail("the loss must stay finite")
     folder.begin("train", [done.path.name, failed.path.name, "not-begun"])
     assert search_lines(folder) == ["search: train, stage 4 of 5: 2 of 3 trials over", f"then: {CONFIRM}"]
