@@ -183,8 +183,11 @@ class Workbench:
         return Curves(sites, cost.numpy(), tokens.numel())
 
     def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
-        """E[x - S(x)] of every site of a plan, (in_features,) fp64, over its calibration blocks in the dense model."""
-        tokens = self.blocks("calibration").tokens[: plan.calibration_blocks]
+        """E[x - S(x)] of every site of a plan, (in_features,) fp64, in the dense model.
+
+        Over the blocks that calibrate the plan's thresholds, or over all calibration text where it has none.
+        """
+        tokens = self.blocks("calibration").tokens[: plan.calibration_blocks or None]
 
         def build(directory: Path) -> None:
             means = mean_removed(self.model, plan, self.thresholds(plan), tokens)

@@ -108,7 +108,7 @@ def test_a_gradient_is_where_the_model_is(bench, rule, form, tokens, alike, monk
 
 def test_statistics_scores_and_means_are_computed_where_the_model_is(bench):
     tokens, plan = bench.blocks("calibration").tokens, plan_of(bench, "threshold")
-    stats = teacher._statistics(bench.model, tokens, "fake", 1.0)
+    stats = teacher._statistics(bench.model, tokens, 1.0)
     assert {value.device.type for value in stats.values()} == {"cpu"}
     with sparsified(bench.model, plan, bench.thresholds(plan)):
         nll, kl = evaluation.token_scores(bench.model, bench.blocks("validation"), bench.teacher("validation"))
