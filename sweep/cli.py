@@ -168,11 +168,6 @@ def _resume(arguments: argparse.Namespace) -> int:
 
     folder = open_sweep(arguments.storage, arguments.name)
     space = load_space(folder.path / "space.json", arguments.set) if arguments.set else folder.space
-    if arguments.retry_failed:
-        with driving(folder.path):
-            for trial in folder.trials:
-                if trial.state == "failed":
-                    trial.retry()
     return _sweep(space, arguments)
 
 
@@ -186,7 +181,8 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
         uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
         if arguments.optuna_storage:
             check_database(arguments.optuna_storage)
-        return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage)
+        again = vars(arguments).get("retry_failed", False)
+        return run_sweep(space, arguments.storage, uri, arguments.address, arguments.optuna_storage, again)
 
 
 def _ls(arguments: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ def run_sweep(
     tracking_uri: str,
     address: str | None = None,
     optuna_storage: str | None = None,
+    retry_failed: bool = False,
 ) -> int:
     """Run what is left of a sweep, a grid or a search, and print its board.
 
@@ -58,6 +59,7 @@ def run_sweep(
         tracking_uri: of MLflow.
         address: of a Ray cluster; Ray on this machine by default.
         optuna_storage: URL of a database that gets a copy of a search's study.
+        retry_failed: begin the failed trials again.
 
     Returns:
         Exit status: 0 all trials finished, 1 some failed, 130 stopped before the end.
@@ -82,12 +84,15 @@ def run_sweep(
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     say(f"{folder.name}: results in {folder.path}")
     with driving(folder.path), mirrored(folder.path):
+        failed = [trial for trial in folder.trials if trial.state == "failed"]
+        for trial in failed if retry_failed else []:
+            trial.retry()
         try:
             with _heard(folder):
                 outcome = _run(folder, materials, tracking_uri, optuna_storage)
-        except Interrupted as interrupted:
+        except (Interrupted, KeyboardInterrupt) as stopped:
             Tracker(tracking_uri, folder).stop()
-            say(f"stopped: {interrupted}; go on with: {_command('sweep resume', folder)}")
+            say(f"stopped: {str(stopped) or 'by Ctrl-C'}; go on with: {_command('sweep resume', folder)}")
             return 130
         result = _publish(folder, tracking_uri) if outcome.finished else ""
     tell("stopping Ray")

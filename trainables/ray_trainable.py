@@ -1,5 +1,6 @@
 """The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another; and the Ray."""
 
+import json
 import logging
 import math
 import os
@@ -66,8 +67,9 @@ def connect_ray(address: str | None) -> None:
 
 
 def _code() -> dict[str, Any] | None:
-    """What workers on other nodes need to run this code; nothing in a job of Ray's, whose working directory has it."""
-    if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+    """What workers on other nodes need to run this code; nothing in a job of Ray's whose environment has it."""
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("runtime_env") or {}
+    if {"working_dir", "py_modules"} & job.keys():
         return None
     product = Path(__file__).parents[1]
     rooms = [str(product / room) for room in ("search_spaces", "trainables", "sweep", "analysis")]

@@ -20,8 +20,8 @@ from search_spaces.search import named_suggestions, search_of, trial_of_suggesti
 from sweep.search.task import Counts, Task
 from trainables.ray_trainable import COMPLETE, FAILURE
 
-_IDENTITY = "spon.trial"
-"""Attribute of a trial of the study: the identity of the mask."""
+_IDENTITY, _LOST = "spon.trial", "spon.lost"
+"""Attributes of a trial of the study: the identity of a mask that was given out, and the trial that it stands for."""
 PATIENCE = 10
 """Known masks that a sampler may propose in a row before masks are drawn at random."""
 _GIVE_UP = 300
@@ -64,10 +64,10 @@ class MaskSearch(OptunaSearch):
         self._identities: dict[str, str] = {}
         self._same: dict[str, list[Trial]] = {}
         self._setup_study(mode)
-        pruned = self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        self._ended = {
-            str(trial.user_attrs[_IDENTITY]): trial.state for trial in pruned if _IDENTITY in trial.user_attrs
-        }
+        given = [trial for trial in self._study.get_trials(deepcopy=False) if _IDENTITY in trial.user_attrs]
+        over = [trial for trial in given if trial.state.is_finished() and trial.number not in self._lost]
+        self._ended = {t.user_attrs[_IDENTITY]: t.state for t in over if t.state is not TrialState.COMPLETE}
+        self._counts.new = len(over)  # the file may be older than the study
         if not self._study.trials:
             for parameters in named_suggestions(task.space, task.shape):
                 self._study.enqueue_trial(parameters)
@@ -162,11 +162,22 @@ class MaskSearch(OptunaSearch):
         same = (suggestion for waiting in self._same.values() for suggestion in waiting)
         open_numbers = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if frozen.number not in open_numbers:
-                self._study.tell(frozen.number, state=TrialState.FAIL)
-                self._study.enqueue_trial(frozen.params)
-        lost = self._counts.open - len(self._identities)
-        if lost:
-            self._counts.new -= lost
+            if frozen.number in open_numbers:
+                continue
+            if frozen.number not in self._lost:
+                asked = frozen.system_attrs.get("fixed_params", frozen.params)
+                self._study.enqueue_trial(asked, user_attrs={_LOST: frozen.number})
+            self._study.tell(frozen.number, state=TrialState.FAIL)
             self._counts.ended = False
         self._note()
+
+    @property
+    def _lost(self) -> set[int]:
+        """Numbers of what was under way when a process was lost, and is proposed again."""
+        trials = self._study.get_trials(deepcopy=False)
+        return {trial.user_attrs[_LOST] for trial in trials if _LOST in trial.user_attrs}
+
+    @property
+    def stopped(self) -> set[str]:
+        """Identities of masks that ended before their last rung."""
+        return set(self._ended)

@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
 from sweep.callback import SweepCallback
@@ -111,6 +112,7 @@ class MaskCallback(tune.Callback):
 
     def __init__(self, log: MaskLog, blocks: int, n_masks: int, counts: Path | None = None) -> None:
         self._log, self._blocks, self._n_masks, self._counts = log, blocks, n_masks, counts
+        self.failure = ""
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Be followed, in the driver that runs the search."""
@@ -119,14 +121,15 @@ class MaskCallback(tune.Callback):
         follow(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_log", "_blocks", "_n_masks", "_counts")}
+        return {name: getattr(self, name) for name in ("_log", "_blocks", "_n_masks", "_counts", "failure")}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Record a score."""
         if FAILURE in result:
-            say(f"FAILED {trial.config['name']}  {result[FAILURE]}")
+            self.failure = str(result[FAILURE])
+            say(f"FAILED {trial.config['name']}  {self.failure}")
             return
         config = TrialConfig.model_validate(trial.config["trial"])
         scores = (float(result["val_kl_nats"]), float(result["val_nll_nats"]))
@@ -170,7 +173,8 @@ def score_masks(
     """Score given masks on the proxy, those that the log does not have, or go on with that.
 
     Raises:
-        Interrupted: if it was stopped, or a mask could not be scored.
+        Interrupted: if it was stopped.
+        SponError: if a mask could not be scored.
     """
     new = [trial for trial in trials if masks.known(trial, blocks) is None]
     if not new:
@@ -178,6 +182,8 @@ def score_masks(
     jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in new)}
     callback = MaskCallback(masks.log, blocks, len(jobs))
     fit(folder, stage, masks.trainable, grid_space(jobs), callback, tune.TuneConfig())
+    if callback.failure:
+        raise SponError(f"each mask must be scored, but {callback.failure} (at search.proxy)")
     left = sum(masks.known(trial, blocks) is None for trial in trials)
     if left:
         raise Interrupted(f"{stage}, {left} masks to go")
@@ -197,9 +203,10 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
         Interrupted: if it was stopped.
     """
     search = search_of(task.space)
+    searcher = MaskSearch(task, folder.journal)
     config = tune.TuneConfig(
-        search_alg=MaskSearch(task, folder.journal),
-        scheduler=_scheduler(folder, task, scored.log if scored else None),
+        search_alg=searcher,
+        scheduler=_scheduler(folder, task, scored.log if scored else None, searcher.stopped),
         num_samples=search.n_masks,
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
@@ -215,14 +222,19 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
     drop_states(folder.tune)
 
 
-def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None) -> TrialScheduler:
-    """Ray's scheduler; a rung of the proxy, or a validation of a training, is an iteration."""
+def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None, stopped: set[str]) -> TrialScheduler:
+    """Ray's scheduler; a rung of the proxy, or a validation of a training, is an iteration.
+
+    It is told of the masks that came to their end or were ``stopped``: the others are evaluated again.
+    """
     search, resources = search_of(task.space), task.space.resources
     if search.stopping is None:
         return InTurn(resources)
     if log is not None:
-        known = [(mask, task.rungs.index(blocks) + 1, r.kl_nats) for (mask, blocks), r in log.records.items()]
+        over = stopped | {record.trial.identity for record in log.on(task.full)}
+        records = [(mask, blocks, r.kl_nats) for (mask, blocks), r in log.records.items() if mask in over]
+        known = [(mask, task.rungs.index(blocks) + 1, kl) for mask, blocks, kl in records]
         return Halving(resources, search.stopping, len(task.rungs), known)
-    trained = [(trial.path.name, trial.progress) for trial in folder.trials]
+    trained = [(t.path.name, t.progress) for t in folder.trials if t.state in ("finished", "stopped")]
     known = [(name, n, v[_METRIC]) for name, progress in trained for n, v in enumerate(progress, start=1)]
     return Halving(resources, search.stopping, _ENDLESS, known)

@@ -226,7 +226,9 @@ def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -
     assert files == {"spon.safetensors", "meta.json", "scores.safetensors", "test.json", "test.safetensors"}
 
 
-def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[str, object], tmp_path: Path) -> None:
+def test_a_trial_that_diverges_is_marked_and_the_others_finish_and_it_is_tried_again_on_demand(
+    tiny_space: dict[str, object], tmp_path: Path
+) -> None:
     raw = tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
     raw["training"] = raw["training"] | {"lr": 1.0, "weight_decay": 1e30}
     ran = run("run", write_space(raw, tmp_path), "--storage", tmp_path / "runs")
@@ -236,3 +238,11 @@ def test_a_trial_that_diverges_is_marked_and_the_others_finish(tiny_space: dict[
     assert states["UNIF-ALL"].state == "failed"
     assert "finite" in states["UNIF-ALL"].failure
     assert "finite" in ran.out.split("FAILED:")[1]
+    again = run("resume", "tiny", "--storage", tmp_path / "runs", "--retry-failed", "--set", "resources.max_minutes=9")
+    assert again.code == 1
+    log = states["UNIF-ALL"].log_path.read_text()
+    assert "tried again, after: " in log
+    assert log.count("  FAILED ") == 2
+    refused = run("resume", "tiny", "--storage", tmp_path / "runs", "--retry-failed", "--set", "training.lr=0.1")
+    assert refused.code == 2
+    assert states["UNIF-ALL"].state == "failed"  # and has kept its reason

@@ -277,6 +277,35 @@ def test_what_was_under_way_is_given_up_and_proposed_again(searcher, counts, tol
     assert told(1) == [(TrialState.FAIL, None), (TrialState.RUNNING, None)]
 
 
+def test_a_mask_that_was_told_and_not_noted_before_a_kill_is_in_the_budget(searcher, counts, propose):
+    search = searcher(n_masks=2)
+    search.suggest("a")
+    search._note = lambda: None  # the process is killed before
+    search.on_trial_complete("a", result())
+    fresh = searcher(n_masks=2)
+    propose((1,))
+    assert fresh.suggest("b")["layers"] == (1,)
+    assert fresh.suggest("c") == Searcher.FINISHED
+    assert counts() == Counts(new=2, open=1, ended=True)
+
+
+def test_a_mask_that_failed_is_not_run_again_after_a_restart(searcher, told, propose):
+    search = searcher()
+    search.suggest("a")
+    search.on_trial_complete("a", error=True)
+    fresh = searcher()
+    propose((0, 1, 2, 3), (1,))
+    assert fresh.suggest("b")["layers"] == (1,)
+
+
+def test_what_is_lost_twice_is_proposed_again_once(searcher, counts):
+    for _ in range(3):
+        search = searcher(n_masks=1)
+        assert search.suggest("a")["layers"] == (0, 1, 2, 3)
+        assert search.suggest("b") == Searcher.FINISHED
+    assert counts() == Counts(new=1, open=1, ended=True)
+
+
 def test_a_mask_that_was_stopped_is_not_run_again_after_a_restart(searcher, counts, told, propose):
     search = searcher()
     propose((1,))
