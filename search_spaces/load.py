@@ -1,10 +1,13 @@
 """YAML in, validated space out; every fault is one line."""
 
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from search_spaces.errors import SponError
 from search_spaces.schema import Config, SpaceConfig
@@ -36,7 +39,7 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
     try:
         text = path.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
-        _check_repeats(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
     except OSError as error:
         raise SponError(f"a space must be a readable file, but got: {error.strerror} (at {path})") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2026-02-31
@@ -47,7 +50,9 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
         raise SponError(f"a space must be a mapping of keys, but got {type(raw).__name__} (at {path})")
     for override in overrides or []:
         _override(raw, override)
-    return parse_space(raw, f"{path} with --set {' '.join(overrides)}" if overrides else str(path))
+    changed = tuple(override.partition("=")[0] for override in overrides or [])
+    lines = {key: line for key, line in lines.items() if not any(f"{key}.".startswith(f"{c}.") for c in changed)}
+    return parse_space(raw, f"{path} with --set {' '.join(overrides)}" if overrides else str(path), lines)
 
 
 def _shipped(path: Path) -> Path:
@@ -57,31 +62,42 @@ def _shipped(path: Path) -> Path:
     return shipped if bare and not path.exists() and shipped.exists() else path
 
 
-def parse_space(raw: dict[str, Any], where: str) -> SpaceConfig:
+def parse_space(raw: dict[str, Any], where: str, lines: Mapping[str, int] | None = None) -> SpaceConfig:
     """Validate a mapping read from ``where``.
 
+    Args:
+        raw: the mapping.
+        where: names its file.
+        lines: of keys in the file, by their dotted path.
+
     Raises:
-        SponError: naming the first fault and how many more there are.
+        SponError: with a line for each fault.
     """
     try:
         return SpaceConfig.model_validate(raw)
     except ValidationError as error:
-        raise SponError(_one_line(error, where)) from error
+        raise SponError("\n".join(_faults(error, where, lines or {}))) from error
 
 
-def _check_repeats(node: Any, where: str) -> None:
-    """Refuse a key that is written twice in one mapping, of which YAML would silently keep the last."""
+def _lines(node: Any, where: str, path: str = "") -> dict[str, int]:
+    """The line of each key, by its dotted path.
+
+    Raises:
+        SponError: if a key is written twice in one mapping, of which YAML would silently keep the last.
+    """
+    found: dict[str, int] = {}
     if isinstance(node, yaml.MappingNode):
-        seen: list[Any] = []
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise SponError(f"a key must be written once, but got {key.value!r} twice (at line {line} of {where})")
-            seen.append(key.value)
-            _check_repeats(value, where)
+        named = [(str(key.value), key.start_mark.line + 1, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check_repeats(value, where)
+        named = [(str(i), value.start_mark.line + 1, value) for i, value in enumerate(node.value)]
+    else:
+        return found
+    for name, line, value in named:
+        here = f"{path}.{name}" if path else name
+        if here in found:
+            raise SponError(f"a key must be written once, but got {name!r} twice (at line {line} of {where})")
+        found |= {here: line, **_lines(value, where, here)}
+    return found
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -100,33 +116,44 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise SponError(f"an override must have a YAML value, but got {value!r} (at --set {key})") from error
 
 
-def _one_line(error: ValidationError, where: str) -> str:
-    """Rule, value, field path; then the file and how many faults are left."""
-    first, *rest = error.errors(include_url=False)
-    loc = first["loc"]
-    rest = [fault for fault in rest if fault["loc"] != loc[: len(fault["loc"])]]  # a bad item makes its list too short
+def _faults(error: ValidationError, where: str, lines: Mapping[str, int]) -> Iterator[str]:
+    """A line for each fault: rule, value, path of the key, file and line."""
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        loc = fault["loc"]
+        if any(other["loc"][: len(loc)] == loc and other["loc"] != loc for other in faults):
+            continue  # a bad item makes its list too short
+        said, path = _said(fault)
+        key = ".".join(path)
+        line = f", line {lines[key]}" if key in lines else ""
+        yield f"{said} (at {key or 'the whole space'} in {where}{line})"
+
+
+def _said(fault: ErrorDetails) -> tuple[str, list[str]]:
+    """The rule and the value that broke it, and the path to it as the user wrote it."""
+    loc = fault["loc"]
     config, path = _walk(loc)
-    match first["type"]:
+    match fault["type"]:
         case "extra_forbidden":
+            near = get_close_matches(str(loc[-1]), config.model_fields, 1)
             said = f"a key must be one of {', '.join(config.model_fields)}, but got {str(loc[-1])!r}"
-            said += _RETIRED.get(".".join(path), "")
+            said += _RETIRED.get(".".join(path), f"; did you mean {near[0]!r}?" if near else "")
         case "missing":
             said = "a key that has no default must be given, but it is not there"
         case "union_tag_invalid":
-            path.append(first["ctx"]["discriminator"].strip("'"))
-            said = f"the value must be one of {first['ctx']['expected_tags']}, but got {first['ctx']['tag']!r}"
+            path.append(fault["ctx"]["discriminator"].strip("'"))
+            said = f"the value must be one of {fault['ctx']['expected_tags']}, but got {fault['ctx']['tag']!r}"
         case "union_tag_not_found":
-            said = f"the key {first['ctx']['discriminator']} must be given, but got {first['input']!r}"
+            said = f"the key {fault['ctx']['discriminator']} must be given, but got {fault['input']!r}"
         case "value_error":
-            said = str(first["ctx"]["error"])
+            said = str(fault["ctx"]["error"])
         case "model_type" | "model_attributes_type":
-            said = f"the value must be a mapping of keys, but got {first['input']!r}"
+            said = f"the value must be a mapping of keys, but got {fault['input']!r}"
         case "tuple_type":
-            said = f"the value must be a list, but got {first['input']!r}"
+            said = f"the value must be a list, but got {fault['input']!r}"
         case _:
-            said = f"{first['msg'].replace('Input should be', 'the value must be')}, but got {first['input']!r}"
-    more = f"; {len(rest)} more to mend" if rest else ""
-    return f"{said} (at {'.'.join(path) or 'the whole space'} in {where}){more}"
+            said = f"{fault['msg'].replace('Input should be', 'the value must be')}, but got {fault['input']!r}"
+    return said, path
 
 
 def _walk(loc: tuple[int | str, ...]) -> tuple[type[Config], list[str]]:

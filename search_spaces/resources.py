@@ -23,7 +23,9 @@ class ResourcesConfig(Config):
     max_concurrent: int | None = Field(default=None, ge=1)
     """Trials at once; as many as fit by default."""
     max_failures: int = Field(default=2, ge=0)
-    """Times that a trial is started again after its process or node was lost; a node may cost two."""
+    """Times that a trial is started again after its process was lost or its node was at fault. A node that dies costs
+    none.
+    """
     max_minutes: float | None = Field(default=None, gt=0)
     """Minutes of training and validation before a trial is failed, looked at between optimiser steps."""
     price_per_hour: float | None = Field(default=None, gt=0)

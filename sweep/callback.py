@@ -9,42 +9,42 @@ from ray.tune.experiment import Trial
 
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
-from sweep.display import follow
+from sweep.display import follow, say
 from sweep.folder import SweepFolder, TrialFolder
+from sweep.nodes import Nodes, noted_errors, reason
 from sweep.progress import Progress
 from sweep.sender import Sender
 from sweep.tracking import Tracker
 from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
-from trainables.ray_trainable import COMPLETE, FAILURE, VALIDATIONS
-
-_KEPT = ("_folder", "_shape", "_tracking_uri", "_n_trials", "_counts", "_n_before", "_places", "_with_test")
+from trainables.ray_trainable import COMPLETE, FAILURE, NODE, VALIDATIONS
 
 
 class SweepCallback(tune.Callback):
     """Writes results to the sweep's folder and passes them on.
 
-    It holds no state that is not on disk: Ray pickles it, for whoever restores Ray's part of the sweep by hand.
-
     Args:
         folder: of the sweep.
         shape: of the model.
         tracking_uri: of MLflow.
+        nodes: of the sweep, and what they did.
         trials: that Ray is given, unless it is given them one by one.
         n_trials: that will come, where Ray is given them one by one.
         counts: file of a searcher's counts, if the trials are its proposals.
         n_before: trials that were over before, and which Ray is not given.
         places: trials at once.
         with_test: whether the test report is to come after them.
-    """
 
-    _trials: Sequence[TrialConfig] = ()  # of a grid, which is never restored
+    Attributes:
+        put_off: trials that Ray gave up and that are to be run again: their nodes were lost, or at fault.
+    """
 
     def __init__(
         self,
         folder: SweepFolder,
         shape: ModelShape,
         tracking_uri: str,
+        nodes: Nodes,
         trials: Sequence[TrialConfig] = (),
         n_trials: int | None = None,
         counts: Path | None = None,
@@ -52,7 +52,8 @@ class SweepCallback(tune.Callback):
         places: int = 1,
         with_test: bool = False,
     ) -> None:
-        self._folder, self._shape, self._tracking_uri, self._trials = folder, shape, tracking_uri, trials
+        self._folder, self._shape, self._tracking_uri = folder, shape, tracking_uri
+        self._nodes, self._trials, self.put_off = nodes, trials, 0
         self._n_trials, self._counts, self._n_before = n_trials, counts, n_before
         self._places, self._with_test = places, with_test
 
@@ -69,9 +70,6 @@ class SweepCallback(tune.Callback):
         """Operations a second in one place, for what comes after the trials; None if it is not known."""
         return self._progress.speed
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _KEPT}
-
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that the trial exists."""
         config, folder = self._of(trial)
@@ -85,6 +83,7 @@ class SweepCallback(tune.Callback):
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
+        self._nodes.worked(result[NODE])
         (config, folder), metrics = self._of(trial), result[VALIDATIONS][-1]
         is_new = folder.add_progress(*result[VALIDATIONS])  # a driver that was lost may have had the earlier ones
         line = self._progress.validated(config, metrics) if is_new else self._progress.known(config, metrics)
@@ -108,14 +107,16 @@ class SweepCallback(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Say that a trial lost its worker and will go on in another."""
-        config, folder = self._of(trial)
-        folder.start(config)  # its worker may have been lost before it had started
-        self._tell(folder, self._progress.lost(config, _error(trial).splitlines()[-1]))
+        self._lost(trial, self._nodes.recovered(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record the last line of the exception, when Ray's retries are spent."""
-        error = _error(trial)
-        self._failed(trial, error.splitlines()[-1], f"\n{error}")
+        """Record the last line of the exception, when Ray's retries are spent, unless its node was at fault."""
+        again, out = self._nodes.gave_up(trial)
+        if again and self._counts is None:  # a searcher has been told already that it failed
+            self.put_off += 1
+            self._lost(trial, out)
+        else:
+            self._failed(trial, reason(trial), f"\n{noted_errors(trial)}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Let MLflow have what waits; after this it is for others to use."""
@@ -123,11 +124,19 @@ class SweepCallback(tune.Callback):
         tell("telling MLflow")
         self._sender.close()
 
-    def _failed(self, trial: Trial, reason: str, details: str = "") -> None:
+    def _lost(self, trial: Trial, out: str | None) -> None:
+        """Note it; ``out`` is why a node was taken out, if one was."""
+        config, folder = self._of(trial)
+        folder.start(config)  # its worker may have been lost before it had started
+        self._tell(folder, self._progress.lost(config, reason(trial)))
+        if out:
+            say(out)
+
+    def _failed(self, trial: Trial, why: str, details: str = "") -> None:
         config, folder = self._of(trial)
         folder.start(config)  # a worker that could not be set up fails before its trial has started
-        folder.fail(reason)
-        self._tell(folder, self._progress.failed(config, reason) + details)
+        folder.fail(why)
+        self._tell(folder, self._progress.failed(config, why) + details)
 
     def _tell(self, folder: TrialFolder, event: str) -> None:
         """Put an event into the trial's log, and have MLflow told."""
@@ -137,8 +146,3 @@ class SweepCallback(tune.Callback):
     def _of(self, trial: Trial) -> tuple[TrialConfig, TrialFolder]:
         config = TrialConfig.model_validate(trial.config["trial"])
         return config, self._folder.trial(config)
-
-
-def _error(trial: Trial) -> str:
-    """All errors that Ray noted of a trial, the last one last."""
-    return Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,6 +29,10 @@ from trainables.quiet import hush
 
 Command = Callable[[argparse.Namespace], int]
 
+_WATCH_SECONDS = 2.0
+_CLEAR = "\033[H\033[2J"
+"""Makes a terminal empty."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
@@ -38,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = command_line().parse_args(argv)
         return int(arguments.command(arguments))
     except SponError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(*(f"error: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -71,11 +76,14 @@ def command_line() -> argparse.ArgumentParser:
     listing = add("ls", _ls, "list the sweeps of a storage, a line each")
     status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
     stop = add("stop", _stop, "stop a sweep that runs in another process on this machine, as Ctrl-C does")
+    logs = add("logs", _logs, "print what happened to the trials of a sweep, in the order of time")
     board = add("board", _board, "print the table of a sweep")
+    compare = add("compare", _compare, "print what the trials that two sweeps share came to, and the differences")
     sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
     schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
     schema.add_argument("--markdown", action="store_true", help="as a page for people, docs/config.md")
-    add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
+    doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
+    doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
@@ -84,7 +92,7 @@ def command_line() -> argparse.ArgumentParser:
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
     plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
     search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
-    for sub in (resume, status, stop, board, sync):
+    for sub in (resume, status, stop, logs, board, compare, sync):
         sub.add_argument("name", metavar="NAME", help="of the sweep")
     for sub in (run, levels, search, resume):
         where = "of a Ray cluster: auto, or HOST:PORT; RAY_ADDRESS, or Ray on this machine by default"
@@ -97,7 +105,7 @@ def command_line() -> argparse.ArgumentParser:
     find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
     find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
-    for sub in (run, levels, find, search, resume, listing, status, stop, board, sync):
+    for sub in (run, levels, find, search, resume, listing, status, stop, logs, board, compare, sync):
         sub.add_argument(
             "--storage",
             type=_storage,
@@ -105,7 +113,11 @@ def command_line() -> argparse.ArgumentParser:
             metavar="PLACE",
             help="of all results: a directory, s3:// or gs:// (%(default)s)",
         )
-    status.add_argument("--json", action="store_true", help="for programs")
+    logs.add_argument("trial", nargs="?", default="", metavar="TRIAL", help="the beginning of its name; all by default")
+    compare.add_argument("other", metavar="OTHER", help="the second sweep, of the same storage")
+    status.add_argument("--watch", action="store_true", help="again every two seconds, while the sweep is driven")
+    for sub in (listing, status, compare):
+        sub.add_argument("--json", action="store_true", help="for programs")
     board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
     form = board.add_mutually_exclusive_group()
     form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
@@ -190,8 +202,11 @@ def _ls(arguments: argparse.Namespace) -> int:
     from sweep.status import as_lines, status_of
     from sweep.storage import sweeps_in
 
-    for name in sweeps_in(arguments.storage):
-        print(as_lines(status_of(open_sweep(arguments.storage, name)))[0])
+    found = [status_of(open_sweep(arguments.storage, name)) for name in sweeps_in(arguments.storage)]
+    if arguments.json:
+        print(json.dumps([{"name": one.name, "driver": one.driver, **one.states} for one in found], indent=1))
+    else:
+        print(*(as_lines(one)[0] for one in found), sep="\n")
     return 0
 
 
@@ -199,8 +214,33 @@ def _status(arguments: argparse.Namespace) -> int:
     from sweep.folder import open_sweep
     from sweep.status import as_lines, status_of
 
-    status = status_of(open_sweep(arguments.storage, arguments.name))
-    print(json.dumps(asdict(status), indent=1) if arguments.json else "\n".join(as_lines(status)))
+    while True:
+        status = status_of(open_sweep(arguments.storage, arguments.name))
+        if arguments.watch and sys.stdout.isatty():
+            print(_CLEAR, end="")
+        print(json.dumps(asdict(status), indent=1) if arguments.json else "\n".join(as_lines(status)), flush=True)
+        if not (arguments.watch and status.driver):
+            return 0
+        time.sleep(_WATCH_SECONDS)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from sweep.folder import open_sweep
+    from sweep.status import log_lines
+
+    print(*log_lines(open_sweep(arguments.storage, arguments.name), arguments.trial), sep="\n")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from sweep.compare import as_text, compare
+    from sweep.folder import open_sweep
+
+    pairs = compare(*(open_sweep(arguments.storage, name) for name in (arguments.name, arguments.other)))
+    if arguments.json:
+        print(json.dumps([{**pair._asdict(), "difference": pair.difference._asdict()} for pair in pairs], indent=1))
+    else:
+        print(as_text(pairs, arguments.name, arguments.other))
     return 0
 
 
@@ -261,4 +301,4 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from sweep.doctor import examine
 
-    return examine()
+    return examine(arguments.address)

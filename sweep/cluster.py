@@ -13,6 +13,7 @@ from ray.util import placement_group, remove_placement_group
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
 from sweep.display import say
+from sweep.nodes import places, selector
 from trainables.quiet import hush
 from trainables.ray_trainable import connect_ray
 
@@ -44,12 +45,6 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
         raise
 
 
-def places(resources: ResourcesConfig) -> int:
-    """Trials that can run at once on the nodes that Ray has now."""
-    fit = sum(min(int(node.get(k, 0.0) / want) for k, want in resources.bundle.items()) for node in _nodes())
-    return min(fit, resources.max_concurrent or fit)
-
-
 def at_once(resources: ResourcesConfig) -> int:
     """Trials that a search asks for at once: ``max_concurrent`` where a cluster grows to it, else what fits now."""
     here, most = max(1, places(resources)), resources.max_concurrent
@@ -60,7 +55,16 @@ def remotely(resources: ResourcesConfig, work: Callable[..., Any]) -> Any:
     """A function or a class as Ray runs it, in the place of a trial."""
     place = resources.bundle
     cpus, gpus, memory = place.pop("CPU"), place.pop("GPU", 0.0), place.pop("memory", 0)
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, memory=memory, resources=place)(work)
+    needs: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "resources": place}
+    return ray.remote(**needs, label_selector=selector())(work)
+
+
+def answer(ref: Any) -> Any:
+    """What a worker returned. What it raised of ours comes as it was, without Ray's wrapping."""
+    try:
+        return ray.get(ref)
+    except SponError as error:
+        raise getattr(error, "cause", error) from None
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -8,8 +8,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import HfApi, constants, get_token
@@ -23,6 +24,8 @@ from trainables.embedded import documents_key, model_key
 from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0
+_NODE_SECONDS = 120.0
+"""That a node has to answer, its first import of torch included."""
 _REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
 """Of a checkout; an installed package knows its own."""
 
@@ -35,13 +38,20 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine() -> int:
-    """Print every finding; 1 if there is a fault."""
+def examine(address: str | None = None) -> int:
+    """Print every finding; 1 if there is a fault.
+
+    Args:
+        address: of a Ray cluster, whose nodes are looked at, too.
+
+    Raises:
+        SponError: if the cluster does not answer.
+    """
     faults = 0
-    for check in (_python, _packages, _devices, _cache, _embedded, _hub, _ray, _mlflow):
-        for finding in check():
-            faults += finding.state == "FAULT"
-            print(f"{finding.state:5}  {finding.what}" + (f"\n       -> {finding.remedy}" if finding.remedy else ""))
+    here = (_python, _packages, _devices, _cache, _embedded, _hub, _ray, _mlflow)
+    for finding in chain(*(check() for check in here), _nodes(address) if address else ()):
+        faults += finding.state == "FAULT"
+        print(f"{finding.state:5}  {finding.what}" + (f"\n       -> {finding.remedy}" if finding.remedy else ""))
     print(f"\nfaults: {faults}" if faults else "\nready")
     return 1 if faults else 0
 
@@ -116,6 +126,10 @@ def _hub() -> Iterator[Finding]:
             f"{constants.ENDPOINT} is out of reach ({type(error).__name__})",
             "only the embedded model and local files can be used",
         )
+    yield from _token()
+
+
+def _token() -> Iterator[Finding]:
     if get_token():
         yield Finding("ok", "a Hugging Face token is set")
     else:
@@ -130,6 +144,34 @@ def _ray() -> Iterator[Finding]:
     shared = shutil.disk_usage("/dev/shm").free / 2**20 if Path("/dev/shm").is_dir() else None
     if shared is not None and shared < 256:
         yield Finding("FAULT", f"/dev/shm has {shared:.0f} MiB", "Ray wants 256 MiB there: docker run --shm-size=1g")
+
+
+def _nodes(address: str) -> Iterator[Finding]:
+    """What trials would find on each node of a cluster."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from trainables.ray_trainable import connect_ray
+
+    connect_ray(address)
+    asked = {}
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        there: Any = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:12]})"
+        asked[name] = ray.remote(num_cpus=0, scheduling_strategy=there)(_of_node).remote()
+    for name, answer in asked.items():
+        try:
+            found = ray.get(answer, timeout=_NODE_SECONDS)
+        except RayError as error:
+            yield Finding("FAULT", f"node {name}: {str(error).splitlines()[0]}", "see its Ray logs, or remove it")
+            continue
+        yield from (finding._replace(what=f"node {name}: {finding.what}") for finding in found)
+    ray.shutdown()
+
+
+def _of_node() -> list[Finding]:
+    return [*_python(), *_devices(), *_cache(), *_token()]
 
 
 def _mlflow() -> Iterator[Finding]:

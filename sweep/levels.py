@@ -10,18 +10,19 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
+from search_spaces.errors import NodeError
 from search_spaces.files import read_config, write_config
 from search_spaces.levels import cheapest_levels, predicted_kl
 from search_spaces.placement import Level, LevelMethod, PlanConfig
 from search_spaces.resolve import resolve_plan
 from search_spaces.schema import Config, SpaceConfig, TrialPlan
 from search_spaces.sites import Site
-from sweep.cluster import places, remotely
+from sweep.cluster import answer, remotely
 from sweep.display import say
 from sweep.folder import SweepFolder
+from sweep.nodes import places
 from trainables.activity import tell
 from trainables.corpus import load_blocks
 from trainables.curves import LEVELS, Curves, merged
@@ -202,8 +203,8 @@ def in_workers(space: SpaceConfig, ear: str, jobs: Sequence[tuple[Any, ...]]) ->
         jobs: the name that is shown, the function and its further arguments, each.
     """
     tell("measuring")
-    worker = remotely(space.resources, _in_worker)
-    return ray.get([worker.remote(space, ear, *job) for job in jobs])
+    worker = remotely(space.resources, _in_worker).options(retry_exceptions=[NodeError])
+    return [answer(job) for job in [worker.remote(space, ear, *job) for job in jobs]]
 
 
 def _in_worker(space: SpaceConfig, ear: str, who: str, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,20 +1,23 @@
 """The final report: the test split is opened once, for trials that are done, and by nothing else."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import ray
 import torch
 
+from search_spaces.errors import NodeError
 from search_spaces.schema import SpaceConfig
 from search_spaces.sites import ModelShape
-from sweep.cluster import places, remotely
+from sweep.cluster import answer, remotely
 from sweep.display import follow, say
 from sweep.estimate import Work, report_flop, work_of
 from sweep.folder import SweepFolder, TrialFolder
+from sweep.nodes import EXCUSED, places
 from sweep.view import Standing
 from trainables.activity import Activity
 from trainables.checkpoint import Checkpoint, read_checkpoint
@@ -30,15 +33,19 @@ class _TestReader:
     def __init__(self, space: SpaceConfig, ear: str, who: str) -> None:
         hush()
         torch.set_num_threads(space.resources.cpus_per_trial)
-        self._ear = ear
-        speak(ear, who)
-        self._bench = Workbench(space.model, space.corpus, space.resources.device, open_test=True)
+        self._space, self._ear, self._who = space, ear, who
+
+    @cached_property
+    def _bench(self) -> Workbench:
+        speak(self._ear, self._who)
+        return Workbench(self._space.model, self._space.corpus, self._space.resources.device, open_test=True)
 
     def report(self, checkpoint: Checkpoint) -> Checkpoint:
         """Add the test scores."""
+        bench = self._bench
         speak(self._ear, checkpoint.meta.config.name)
         try:
-            return report_test(self._bench, checkpoint)
+            return report_test(bench, checkpoint)
         finally:
             hush_up()
 
@@ -121,24 +128,37 @@ def _by_turns(trials: Sequence[TrialFolder]) -> list[TrialFolder]:
 def _tested(readers: Sequence[Any], trials: Sequence[TrialFolder]) -> Iterator[tuple[TrialFolder, Checkpoint]]:
     """Have trials scored, one by each reader at a time.
 
-    A reader for whom nothing is left makes its place free: another may wait for one, where a node has gone.
+    A reader for whom nothing is left makes its place free: another may wait for one, where a node has gone. If the node
+    of a reader is at fault, the others do its work.
+
+    Raises:
+        NodeError: of the last reader.
     """
-    left, busy = iter(trials), dict[Any, tuple[Any, TrialFolder]]()
+    left, busy = deque(trials), dict[Any, tuple[Any, TrialFolder]]()
 
     def give(reader: Any) -> None:
-        trial = next(left, None)
-        if trial is None:
-            ray.kill(reader)
-        else:
+        if left:
+            trial = left.popleft()
             busy[reader.report.remote(_checkpoint(trial))] = reader, trial
+        else:
+            ray.kill(reader)
 
     for reader in readers:
         give(reader)
     while busy:
         (ready,), _ = ray.wait(list(busy), num_returns=1)
         reader, trial = busy.pop(ready)
-        yield trial, ray.get(ready)
-        give(reader)
+        try:
+            checkpoint = answer(ready)
+        except NodeError as fault:
+            if not busy:
+                raise
+            say(f"a reader of the test split gives up: {fault}")
+            left.append(trial)
+            ray.kill(reader)
+        else:
+            yield trial, checkpoint
+            give(reader)
 
 
 def _checkpoint(trial: TrialFolder) -> Checkpoint:
@@ -150,6 +170,6 @@ def _readers(folder: SweepFolder, n_waiting: int) -> list[Any]:
     space = folder.space
     want = space.resources
     count = max(1, min(places(want), n_waiting))  # nodes may have gone since the trials ended
-    lost = want.max_failures  # a node that is gone may still get work until Ray has noticed
+    lost = want.max_failures + EXCUSED  # a node that is gone may still get work until Ray has noticed
     reader = remotely(want, _TestReader).options(max_restarts=lost, max_task_retries=lost)
     return [reader.remote(space, folder.ear, f"reader {number}") for number in range(1, count + 1)]

@@ -68,11 +68,15 @@ def run_sweep(
         SponError: if the space does not fit the model, the corpus, the machine or the storage.
     """
     started = time.monotonic()
-    space, decision = with_dtype(space, began(storage, space.name))
+    before = began(storage, space.name)
+    space, decision = with_dtype(space, before)
+    if before is not None:
+        space = _at_commit(space, before.model.revision)
     check_sweep(storage, space)
     say(decision)
     tell("looking for the model and the text")
     materials = find_materials(space.model, space.corpus)
+    space = _at_commit(space, materials.model.revision)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)
     _check_same(SweepFolder(storage / space.name), prints)
@@ -100,6 +104,12 @@ def run_sweep(
     finish()
     print(result + _closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
     return outcome.exit_code
+
+
+def _at_commit(space: SpaceConfig, commit: str | None) -> SpaceConfig:
+    """The space with its model at a commit of the hub, if it names none: all workers, and a resume, load the same."""
+    pinned = space.model.model_copy(update={"revision": space.model.revision or commit})
+    return space.model_copy(update={"model": pinned})
 
 
 @contextmanager

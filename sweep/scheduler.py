@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search_spaces.schema import ResourcesConfig
 from search_spaces.search_stages import Asha
-from sweep.cluster import places
+from sweep.nodes import places
 
 _METRIC = "val_kl_nats"
 _COUNT_SECONDS = 2.0

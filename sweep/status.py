@@ -4,11 +4,13 @@ Time is that of training and validation, as trials report it; what a worker take
 """
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from search_spaces.errors import SponError
 from sweep.display import ACTIVITY
 from sweep.folder import State, SweepFolder, TrialFolder
 from sweep.lock import driver_of
@@ -17,6 +19,8 @@ from sweep.storage import writer_of
 from trainables.schedule import total_steps
 
 _OLD_SECONDS = 30.0
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+"""Before each event of a log; a traceback has none."""
 _ORDER = ("finished", "failed", "stopped", "running", "waiting")
 
 
@@ -151,6 +155,20 @@ def _trial(folder: TrialFolder, steps: int) -> TrialStatus:
 def _last_sign(folder: Path) -> float | None:
     files = (folder / name for name in (ACTIVITY, "trial.json", "progress.jsonl", "failure.txt", "stopped.txt"))
     return max((file.stat().st_mtime for file in files if file.exists()), default=None)
+
+
+def log_lines(folder: SweepFolder, beginning: str = "") -> list[str]:
+    """What happened to the trials whose names begin so, in the order of time.
+
+    Raises:
+        SponError: if there is none.
+    """
+    logs = [trial.log_path for trial in folder.trials if trial.path.name.startswith(beginning)]
+    if not logs:
+        there = ", ".join(trial.path.name for trial in folder.trials) or "none yet"
+        raise SponError(f"a trial must be one of {there}, but got {beginning!r} (at {folder.path})")
+    lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+    return lines if len(logs) == 1 else sorted(line for line in lines if _STAMP.match(line))
 
 
 def as_lines(status: Status) -> list[str]:

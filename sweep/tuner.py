@@ -13,8 +13,8 @@ from ray.tune.execution import class_cache
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
-from sweep.cluster import places
 from sweep.folder import SweepFolder
+from sweep.nodes import Nodes, Place, places
 from sweep.scheduler import InTurn
 from sweep.storage import drop_states, folders_in, states_in
 from trainables.cache import writable
@@ -54,7 +54,8 @@ def run_trials(
 ) -> Outcome:
     """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
 
-    Ctrl-C stops after the results in hand are stored.
+    Trials that their nodes failed are run again when the others have ended. Ctrl-C stops after the results in hand are
+    stored.
 
     Args:
         folder: of the sweep.
@@ -69,17 +70,17 @@ def run_trials(
         SponError: if the storage is full, or cannot be written any more.
     """
     folder.plan({trial.name: _steps(trial) for trial in trials})
-    left = [trial for trial in trials if folder.trial(trial).state == "running"]  # or not begun
-    speed = None
-    if left:
-        before, at_once = len(trials) - len(left), places(folder.space.resources)
+    resources = folder.space.resources
+    nodes, speed, put_off = Nodes(resources), None, len(trials)
+    while put_off and (left := [trial for trial in trials if folder.trial(trial).state == "running"]):  # or not begun
+        before, at_once = len(trials) - len(left), places(resources)
         callback = SweepCallback(
-            folder, shape, tracking_uri, left, n_before=before, places=at_once, with_test=with_test
+            folder, shape, tracking_uri, nodes, left, n_before=before, places=at_once, with_test=with_test
         )
         states = states_in(folder.tune)
         jobs = {trial.name: folder.job(trial, states) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
-        speed = callback.speed
+        speed, put_off = callback.speed or speed, callback.put_off
     done = outcome(folder, trials)
     if done.unfinished:
         raise Interrupted(f"{stage}, {done.unfinished} trials to go")
@@ -112,7 +113,7 @@ def fit(
     _keep_secrets()
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER)
     resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
-    placed = tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle]))
+    placed = tune.with_resources(trainable, Place([resources.bundle]))
     space = space | {
         "threads": resources.cpus_per_trial,
         "gpus": resources.gpus_per_trial,

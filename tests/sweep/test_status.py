@@ -169,3 +169,30 @@ def test_a_finished_sweep_has_nothing_left(swept: Swept, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert out.startswith("tiny: 3 trials: 3 finished; last sign of life ")
     assert "left: about 0 s" in out
+
+
+def test_the_logs_of_a_sweep_are_in_the_order_of_time(folder: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, *_ = folder.trials
+    first.log_path.write_text("2026-01-01 10:00:00  start  a\n2026-01-01 10:00:02  FAILED a\nTraceback\n")
+    second.log_path.write_text("2026-01-01 10:00:01  start  b\n")
+    where = ["--storage", str(folder.path.parent)]
+    assert main(["logs", folder.name, *where]) == 0
+    assert [line.split()[2:] for line in capsys.readouterr().out.splitlines()] == [
+        ["start", "a"],
+        ["start", "b"],
+        ["FAILED", "a"],
+    ]
+    assert main(["logs", folder.name, first.path.name, *where]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Traceback"
+    assert main(["logs", folder.name, "nosuch", *where]) == 2
+    assert f"a trial must be one of {first.path.name}, " in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_driven_is_watched_to_its_end(
+    folder: SweepFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers = iter(["process 1", "process 1", None])
+    monkeypatch.setattr("sweep.status.driver_of", lambda path: next(drivers))
+    monkeypatch.setattr("sweep.cli._WATCH_SECONDS", 0.0)
+    assert main(["status", folder.name, "--watch", "--storage", str(folder.path.parent)]) == 0
+    assert capsys.readouterr().out.count("driver: process 1") == 2

@@ -161,6 +161,19 @@ def test_a_mask_that_failed_is_told_so_and_never_given_out_again(searcher, told,
     assert told(1) == [(TrialState.FAIL, None)] * 2
 
 
+def test_a_scored_mask_whose_worker_was_lost_has_one_more_chance_and_costs_the_budget_once(searcher, told, counts):
+    search = searcher(rungs=(2, 8), n_masks=1)
+    search.suggest("a")
+    assert search.suggest("b") is None  # it may be lost
+    search.on_trial_complete("a", error=True)
+    assert counts() == Counts()
+    assert search.suggest("b")["layers"] == (0, 1, 2, 3)
+    search.on_trial_complete("b", error=True)
+    assert search.suggest("c") == Searcher.FINISHED
+    assert told(0, 1, 2, 3) == [(TrialState.FAIL, None)] * 2
+    assert (counts(), searcher(rungs=(2, 8), n_masks=1).suggest("d")) == (Counts(new=1, ended=True), Searcher.FINISHED)
+
+
 # What is told
 
 
@@ -272,7 +285,7 @@ def test_what_was_under_way_is_given_up_and_proposed_again(searcher, counts, tol
     assert counts() == Counts(new=2, open=2, ended=True)
     fresh = searcher(n_masks=2)
     assert [fresh.suggest(trial_id)["layers"] for trial_id in "cd"] == [(0, 1, 2, 3), (1,)]
-    assert fresh.suggest("e") == Searcher.FINISHED
+    assert fresh.suggest("e") is None
     assert counts() == Counts(new=2, open=2, ended=True)
     assert told(1) == [(TrialState.FAIL, None), (TrialState.RUNNING, None)]
 
@@ -285,7 +298,7 @@ def test_a_mask_that_was_told_and_not_noted_before_a_kill_is_in_the_budget(searc
     fresh = searcher(n_masks=2)
     propose((1,))
     assert fresh.suggest("b")["layers"] == (1,)
-    assert fresh.suggest("c") == Searcher.FINISHED
+    assert fresh.suggest("c") is None
     assert counts() == Counts(new=2, open=1, ended=True)
 
 
@@ -302,7 +315,7 @@ def test_what_is_lost_twice_is_proposed_again_once(searcher, counts):
     for _ in range(3):
         search = searcher(n_masks=1)
         assert search.suggest("a")["layers"] == (0, 1, 2, 3)
-        assert search.suggest("b") == Searcher.FINISHED
+        assert search.suggest("b") is None
     assert counts() == Counts(new=1, open=1, ended=True)
 
 
@@ -343,6 +356,6 @@ def test_a_search_whose_state_of_ray_is_lost_goes_on_within_its_budget(searcher,
     first.suggest("b")  # under way when all is lost
     second = searcher(n_masks=4)
     given = [second.suggest(str(i)) for i in range(4)]
-    assert given[3] == Searcher.FINISHED
+    assert given[3] is None
     assert (counts().new, counts().open, counts().ended) == (4, 3, True)
     assert [trial.state for trial in study().trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
