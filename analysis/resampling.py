@@ -1,6 +1,6 @@
 """Intervals and nulls of figures that are not scores: jackknives over units, permutations of labels.
 
-A unit is what was drawn independently: a block of text, a prompt, a site. A text has dozens of them at most, and the
+A unit is what was drawn independently: a document, a prompt, a site. A text has dozens of them at most, and the
 percentiles of a bootstrap are then too narrow; Student's quantiles around a jackknife's error are not. That error is
 known as well for the rare quantiles that several comparisons at once need, which a bootstrap's draws do not reach.
 """
@@ -11,7 +11,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.corpus import Blocks
 from trainables.statistics import TAIL, Array, Interval
+
+Units = NDArray[np.int64]
+"""A label of each row: rows of one label are one unit."""
 
 DRAWS = 2000
 """Of a null."""
@@ -19,34 +23,55 @@ _NOTHING = 1e-18
 """Of squares, relative to what they were before something was subtracted: rounding, and no variance."""
 
 
-def ratio(numerators: Array, denominators: Array, comparisons: int = 1) -> Interval:
+def units_of(blocks: Blocks) -> Units:
+    """Blocks that share a document, directly or by way of others, are one unit: tokens of one article are not
+    independent. (blocks,).
+    """
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # a second to import
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    documents = blocks.documents.numpy()
+    rows = np.repeat(np.arange(len(documents)), documents.shape[1])
+    holds = csr_matrix((np.ones(documents.size), (rows, documents.ravel())))
+    labels: Units = connected_components(holds @ holds.T, directed=False)[1].astype(np.int64)
+    return labels
+
+
+def ratio(numerators: Array, denominators: Array, comparisons: int = 1, units: Units | None = None) -> Interval:
     """Sum over sum, with a jackknife interval over units; zero where the denominators are, as a share of nothing is.
 
     Args:
-        numerators: (units,).
-        denominators: (units,), of the same units; ones make it a mean.
+        numerators: (rows,).
+        denominators: (rows,), of the same rows; ones make it a mean.
         comparisons: so many such intervals hold together (Bonferroni).
+        units: of the rows; each is one by itself, by default.
     """
     if not denominators.any():
         return Interval(0.0, 0.0, 0.0)
-    return statistic(lambda rows: rows[0].sum(axis=-1) / rows[1].sum(axis=-1), [numerators, denominators], comparisons)
+    columns = [numerators, denominators]
+    return statistic(lambda rows: rows[0].sum(axis=-1) / rows[1].sum(axis=-1), columns, comparisons, units)
 
 
-def mean(values: Array, comparisons: int = 1) -> Interval:
-    """Mean over units, (units,), with a jackknife interval, which is then Student's."""
-    return ratio(values, np.ones_like(values), comparisons)
+def mean(values: Array, comparisons: int = 1, units: Units | None = None) -> Interval:
+    """Mean over rows, (rows,), with a jackknife interval over units, which is Student's where each row is one."""
+    return ratio(values, np.ones_like(values), comparisons, units)
 
 
-def statistic(figure: Callable[[list[Array]], Array], columns: list[Array], comparisons: int = 1) -> Interval:
-    """Any smooth figure of columns over the same units, with a jackknife interval that keeps units whole.
+def statistic(
+    figure: Callable[[list[Array]], Array], columns: list[Array], comparisons: int = 1, units: Units | None = None
+) -> Interval:
+    """Any smooth figure of sums of columns over the same rows, with a jackknife interval that keeps units whole.
 
     The interval is without end if there is one unit, or if the figure does not exist without one of them.
 
     Args:
-        figure: takes the columns, each (samples, units), and gives (samples,).
-        columns: each (units,).
+        figure: takes the columns, each (samples, units), and gives (samples,); of each it uses the sum alone.
+        columns: each (rows,).
         comparisons: so many such intervals hold together (Bonferroni).
+        units: of the rows; each is one by itself, by default.
     """
+    if units is not None:
+        columns = [np.bincount(units, weights=column).astype(np.float64) for column in columns]
     n = len(columns[0])
     others = np.arange(n - 1) + (np.arange(n - 1) >= np.arange(n)[:, None])  # a row a unit: all but that one
     with np.errstate(divide="ignore", invalid="ignore"):

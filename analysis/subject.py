@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.prompts import Prompt
+from analysis.resampling import Units, units_of
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
@@ -90,6 +91,11 @@ class Subject:
     def model(self) -> ResidentModel:
         """The resident model."""
         return self.bench.model
+
+    @cached_property
+    def units(self) -> Units:
+        """What intervals over the text are taken over, (blocks,): its documents."""
+        return units_of(self.blocks)
 
     @contextmanager
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
@@ -198,14 +204,7 @@ def states_of(model: ResidentModel, tokens: Tensor, sites: tuple[Site, ...]) -> 
     with ExitStack() as stack:
         for site in sites:
             stack.callback(model.linear(site).register_forward_hook(keep(states.outputs, site)).remove)
-        for index, layer in enumerate(decoder_layers(model)):
+        for index, layer in enumerate(model.layers):
             stack.callback(layer.register_forward_hook(keep(states.residual, index)).remove)
         model.hidden(tokens.to(model.device))
     return states
-
-
-def decoder_layers(model: ResidentModel) -> list[nn.Module]:
-    """The decoder's layers, found by the paths of their sites."""
-    inside = {site.layer: shape.path for site, shape in model.shape.sites.items()}  # any one of a layer's sites
-    paths = (inside[layer].partition(f".{layer}.")[0] + f".{layer}" for layer in range(model.shape.num_layers))
-    return [model.network.get_submodule(path) for path in paths]

@@ -78,6 +78,13 @@ class ResidentModel:
         assert isinstance(layer, nn.Linear)
         return layer
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers, found by the paths of their sites."""
+        inside = {site.layer: shape.path for site, shape in self.shape.sites.items()}  # any one of a layer's sites
+        paths = (inside[layer].partition(f".{layer}.")[0] + f".{layer}" for layer in range(self.shape.num_layers))
+        return [self.network.get_submodule(path) for path in paths]
+
     def check_dense(self) -> None:
         """Refuse to go on while a site is sparsified or biased: what is measured next must be the dense model's.
 

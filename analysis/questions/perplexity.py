@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.resampling import mean, ratio, statistic
+from analysis.resampling import Units, mean, ratio, statistic
 from analysis.subject import Mode, Subject
 from trainables.statistics import Array, Interval
 
@@ -52,48 +52,51 @@ def find(subject: Subject) -> Finding:
     dense = scores["dense"][0]
     damage: dict[Mode, Damage] = {m: damage_of(scores[m][0], dense, scores[m][1]) for m in ("teal", "spon", "random")}
     rows: list[Row] = []
+    units = subject.units
     for mode in ("teal", "spon", "random"):
         row: Row = {"model": {"teal": "TEAL", "spon": "biases", "random": "random vectors"}[mode]}
         for part in ("nll", "kl", "misfit"):
-            row |= cells(part, mean(getattr(damage[mode], part)))
+            row |= cells(part, mean(getattr(damage[mode], part), units=units))
         rows.append(row)
-    effects = _effects(damage)
+    effects = _effects(damage, units)
     return Finding(
         analysis=NAME,
         title="KL against perplexity",
         question="Why does perplexity recover by another share than the distribution?",
         null="Text drawn from the dense model: the misfit, what the damage to the NLL has beyond the KL, is zero, and "
-        "both recover alike. Intervals are jackknives over blocks.",
+        "both recover alike. Intervals are jackknives over documents.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
     )
 
 
-def _effects(damage: Mapping[Mode, Damage]) -> tuple[Effect, ...]:
+def _effects(damage: Mapping[Mode, Damage], units: Units) -> tuple[Effect, ...]:
     teal, spon = damage["teal"], damage["spon"]
     found = [
-        Effect.of("TEAL's damage to the NLL", mean(teal.nll), "nats"),
-        Effect.of("of which KL", mean(teal.kl), "nats"),
-        Effect.of("of which misfit", mean(teal.misfit), "nats", (0.0, 0.0)),
-        Effect.of("biases take back, NLL", mean(teal.nll - spon.nll), "nats"),
-        Effect.of("biases take back, KL", mean(teal.kl - spon.kl), "nats"),
-        Effect.of("biases take back, misfit", mean(teal.misfit - spon.misfit), "nats", (0.0, 0.0)),
-        Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl), "fraction"),
+        Effect.of("TEAL's damage to the NLL", mean(teal.nll, units=units), "nats"),
+        Effect.of("of which KL", mean(teal.kl, units=units), "nats"),
+        Effect.of("of which misfit", mean(teal.misfit, units=units), "nats", (0.0, 0.0)),
+        Effect.of("biases take back, NLL", mean(teal.nll - spon.nll, units=units), "nats"),
+        Effect.of("biases take back, KL", mean(teal.kl - spon.kl, units=units), "nats"),
+        Effect.of("biases take back, misfit", mean(teal.misfit - spon.misfit, units=units), "nats", (0.0, 0.0)),
+        Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl, units=units), "fraction"),
     ]
-    if mean(teal.nll).low > 0:  # a share of nothing says nothing
-        found.append(Effect.of("share of the NLL's damage recovered", ratio(teal.nll - spon.nll, teal.nll), "fraction"))
-        found.append(Effect.of("the share of the NLL's minus that of the KL", _apart(teal, spon), "fraction", (0, 0)))
+    if mean(teal.nll, units=units).low > 0:  # a share of nothing says nothing
+        share = ratio(teal.nll - spon.nll, teal.nll, units=units)
+        found.append(Effect.of("share of the NLL's damage recovered", share, "fraction"))
+        apart = _apart(teal, spon, units)
+        found.append(Effect.of("the share of the NLL's minus that of the KL", apart, "fraction", (0, 0)))
     return tuple(found)
 
 
-def _apart(teal: Damage, spon: Damage) -> Interval:
+def _apart(teal: Damage, spon: Damage, units: Units) -> Interval:
     def figure(columns: list[Array]) -> Array:
         teal_nll, spon_nll, teal_kl, spon_kl = (column.sum(axis=-1) for column in columns)
         found: Array = spon_kl / teal_kl - spon_nll / teal_nll
         return found
 
-    return statistic(figure, [teal.nll, spon.nll, teal.kl, spon.kl])
+    return statistic(figure, [teal.nll, spon.nll, teal.kl, spon.kl], units=units)
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:

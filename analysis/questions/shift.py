@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.resampling import ratio
+from analysis.resampling import Units, ratio
 from analysis.subject import MODES, Mode, States, Subject, states_of
 from search_spaces.sites import Site
 from trainables.statistics import Array, Interval
@@ -40,26 +40,27 @@ def shift_of(states: Tensor, dense: Tensor) -> Shift:
     return Shift(distance.mean(dim=1).numpy(), relative.mean(dim=1).numpy(), relative.mean(dim=0).numpy())
 
 
-def recovery(teal: Array, other: Array) -> Interval:
+def recovery(teal: Array, other: Array, units: Units | None = None) -> Interval:
     """Share of TEAL's shift that is taken back, 1 - other / teal over blocks; below zero, it moves further away."""
-    return ratio(teal - other, teal)
+    return ratio(teal - other, teal, units=units)
 
 
 def find(subject: Subject) -> Finding:
     """Ask it of the outputs of biased sites and of the residual stream after every layer."""
     places = _measure(subject)
-    rows = [_row(place, shifts) for place, shifts in places.items()]
+    units = subject.units
+    rows = [_row(place, shifts, units) for place, shifts in places.items()]
     residual = [shifts for place, shifts in places.items() if place.startswith("after layer")]
     outputs = [shifts for place, shifts in places.items() if not place.startswith("after layer")]
     compared = (("site outputs", outputs), ("residual stream", residual), ("last layer", residual[-1:]))
-    effects = tuple(effect for label, of in compared for effect in _effects(label, of))
+    effects = tuple(effect for label, of in compared for effect in _effects(label, of, units))
     return Finding(
         analysis=NAME,
         title="Hidden-state shift",
         question="How much of the distance between the dense and the sparse model's hidden states do the biases take "
         "back, layer by layer?",
         null="One random vector of the same norm at each site: any vector moves a state, most of them further away. "
-        "Intervals are jackknives over blocks.",
+        "Intervals are jackknives over documents.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -110,13 +111,13 @@ def _join(shifts: list[Shift]) -> Shift:
     )
 
 
-def _row(place: str, shifts: dict[Mode, Shift]) -> Row:
+def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:
     row: Row = {"place": place}
     for mode in _SPARSE:
         row[f"{mode}_shift"] = float(shifts[mode].absolute.mean())
         row[f"{mode}_relative"] = float(shifts[mode].relative.mean())
     for name, mode in (("recovery", "spon"), ("random_recovery", "random")):
-        row |= cells(name, recovery(shifts["teal"].absolute, shifts[mode].absolute))
+        row |= cells(name, recovery(shifts["teal"].absolute, shifts[mode].absolute, units))
     thirds = {mode: np.array_split(shifts[mode].by_position, 3) for mode in _SPARSE}
     for third, label in enumerate(("first", "middle", "last")):
         teal = thirds["teal"][third].mean()
@@ -124,14 +125,14 @@ def _row(place: str, shifts: dict[Mode, Shift]) -> Row:
     return row
 
 
-def _effects(label: str, places: list[dict[Mode, Shift]]) -> list[Effect]:
+def _effects(label: str, places: list[dict[Mode, Shift]], units: Units) -> list[Effect]:
     """Recovery of the relative shift, summed over places; a block keeps all its places, which are not independent."""
     total = {mode: np.sum([shifts[mode].relative for shifts in places], axis=0) for mode in _SPARSE}
     teal, spon, random = (total[mode] for mode in _SPARSE)
     figures = {
-        "biases": recovery(teal, spon),
-        "random vectors": recovery(teal, random),
-        "biases beyond random vectors": ratio(random - spon, teal),
+        "biases": recovery(teal, spon, units),
+        "random vectors": recovery(teal, random, units),
+        "biases beyond random vectors": ratio(random - spon, teal, units=units),
     }
     return [Effect.of(f"{label}, {name}", figure, "fraction of TEAL's shift") for name, figure in figures.items()]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import ratio, statistic
+from analysis.resampling import Units, ratio, statistic
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
@@ -48,19 +48,22 @@ class Split:
     contrast: Interval
 
 
-def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS) -> Split:
-    """Recovery by a property of tokens, in bins of about equal size; the units of intervals are blocks.
+def split_by(
+    values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS, units: Units | None = None
+) -> Split:
+    """Recovery by a property of tokens, in bins of about equal size.
 
     Args:
         values: (blocks, seq), the property.
         kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
         bins: how many, fewer where values tie.
+        units: of the blocks, for intervals; each block is one, by default.
     """
     lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
     index = np.searchsorted(lower_ends, values, side="right") - 1
     used = np.unique(index)
     found = tuple(
-        _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl) for i in used
+        _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl, units) for i in used
     )
     first, last = index == used[0], index == used[-1]
     sums = [_sums(kl[mode], chosen) for chosen in (first, last) for mode in ("teal", "spon")]
@@ -70,14 +73,14 @@ def split_by(values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = 
         found: Array = spon_first / teal_first - spon_last / teal_last
         return found
 
-    return Split(found, statistic(contrast, sums))
+    return Split(found, statistic(contrast, sums, units=units))
 
 
-def _bin(label: str, chosen: NDArray[np.bool_], kl: Mapping[Mode, Array]) -> Bin:
+def _bin(label: str, chosen: NDArray[np.bool_], kl: Mapping[Mode, Array], units: Units | None) -> Bin:
     teal = _sums(kl["teal"], chosen)
 
     def recovered(mode: Mode) -> Interval:
-        return ratio(teal - _sums(kl[mode], chosen), teal)
+        return ratio(teal - _sums(kl[mode], chosen), teal, units=units)
 
     return Bin(label, float(chosen.mean()), float(teal.sum() / chosen.sum()), recovered("spon"), recovered("random"))
 
@@ -91,7 +94,7 @@ def find(subject: Subject) -> Finding:
     """Ask it of the positions in the subject's text, and of the prompts."""
     dense = subject.config.plan.dense_prefix(subject.blocks.tokens.shape[1])
     kl = {mode: subject.tokens[mode][1][:, dense:].double().numpy() for mode in MODES[1:]}
-    splits = {name: split_by(values[:, dense:], kl) for name, values in _properties(subject)}
+    splits = {name: split_by(values[:, dense:], kl, units=subject.units) for name, values in _properties(subject)}
     rows = [_row(name, bin_) for name, split in splits.items() for bin_ in split.bins]
     by_category = _by_category(subject)
     rows += [_row("category", bin_) for bin_ in by_category]
@@ -106,7 +109,7 @@ def find(subject: Subject) -> Finding:
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
         "are in the table. Tokens that the plan leaves dense have nothing to recover and are left out. Intervals are "
-        "jackknives over blocks, and over prompts, of each figure by itself.",
+        "jackknives over documents, and over prompts, of each figure by itself.",
         effects=tuple(effects),
         verdict=_verdict(effects),
         rows=tuple(rows),

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.questions.norms import Scale, scales_of
-from analysis.resampling import DRAWS, mean, null_range, ratio
+from analysis.resampling import DRAWS, Units, mean, null_range, ratio
 from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
-from trainables.evaluation import score, scores_from_tokens
+from trainables.corpus import Blocks
+from trainables.evaluation import score, scores_from_tokens, token_scores
+from trainables.prefix import Outputs, recorded, resumed
 from trainables.proxy import taken
 from trainables.scores import Scores
 from trainables.statistics import Interval
+from trainables.teacher import Teacher
 
 NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -54,14 +57,17 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
     return Explained(cosine, scale, on, bias - on)
 
 
-def site_variants(biases: Vectors, random: Vectors) -> dict[str, dict[Site, Tensor]]:
-    """The biases as they are, and without, with only, and with a random vector at each site, by name."""
-    found: dict[str, dict[Site, Tensor]] = {"full": dict(biases)}
-    for site in biases:
-        found[f"without {site}"] = {s: v for s, v in biases.items() if s != site}
-        found[f"only {site}"] = {site: biases[site]}
-        found[f"random {site}"] = {**biases, site: random[site]}
-    return found
+def site_variants(site: Site, biases: Vectors, random: Vectors) -> dict[str, tuple[str, dict[Site, Tensor]]]:
+    """The biases without, with only, and with a random vector at a site, by name.
+
+    Returns:
+        The mode, ``full`` or ``none``, that each is like in all layers before the site's, and the biases themselves.
+    """
+    return {
+        f"without {site}": ("full", {s: v for s, v in biases.items() if s != site}),
+        f"only {site}": ("none", {site: biases[site]}),
+        f"random {site}": ("full", {**biases, site: random[site]}),
+    }
 
 
 def whole_variants(
@@ -78,15 +84,16 @@ def whole_variants(
 def find(subject: Subject) -> Finding:
     """Ask it of every bias, on some blocks of the text, and of all together, on all of them."""
     n = min(BLOCKS, len(subject.blocks.tokens))
+    chosen = torch.arange(n) * len(subject.blocks.tokens) // n
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
-    single = _scores(subject, n, {"none": {}, **site_variants(subject.biases, subject.random)})
-    rows = [_site_row(site, single, explained.get(site), len(subject.sites)) for site in subject.sites]
+    single, units = _site_scores(subject, chosen), np.unique(subject.units[chosen], return_inverse=True)[1]
+    rows = [_site_row(site, single, units, explained.get(site), len(subject.sites)) for site in subject.sites]
     known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
     changed = whole_variants(subject.biases, subject.random, explained)
     rest = {name: vectors for name, vectors in changed.items() if name not in known}
-    scores = known | _scores(subject, len(subject.blocks.tokens), rest)
-    rows += [_whole_row(name, scores) for name in scores if name != "none"]
+    scores = known | _scores(subject, rest)
+    rows += [_whole_row(name, scores, subject.units) for name in scores if name != "none"]
     effects = _effects(subject, scores, rows, scales)
     return Finding(
         analysis=NAME,
@@ -94,7 +101,7 @@ def find(subject: Subject) -> Finding:
         question="What is lost without one site's bias, what does it give alone, and does its direction matter, its "
         "size, or the part of it that is the mean of what sparsification took?",
         null="Without the bias, and with one random vector of the same norm in its place. Intervals are jackknives "
-        f"over blocks; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each "
+        f"over documents; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each "
         "question of them), so that no count should be above zero by chance.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
@@ -102,38 +109,75 @@ def find(subject: Subject) -> Finding:
     )
 
 
-def _scores(subject: Subject, n: int, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
-    chosen = torch.arange(n) * len(subject.blocks.tokens) // n
-    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
+def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
+    """Of all of the text, by name."""
     scores = {}
     for name, vectors in changed.items():
         with subject.as_biases(vectors):
-            scores[name] = score(subject.model, blocks, teacher)
+            scores[name] = score(subject.model, subject.blocks, subject.teacher)
     return scores
 
 
-def difference(one: Scores, other: Scores, figure: Literal["kl", "nll"] = "kl", comparisons: int = 1) -> Interval:
-    """One minus another, mean nats a token, with an interval over paired blocks that holds for so many comparisons."""
+def _site_scores(subject: Subject, chosen: Tensor) -> dict[str, Scores]:
+    """Of some blocks with all biases, with none, and with each change of one site, by name."""
+    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
+    parts = [_batch_scores(subject, *taken(blocks, teacher, rows)) for rows in subject.model.batches(blocks.tokens)]
+    found = {}
+    for name in parts[0]:
+        nll, kl = (torch.cat(tokens) for tokens in zip(*(part[name] for part in parts), strict=True))
+        found[name] = scores_from_tokens(nll, kl, blocks)
+    return found
+
+
+def _batch_scores(subject: Subject, blocks: Blocks, teacher: Teacher) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same of blocks that go through the model at once. A change of one site leaves the layers before it alone."""
+    model, scores, before = subject.model, dict[str, tuple[Tensor, Tensor]](), dict[str, Outputs]()
+    for name, vectors in (("none", {}), ("full", subject.biases)):
+        with subject.as_biases(vectors), recorded(model) as before[name]:
+            scores[name] = token_scores(model, blocks, teacher)
+    for site in subject.biases:
+        for name, (base, vectors) in site_variants(site, subject.biases, subject.random).items():
+            with subject.as_biases(vectors), resumed(model, site.layer, before[base]):
+                scores[name] = token_scores(model, blocks, teacher)
+    return scores
+
+
+def difference(
+    one: Scores,
+    other: Scores,
+    units: Units | None = None,
+    figure: Literal["kl", "nll"] = "kl",
+    comparisons: int = 1,
+) -> Interval:
+    """One minus another, mean nats a token, with a paired interval over units of blocks.
+
+    Args:
+        one: scores of a text.
+        other: of the same text.
+        units: of its blocks; each block is one, by default.
+        figure: which.
+        comparisons: so many such intervals hold together.
+    """
     sums = [getattr(scores, f"block_{figure}").numpy() for scores in (one, other)]
     tokens = (one.block_positions if figure == "kl" else one.block_predictions).numpy()
-    return ratio(sums[0] - sums[1], tokens, comparisons)
+    return ratio(sums[0] - sums[1], tokens, comparisons, units)
 
 
-def _site_row(site: Site, scores: Mapping[str, Scores], explained: Explained | None, n_sites: int) -> Row:
-    lost = difference(scores[f"without {site}"], scores["full"], comparisons=n_sites)
-    alone = difference(scores["none"], scores[f"only {site}"], comparisons=n_sites)
-    random = difference(scores[f"random {site}"], scores[f"without {site}"], comparisons=n_sites)
+def _site_row(site: Site, scores: Mapping[str, Scores], units: Units, explained: Explained | None, n_sites: int) -> Row:
+    lost = difference(scores[f"without {site}"], scores["full"], units, comparisons=n_sites)
+    alone = difference(scores["none"], scores[f"only {site}"], units, comparisons=n_sites)
+    random = difference(scores[f"random {site}"], scores[f"without {site}"], units, comparisons=n_sites)
     row: Row = {"variant": "site", "site": str(site)}
     for name, interval in (("kl_lost_without", lost), ("kl_gained_alone", alone), ("kl_random_costs", random)):
         row |= cells(name, interval)
-    row["nll_lost_without"] = difference(scores[f"without {site}"], scores["full"], "nll").value
+    row["nll_lost_without"] = difference(scores[f"without {site}"], scores["full"], units, "nll").value
     row["mean_error_cosine"] = explained.cosine if explained else None
     row["mean_error_scale"] = explained.scale if explained else None
     return row
 
 
-def _whole_row(name: str, scores: Mapping[str, Scores]) -> Row:
-    kl, nll = (difference(scores[name], scores["none"], figure) for figure in ("kl", "nll"))
+def _whole_row(name: str, scores: Mapping[str, Scores], units: Units) -> Row:
+    kl, nll = (difference(scores[name], scores["none"], units, figure) for figure in ("kl", "nll"))
     row: Row = {"variant": name, "site": "all"}
     return row | cells("kl_minus_teal", kl) | {"nll_minus_teal": nll.value}
 
@@ -145,7 +189,7 @@ def _effects(
     n = len(sites)
 
     def effect(label: str, one: str, other: str) -> Effect:
-        return Effect.of(label, difference(scores[one], scores[other]), "nats")
+        return Effect.of(label, difference(scores[one], scores[other], subject.units), "nats")
 
     found = [
         effect("KL, all biases minus TEAL", _AS_THEY_ARE, "none"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from analysis.resampling import (
@@ -13,7 +14,9 @@ from analysis.resampling import (
     permuted_groups,
     ratio,
     statistic,
+    units_of,
 )
+from trainables.corpus import Blocks
 
 ONES = np.ones((30, 1))
 GROUPS = np.repeat(np.arange(3), 10)
@@ -144,3 +147,30 @@ def test_an_effect_beside_a_covariate_is_found():
         return covariate + 2.5 * (GROUPS == 1) + rng.normal(size=30)
 
     assert chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) > 0.9
+
+
+def test_blocks_that_share_a_document_are_one_unit():
+    documents = torch.tensor([[0, 0, 0], [0, 1, 1], [2, 2, 2], [3, 3, 4], [4, 4, 4], [1, 5, 5]])
+    units = units_of(Blocks(torch.zeros_like(documents), documents))
+    assert units[0] == units[1] == units[5]  # by way of document 1
+    assert units[3] == units[4]
+    assert len(set(units.tolist())) == 3
+
+
+def test_an_interval_over_units_is_that_over_their_sums():
+    rng, units = np.random.default_rng(0), np.array([0, 0, 1, 2, 2, 2, 3, 4])
+    above, below = rng.exponential(1.0, 8), rng.exponential(1.0, 8)
+    sums = [np.bincount(units, weights=column) for column in (above, below)]
+    assert ratio(above, below, units=units) == pytest.approx(ratio(*sums))
+    assert ratio(above, below, units=units) != pytest.approx(ratio(above, below))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("documents", [12, 30])
+def test_an_interval_over_documents_holds_where_their_blocks_are_alike(documents, rho):
+    rng, covered, units = np.random.default_rng(1), 0, np.repeat(np.arange(documents), 3)
+    for _ in range(400):
+        shared, own = rng.normal(size=documents)[units], rng.normal(size=3 * documents)
+        _, low, high = mean(np.sqrt(rho) * shared + np.sqrt(1 - rho) * own, units=units)
+        covered += low <= 0 <= high
+    assert 0.925 <= covered / 400 <= 0.975

@@ -49,7 +49,8 @@ def own_text(subject: Subject, blocks: int, temperature: float) -> torch.Tensor:
 def on_own_text(subject: Subject, temperature: float) -> Subject:
     tokens = own_text(subject, 200, temperature)
     teacher = teacher_of(subject.model, tokens, "validation")
-    return replace(subject, blocks=Blocks(tokens, torch.zeros_like(tokens)), teacher=teacher)
+    a_document_each = torch.arange(len(tokens))[:, None].expand_as(tokens)
+    return replace(subject, blocks=Blocks(tokens, a_document_each), teacher=teacher)
 
 
 def test_text_drawn_from_the_dense_model_has_no_misfit(subject: Subject):
