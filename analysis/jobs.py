@@ -165,5 +165,5 @@ class _Progress:
         print(f"{minutes:3d}:{seconds:02d}  {line}", flush=True)
 
     def _cost(self, checkpoint: Checkpoint, question: str) -> float:
-        each_site = 3 * worth.BLOCKS / self._n_blocks if question == worth.NAME else 0.0
+        each_site = worth.BLOCKS / self._n_blocks if question == worth.NAME else 0.0
         return _PASSES.get(question, 1) + each_site * len(checkpoint.meta.config.sites)

@@ -6,8 +6,9 @@ some ten seconds it compiles one layer for all, as long as their operations are 
 
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -21,6 +22,13 @@ _BUILDS = 64
 def can_compile(device_type: str) -> bool:
     """Whether kernels can be compiled for a device here: Triton builds its launchers with the system's C compiler."""
     return device_type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+@functools.cache
+def built(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, compiled; only here, because its compiler takes a second to import."""
+    compiled_function: Callable[..., Any] = torch.compile(function)
+    return compiled_function
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.compiled import can_compile
+from trainables.compiled import built, can_compile
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk.
@@ -94,7 +94,7 @@ def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tens
         dtype: of the exponentials, which are rounded to it after they are summed; that of the logits for None.
     """
     if can_compile(logits.device.type):
-        found: tuple[Tensor, Tensor, Tensor] = _compiled_exponentials(logits, dtype or logits.dtype)
+        found: tuple[Tensor, Tensor, Tensor] = built(_exponentials)(logits, dtype or logits.dtype)
         return found
     largest = logits.amax(dim=-1)
     weights = logits.sub_(largest[:, None]).exp_()
@@ -102,9 +102,8 @@ def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tens
     return weights if dtype is None else weights.to(dtype), total, largest + total.log()
 
 
-@torch.compile
-def _compiled_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Two passes over the logits, where the kernels of torch's own operations take seven."""
+def _exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """For the compiler: two passes over the logits, where the kernels of torch's own operations take seven."""
     largest = logits.amax(dim=-1)
     weights = (logits - largest[:, None]).exp()
     total = weights.sum(dim=-1)
@@ -114,13 +113,12 @@ def _compiled_exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, 
 def log_normaliser(logits: Tensor) -> Tensor:
     """Logsumexp of (tokens, vocabulary) logits, which are used up where nothing is compiled: (tokens,)."""
     if can_compile(logits.device.type):
-        found: Tensor = _compiled_logsumexp(logits)
+        found: Tensor = built(_logsumexp)(logits)
         return found
     return exponentials(logits)[2]
 
 
-@torch.compile
-def _compiled_logsumexp(logits: Tensor) -> Tensor:
+def _logsumexp(logits: Tensor) -> Tensor:
     return logits.logsumexp(dim=-1)
 
 

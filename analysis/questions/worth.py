@@ -1,11 +1,13 @@
-"""What is each bias worth: what is lost without it, what does it give alone, does its direction count or its norm?"""
+"""What is each bias worth: what does it take off the KL, and do direction, norm and the mean error count?"""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
@@ -13,13 +15,10 @@ from analysis.questions.norms import Scale, scales_of
 from analysis.resampling import DRAWS, Units, mean, null_range, ratio
 from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
-from trainables.corpus import Blocks
-from trainables.evaluation import score, scores_from_tokens, token_scores
-from trainables.prefix import Outputs, recorded, resumed
+from trainables.evaluation import score, scores_from_tokens
 from trainables.proxy import taken
 from trainables.scores import Scores
-from trainables.statistics import Interval
-from trainables.teacher import Teacher
+from trainables.statistics import Array, Interval
 
 NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -27,7 +26,8 @@ _AS_THEY_ARE = "times 1.0"
 _KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "random"}
 """Modes of a subject, whose scores on all of the text it has already."""
 BLOCKS = 8
-"""Of the text, at even distances, for single sites, each of which costs three passes over them."""
+"""Of the text, at even distances, for single sites, which cost about a pass each over them."""
+_FEWEST_RUNS = 8
 
 Vectors = Mapping[Site, Tensor]
 
@@ -57,17 +57,50 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
     return Explained(cosine, scale, on, bias - on)
 
 
-def site_variants(site: Site, biases: Vectors, random: Vectors) -> dict[str, tuple[str, dict[Site, Tensor]]]:
-    """The biases without, with only, and with a random vector at a site, by name.
+def design(n_sites: int, seed: int = 0) -> NDArray[np.bool_]:
+    """Which biases are switched on in which run, (runs, sites).
 
-    Returns:
-        The mode, ``full`` or ``none``, that each is like in all layers before the site's, and the biases themselves.
+    Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix), so that what
+    one is worth is measured in all runs at once, whatever the others are.
+
+    Args:
+        n_sites: how many.
+        seed: of which half of the runs is on.
     """
-    return {
-        f"without {site}": ("full", {s: v for s, v in biases.items() if s != site}),
-        f"only {site}": ("none", {site: biases[site]}),
-        f"random {site}": ("full", {**biases, site: random[site]}),
-    }
+    from scipy.linalg import hadamard  # type: ignore[import-untyped]  # a second to import
+
+    runs = max(_FEWEST_RUNS, 1 << n_sites.bit_length())
+    turned = np.random.default_rng(seed).integers(0, 2, size=n_sites).astype(np.bool_)
+    on: NDArray[np.bool_] = (hadamard(runs)[:, 1 : n_sites + 1] > 0) ^ turned
+    return on
+
+
+def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
+    """What a bias takes off a figure, mean over all runs, (sites, rows): without it minus with it.
+
+    Args:
+        on: (runs, sites) (``design``).
+        figures: of each run, (runs, rows), such as the KL of each block.
+    """
+    signs = np.where(on, -1.0, 1.0)
+    effects: Array = signs.T @ figures / (len(on) / 2)
+    return effects
+
+
+def reliability(effects: Array, units: Units) -> float:
+    """How well the text tells sites apart: rank correlation of their effects between two halves of the units, stepped
+    up to the whole (Spearman and Brown); not a number for one unit or one site.
+
+    Args:
+        effects: (sites, blocks).
+        units: of the blocks.
+    """
+    first = np.isin(units, np.unique(units)[::2])
+    if first.all() or len(effects) < 2:
+        return math.nan
+    one, other = (effects[:, half].mean(axis=1).argsort().argsort() for half in (first, ~first))
+    half = float(np.corrcoef(one, other)[0, 1])
+    return 2 * half / (1 + half) if half > 0 else half
 
 
 def whole_variants(
@@ -87,22 +120,23 @@ def find(subject: Subject) -> Finding:
     chosen = torch.arange(n) * len(subject.blocks.tokens) // n
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
-    single, units = _site_scores(subject, chosen), np.unique(subject.units[chosen], return_inverse=True)[1]
-    rows = [_site_row(site, single, units, explained.get(site), len(subject.sites)) for site in subject.sites]
+    kl, nll = _site_effects(subject, chosen)
+    units = np.unique(subject.units[chosen.numpy()], return_inverse=True)[1].astype(np.int64)
+    rows = [_site_row(i, subject, kl, nll, units, explained) for i in range(len(subject.sites))]
     known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
     changed = whole_variants(subject.biases, subject.random, explained)
-    rest = {name: vectors for name, vectors in changed.items() if name not in known}
-    scores = known | _scores(subject, rest)
+    scores = known | _scores(subject, {name: vectors for name, vectors in changed.items() if name not in known})
     rows += [_whole_row(name, scores, subject.units) for name in scores if name != "none"]
-    effects = _effects(subject, scores, rows, scales)
+    effects = _effects(subject, scores, rows, scales, reliability(kl, units))
     return Finding(
         analysis=NAME,
         title="What a bias is worth",
-        question="What is lost without one site's bias, what does it give alone, and does its direction matter, its "
-        "size, or the part of it that is the mean of what sparsification took?",
-        null="Without the bias, and with one random vector of the same norm in its place. Intervals are jackknives "
-        f"over documents; those of single sites, on {n} blocks, hold for all sites together (Bonferroni, for each "
-        "question of them), so that no count should be above zero by chance.",
+        question="What does one site's bias take off the KL, and do the biases' direction, their size, or the part "
+        "that is the mean of what sparsification took matter?",
+        null="Without the bias; for all together, random vectors of the same norms. A site's figure is a mean over "
+        f"{len(design(len(subject.sites)))} runs in which the other biases are on or off by turns, on {n} blocks. "
+        "Intervals are jackknives over documents; those of sites hold for all sites together (Bonferroni), so that no "
+        "count should be above zero by chance.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -118,28 +152,18 @@ def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Score
     return scores
 
 
-def _site_scores(subject: Subject, chosen: Tensor) -> dict[str, Scores]:
-    """Of some blocks with all biases, with none, and with each change of one site, by name."""
+def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
+    """Main effects of the biases on KL and NLL, mean nats a token, (sites, blocks) each, on chosen blocks."""
     blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
-    parts = [_batch_scores(subject, *taken(blocks, teacher, rows)) for rows in subject.model.batches(blocks.tokens)]
-    found = {}
-    for name in parts[0]:
-        nll, kl = (torch.cat(tokens) for tokens in zip(*(part[name] for part in parts), strict=True))
-        found[name] = scores_from_tokens(nll, kl, blocks)
-    return found
-
-
-def _batch_scores(subject: Subject, blocks: Blocks, teacher: Teacher) -> dict[str, tuple[Tensor, Tensor]]:
-    """The same of blocks that go through the model at once. A change of one site leaves the layers before it alone."""
-    model, scores, before = subject.model, dict[str, tuple[Tensor, Tensor]](), dict[str, Outputs]()
-    for name, vectors in (("none", {}), ("full", subject.biases)):
-        with subject.as_biases(vectors), recorded(model) as before[name]:
-            scores[name] = token_scores(model, blocks, teacher)
-    for site in subject.biases:
-        for name, (base, vectors) in site_variants(site, subject.biases, subject.random).items():
-            with subject.as_biases(vectors), resumed(model, site.layer, before[base]):
-                scores[name] = token_scores(model, blocks, teacher)
-    return scores
+    on, kl, nll = design(len(subject.sites)), [], []
+    for run in on:
+        with subject.as_biases(
+            {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
+        ):
+            scores = score(subject.model, blocks, teacher)
+        kl.append((scores.block_kl / scores.block_positions).numpy())
+        nll.append((scores.block_nll / scores.block_predictions).numpy())
+    return main_effects(on, np.array(kl)), main_effects(on, np.array(nll))
 
 
 def difference(
@@ -147,7 +171,6 @@ def difference(
     other: Scores,
     units: Units | None = None,
     figure: Literal["kl", "nll"] = "kl",
-    comparisons: int = 1,
 ) -> Interval:
     """One minus another, mean nats a token, with a paired interval over units of blocks.
 
@@ -156,23 +179,21 @@ def difference(
         other: of the same text.
         units: of its blocks; each block is one, by default.
         figure: which.
-        comparisons: so many such intervals hold together.
     """
     sums = [getattr(scores, f"block_{figure}").numpy() for scores in (one, other)]
     tokens = (one.block_positions if figure == "kl" else one.block_predictions).numpy()
-    return ratio(sums[0] - sums[1], tokens, comparisons, units)
+    return ratio(sums[0] - sums[1], tokens, units=units)
 
 
-def _site_row(site: Site, scores: Mapping[str, Scores], units: Units, explained: Explained | None, n_sites: int) -> Row:
-    lost = difference(scores[f"without {site}"], scores["full"], units, comparisons=n_sites)
-    alone = difference(scores["none"], scores[f"only {site}"], units, comparisons=n_sites)
-    random = difference(scores[f"random {site}"], scores[f"without {site}"], units, comparisons=n_sites)
+def _site_row(
+    index: int, subject: Subject, kl: Array, nll: Array, units: Units, explained: Mapping[Site, Explained]
+) -> Row:
+    site = subject.sites[index]
     row: Row = {"variant": "site", "site": str(site)}
-    for name, interval in (("kl_lost_without", lost), ("kl_gained_alone", alone), ("kl_random_costs", random)):
-        row |= cells(name, interval)
-    row["nll_lost_without"] = difference(scores[f"without {site}"], scores["full"], units, "nll").value
-    row["mean_error_cosine"] = explained.cosine if explained else None
-    row["mean_error_scale"] = explained.scale if explained else None
+    row |= cells("kl_taken_off", mean(kl[index], len(subject.sites), units))
+    row["nll_taken_off"] = float(nll[index].mean())
+    row["mean_error_cosine"] = explained[site].cosine if site in explained else None
+    row["mean_error_scale"] = explained[site].scale if site in explained else None
     return row
 
 
@@ -183,7 +204,7 @@ def _whole_row(name: str, scores: Mapping[str, Scores], units: Units) -> Row:
 
 
 def _effects(
-    subject: Subject, scores: Mapping[str, Scores], rows: list[Row], scales: Mapping[Site, Scale]
+    subject: Subject, scores: Mapping[str, Scores], rows: list[Row], scales: Mapping[Site, Scale], reliable: float
 ) -> tuple[Effect, ...]:
     sites = [row for row in rows if row["variant"] == "site"]
     n = len(sites)
@@ -198,13 +219,15 @@ def _effects(
         effect("KL, only the part across it, minus TEAL", "off the mean error", "none"),
     ]
     found += [
-        Effect(label=f"{what}, of {n}", value=_surely(sites, name), null=(0, 0), unit="sites")
-        for what, name in (
-            ("sites whose removal surely costs KL", "kl_lost_without"),
-            ("sites that surely help alone", "kl_gained_alone"),
-            ("sites where a random vector surely costs KL", "kl_random_costs"),
-        )
+        Effect(
+            label=f"sites whose bias surely lowers the KL, of {n}", value=_surely(sites, 1), null=(0, 0), unit="sites"
+        ),
+        Effect(
+            label=f"sites whose bias surely raises the KL, of {n}", value=_surely(sites, -1), null=(0, 0), unit="sites"
+        ),
     ]
+    if not math.isnan(reliable):
+        found.append(Effect(label="reliability of the order of the sites", value=reliable, unit="correlation"))
     if scales:  # a bias at a site that stays dense has no error to be explained by
         found.append(_explained("a bias", subject.biases, scales))
         found.append(_explained("what training added to its start", subject.trained.moved, scales))
@@ -222,22 +245,24 @@ def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Ef
     return Effect.of(name, mean(squared), "fraction", null_range(chance))
 
 
-def _surely(rows: Iterable[Row], name: str) -> int:
-    return sum(row[f"{name}_low"] is not None and float(row[f"{name}_low"]) > 0 for row in rows)  # type: ignore[arg-type]
+def _surely(rows: Iterable[Row], sign: int) -> int:
+    end = "low" if sign > 0 else "high"
+    ends = [row[f"kl_taken_off_{end}"] for row in rows]
+    return sum(value is not None and sign * float(value) > 0 for value in ends)
 
 
 def _verdict(effects: tuple[Effect, ...], n_sites: int) -> str:
     def said(effect: Effect) -> str:
         low, high = effect.interval or (-np.inf, np.inf)
-        return "lowers the KL" if high < 0 else "raises the KL" if low > 0 else "changes the KL by nothing sure"
+        return "lowers the KL" if high < 0 else "raises the KL" if low > 0 else "has no clear effect on the KL"
 
-    full, random, on, off, removed, alone, *_ = effects
+    full, random, on, off, lowers, raises, *_ = effects
     return (
         f"together they {_plural(said(full))}, random vectors {_plural(said(random))}; the part along the mean error "
-        f"alone {said(on)}, the part across it {said(off)}; of {n_sites} sites {removed.value:.0f} are surely missed "
-        f"when removed, {alone.value:.0f} surely help alone"
+        f"alone {said(on)}, the part across it {said(off)}; of {n_sites} sites {lowers.value:.0f} surely lower the KL "
+        f"and {raises.value:.0f} surely raise it"
     )
 
 
 def _plural(verb: str) -> str:
-    return verb.replace("lowers", "lower").replace("raises", "raise").replace("changes", "change")
+    return verb.replace("lowers", "lower").replace("raises", "raise").replace("has", "have")

@@ -37,14 +37,12 @@ _NAMES = 170  # characters of a line
 
 
 def worth(finding: Finding) -> Figure:
-    """What each site's bias is worth, what a random vector in its place is, and all of them scaled or taken apart."""
+    """What each site's bias is worth, and all of them scaled, taken apart or drawn at random."""
     rows = table(finding)
     variant = np.array(words(rows, "variant"))
     sites = place_sites(rows[variant == "site"])
     shown = {
-        "kl_lost_without": ("Without this bias, others kept", "KL lost, nats"),
-        "kl_gained_alone": ("With this bias alone", "KL gained, nats"),
-        "kl_random_costs": ("A random vector of its norm in its place", "KL lost against none there, nats"),
+        "kl_taken_off": ("What this bias takes off the KL", "nats, mean over the others on and off"),
         "mean_error_cosine": ("Direction", "cosine with the mean error\nof the site"),
     }
     names, columns = [*shown, "scaled", "parts"], columns_for(sites)
@@ -52,7 +50,7 @@ def worth(finding: Finding) -> Figure:
     figure = blank(finding, _PANEL * len(layout) + 0.5)
     axes = panels(figure, layout)
     for name, (title, label) in shown.items():
-        site_points(axes[name], sites, name, colour=RANDOM if name == "kl_random_costs" else None)
+        site_points(axes[name], sites, name)
         at(axes[name], 0)
         axes[name].set(title=title, ylabel=label)
     _scaled(axes["scaled"], rows[np.char.startswith(variant, "times ")])

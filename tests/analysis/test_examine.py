@@ -34,7 +34,7 @@ def test_zero_biases_are_not_said_to_do_anything(finding_of: Answers):
     assert verdicts["moments"].startswith("tails and signs as chance")
     assert "inside" not in verdicts["pca"]
     assert verdicts["norms"].startswith("nothing to rank")
-    assert "of 5 sites 0 are surely missed when removed, 0 surely help alone" in verdicts["worth"]
+    assert "of 5 sites 0 surely lower the KL and 0 surely raise it" in verdicts["worth"]
     assert "not surely nearer or further, not surely other than with random vectors" in verdicts["shift"]
     assert "what the biases change: no sure difference" in verdicts["categories"]
 

@@ -120,7 +120,10 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         (subset(proxy={"n_warm": 2}), ["'n_warm'; masks are no longer trained a second time: leave the key out (at"]),
         (
             subset(proxy={"rung": 4}),
-            ["one of rungs, epochs, n_train, n_reference, least_reliability, but got 'rung' (at search.proxy.rung in"],
+            [
+                "one of rungs, epochs, n_train, n_reference,",
+                "got 'rung'; did you mean 'rungs'? (at search.proxy.rung in",
+            ],
         ),
         (subset(proxy={"rungs": [4, 4]}), ["rungs must have more blocks each than", "[4, 4] (at search.proxy in"]),
         (

@@ -9,10 +9,20 @@ from torch import Tensor
 
 from analysis.questions import worth
 from analysis.questions.norms import scales_of
-from analysis.questions.worth import FACTORS, Explained, difference, explain, site_variants, whole_variants
+from analysis.questions.worth import (
+    FACTORS,
+    Explained,
+    design,
+    difference,
+    explain,
+    main_effects,
+    reliability,
+    whole_variants,
+)
 from analysis.subject import Subject, random_like
 from search_spaces.sites import Site
 from trainables.evaluation import score, scores_from_tokens
+from trainables.proxy import taken
 from trainables.scores import Scores
 
 A, B = Site(0, "down_proj"), Site(1, "o_proj")
@@ -44,18 +54,28 @@ def test_without_an_error_or_a_bias_nothing_is_explained(bias, error):
     assert found.off.equal(bias)
 
 
-def test_every_change_of_a_site_is_there_and_is_what_it_says():
-    biases, random = {A: noise(0), B: noise(1)}, {A: noise(2), B: noise(3)}
-    found = site_variants(A, biases, random)
-    assert {name: like for name, (like, _) in found.items()} == {
-        f"without {A}": "full",
-        f"only {A}": "none",
-        f"random {A}": "full",
-    }
-    assert set(found[f"without {A}"][1]) == {B}
-    assert set(found[f"only {A}"][1]) == {A}
-    assert found[f"random {A}"][1][A].equal(random[A])
-    assert found[f"random {A}"][1][B].equal(biases[B])
+@pytest.mark.parametrize("n", [1, 5, 30, 32, 210])
+def test_each_site_is_on_in_half_of_the_runs_and_any_two_in_a_quarter(n):
+    on = design(n).astype(int)
+    assert on.shape[1] == n < len(on)
+    assert (on.sum(axis=0) == len(on) / 2).all()
+    together = on.T @ on
+    assert (together[~np.eye(n, dtype=bool)] == len(on) / 4).all()
+
+
+def test_what_sites_take_off_is_found_exactly_where_they_add_up():
+    rng, on = np.random.default_rng(0), design(6)
+    worth_of = rng.normal(size=(6, 3))
+    np.testing.assert_allclose(main_effects(on, 7 - on @ worth_of), worth_of)
+
+
+def test_an_order_of_sites_is_reliable_where_documents_agree_on_it():
+    rng, units = np.random.default_rng(0), np.arange(8)
+    real, noise = np.linspace(0, 1, 20)[:, None], rng.normal(size=(20, 8))
+    assert reliability(real + 0.1 * noise, units) > 0.9
+    assert abs(reliability(noise, units)) < 0.6
+    assert np.isnan(reliability(noise, np.zeros(8, dtype=int)))
+    assert np.isnan(reliability(noise[:1], units))
 
 
 def test_every_change_of_all_is_there_and_is_what_it_says():
@@ -87,49 +107,34 @@ def test_a_difference_is_paired_by_block():
     assert found == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_single_sites_are_surely_missed_by_chance_in_few_checkpoints():
-    rng, wrong, n = np.random.default_rng(0), 0, 16
-    for _ in range(100):
-        base = rng.exponential(1.0, (8, 10))
-        noisy = [scores(base + rng.normal(0, 0.1, (8, 1))) for _ in range(n)]
-        wrong += any(difference(one, scores(base), comparisons=n).low > 0 for one in noisy)
-    assert wrong <= 8  # of 100, 2.5 are expected; percentiles of a bootstrap: about 30
-
-
-def test_the_scores_are_those_of_the_variant_on_blocks_at_even_distances(subject: Subject, finding_of):
-    site = subject.sites[2]
-    chosen = slice(0, 32, 4)
-    teacher = replace(
-        subject.teacher,
-        mean_row=subject.teacher.mean_row[chosen],
-        entropy=subject.teacher.entropy[chosen],
-        nll=subject.teacher.nll[chosen],
-    )
-    blocks = replace(subject.blocks, tokens=subject.blocks.tokens[chosen], documents=subject.blocks.documents[chosen])
-    rest = {other: bias for other, bias in subject.biases.items() if other != site}
-    kl = []
-    for biases in (rest, subject.biases):
-        with subject.as_biases(biases):
-            kl.append(score(subject.model, blocks, teacher).kl_nats)
+def test_what_a_bias_takes_off_is_the_mean_over_runs_on_blocks_at_even_distances(subject: Subject, finding_of):
+    site, chosen = subject.sites[2], torch.arange(0, 32, 4)
+    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
+    kl: dict[bool, list[float]] = {True: [], False: []}
+    for run in design(len(subject.sites)):
+        on = {other: subject.biases[other] for other, is_on in zip(subject.sites, run, strict=True) if is_on}
+        with subject.as_biases(on):
+            kl[site in on].append(score(subject.model, blocks, teacher).kl_nats)
     row = next(row for row in finding_of("worth", "topk").rows if row["site"] == str(site))
-    assert row["kl_lost_without"] == pytest.approx(kl[0] - kl[1], abs=1e-9)
+    assert row["kl_taken_off"] == pytest.approx(np.mean(kl[False]) - np.mean(kl[True]), abs=1e-9)
 
 
-def test_a_zero_bias_is_not_missed(subject: Subject):
-    site = subject.sites[1]
-    finding = worth.find(replace(subject, biases=subject.biases | {site: torch.zeros(32)}))
-    row = next(row for row in finding.rows if row["site"] == str(site))
-    assert (row["kl_lost_without"], row["kl_gained_alone"], row["mean_error_cosine"]) == (0, 0, 0)
+def test_a_zero_bias_takes_off_nothing(subject: Subject):
+    zero = subject.biases | {site: torch.zeros_like(bias) for site, bias in subject.biases.items()}
+    finding = worth.find(replace(subject, biases=zero))
+    row = finding.rows[0]
+    assert row["kl_taken_off"] == pytest.approx(0, abs=1e-12)
+    assert row["mean_error_cosine"] == 0
 
 
 def test_one_site_without_its_bias_is_teal_alone(subject: Subject):
     site = subject.sites[0]
     one = replace(subject, biases={site: subject.biases[site]}, random={site: subject.random[site]})
     finding = worth.find(one)
-    row = finding.rows[0]
-    assert row["kl_lost_without"] == row["kl_gained_alone"]
+    assert finding.rows[0]["site"] == str(site)
     explained = next(effect for effect in finding.effects if effect.label.startswith("share of a bias"))
     assert explained.interval is None
+    assert not any("reliability" in effect.label for effect in finding.effects)
 
 
 def test_the_mean_error_is_recognised_and_random_vectors_are_not(subject: Subject):

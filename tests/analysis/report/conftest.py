@@ -104,14 +104,13 @@ def logits() -> tuple[list[Row], list[Effect]]:
 
 def worth() -> tuple[list[Row], list[Effect]]:
     row: Row = {"variant": "site", "mean_error_cosine": None}
-    for name in ("kl_lost_without", "kl_gained_alone", "kl_random_costs"):
-        row |= spread(name, 0.2)
+    row |= spread("kl_taken_off", 0.2)
     whole: list[Row] = [
         {"variant": variant, "site": "all"} | spread("kl_minus_teal", value)
         for variant, value in (("times 0.5", -0.2), ("times 1.0", -0.4), ("times 2.0", 0.3), ("all random", 0.1))
     ]
     effects = [effect("KL, all biases minus TEAL", "nats", -0.4), effect("KL, all random minus TEAL", "nats", 0.1)]
-    return sites(**row) + whole, [*effects, count("sites whose removal surely costs KL")]
+    return sites(**row) + whole, [*effects, count("sites whose bias surely lowers the KL")]
 
 
 def cross() -> tuple[list[Row], list[Effect]]:
