@@ -45,4 +45,4 @@ def test_rows_have_intervals_in_the_cells_of_their_figures(findings):
 def test_rows_of_different_kinds_leave_cells_empty(findings):
     table = rows_table(findings["worth"])
     assert table["kl minus teal"].tolist()[:3] == ["", "", ""]
-    assert table["kl lost without"].tolist()[3:] == [""] * 4
+    assert table["kl taken off"].tolist()[3:] == [""] * 4

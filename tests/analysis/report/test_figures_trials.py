@@ -3,7 +3,7 @@ from analysis.report.style import BIASES, NULL
 
 
 def test_scaled_biases_start_at_teal_and_pass_through_the_biases_themselves(findings):
-    scaled = draw(findings["worth"]).axes[4].lines[0]
+    scaled = draw(findings["worth"]).axes[2].lines[0]
     assert scaled.get_xdata().tolist() == [0, 0.5, 1, 2]
     assert scaled.get_ydata().tolist() == [0, -0.2, -0.4, 0.3]
 
