@@ -25,7 +25,7 @@ def difference(one: Array, other: Array) -> Interval:
 
 def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
     """A row a metric of a task."""
-    rows, surely = [], dict.fromkeys(_PAIRS, 0)
+    rows, clear = [], dict.fromkeys(_PAIRS, 0)
     for scores in tasks:
         by_mode = {mode: _array(getattr(scores, mode)) for mode in LABELS}
         row: Row = {"task": scores.task, "metric": scores.metric, "items": len(scores.dense)}
@@ -33,9 +33,9 @@ def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
         for one, other in _PAIRS:
             found = difference(by_mode[one], by_mode[other])
             row |= cells(f"{LABELS[one]} - {LABELS[other]}", found)
-            surely[one, other] += found.low > 0 or found.high < 0
+            clear[one, other] += found.low > 0 or found.high < 0
         rows.append(row)
-    counts = ", ".join(f"{LABELS[one]} differs from {LABELS[other]} on {n}" for (one, other), n in surely.items())
+    counts = ", ".join(f"{LABELS[one]} differs from {LABELS[other]} on {n}" for (one, other), n in clear.items())
     return Finding(
         analysis="tasks",
         title="Tasks",
@@ -43,14 +43,14 @@ def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
         null="Paired differences over the items of a task are zero; 95% jackknives over items, each by itself. Where "
         "no item differs there is no interval.",
         effects=(),
-        verdict=f"of {len(rows)} metrics, surely {counts}",
+        verdict=f"of {len(rows)} metrics, clearly {counts}",
         rows=tuple(rows),
     )
 
 
 def texts_finding(texts: Sequence[TextScores]) -> Finding:
     """A row a text and way to cut it."""
-    rows, surely = [], []
+    rows, clear = [], []
     for scores in texts:
         dense, teal, spon = (_array(nll) for nll in (scores.dense_nll, scores.teal_nll, scores.spon_nll))
         teal_kl, spon_kl = _array(scores.teal_kl), _array(scores.spon_kl)
@@ -69,8 +69,8 @@ def texts_finding(texts: Sequence[TextScores]) -> Finding:
         row |= cells("TEAL - dense NLL", mean(teal - dense)) | cells("SPON - TEAL NLL", mean(spon - teal))
         rows.append(row)
         if back.low > 0:
-            surely.append(f"{scores.text} ({scores.cut})")
-    where = f"on {', '.join(surely)}" if surely else "nowhere"
+            clear.append(f"{scores.text} ({scores.cut})")
+    where = f"on {', '.join(clear)}" if clear else "nowhere"
     return Finding(
         analysis="texts",
         title="Texts",
@@ -78,7 +78,7 @@ def texts_finding(texts: Sequence[TextScores]) -> Finding:
         null="None of the KL comes back; 95% jackknives over units, each by itself. Nats a token. No share is given of "
         "a damage to the perplexity that is not certain.",
         effects=(),
-        verdict=f"the biases surely take KL back {where}",
+        verdict=f"the biases clearly take KL back {where}",
         rows=tuple(rows),
     )
 

@@ -217,7 +217,7 @@ def _contrast_effects(name: str, tested: Contrast) -> list[Effect]:
 
 def _verdict(tested: Contrast, level: float = 0.05) -> str:
     if tested.p >= level:
-        return "no sure difference between categories"
+        return "no clear difference between categories"
     if tested.p_length >= level:
         return "categories differ, but no more than their lengths explain"
     return "categories differ"

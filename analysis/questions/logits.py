@@ -127,6 +127,6 @@ def _verdict(effects: tuple[Effect, ...], n: int) -> str:
         assert effect.null is not None
         beyond = effect.value > effect.null[1]
         words.append(
-            f"{effect.value:.0f} of {n} {what} than random vectors, {'more than' if beyond else 'as'} chance gives"
+            f"{effect.value:.0f} of {n} {what} than random vectors, {'above' if beyond else 'at'} chance level"
         )
     return "; ".join(words)

@@ -146,8 +146,8 @@ def _row(statistics: BiasStatistics, spread: Spread, chances: Chances) -> Row:
 def _verdict(effects: tuple[Effect, ...], n: int) -> str:
     said = ("have heavier tails than a Gaussian", "have lighter tails", "have more entries of one sign")
     words = [
-        f"{effect.value:.0f} of {n} {what}, more than chance gives"
+        f"{effect.value:.0f} of {n} {what}, above chance level"
         for effect, what in zip(effects, said, strict=True)
         if effect.null is not None and effect.value > effect.null[1]
     ]
-    return "; ".join(words) or "tails and signs as chance gives them for Gaussian entries"
+    return "; ".join(words) or "tails and signs like those of Gaussian entries"

@@ -101,18 +101,18 @@ def _apart(teal: Damage, spon: Damage, units: Units) -> Interval:
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
     nll, _, misfit, _, _, back, _, *shares = effects
-    damaged = "above zero" if _sign(nll) == "above zero" else "not surely above zero, so that no share of it is given"
-    parts = [
-        f"TEAL's damage to the NLL is {damaged}",
-        f"its misfit is {_sign(misfit)}",
-        f"what the biases take back of the misfit is {_sign(back)}",
-    ]
+    by = {1: "more than its KL", 0: "about its KL", -1: "less than its KL"}[_sign(misfit)]
+    if _sign(nll) <= 0:
+        return f"TEAL does not clearly raise the NLL (by {by}), so that no share of its damage is given"
+    then = {1: "take some of the misfit back", 0: "have no clear effect on the misfit", -1: "add to the misfit"}
+    parts = [f"TEAL clearly raises the NLL, by {by}", f"the biases {then[_sign(back)]}"]
     if shares:
-        apart = {"above zero": "surely more", "below zero": "surely less"}.get(_sign(shares[-1]), "not surely other")
-        parts.append(f"the share that they recover of the NLL's damage is {apart} than of the KL")
+        than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[_sign(shares[-1])]
+        parts.append(f"they recover {than} of the NLL's damage than of the KL")
     return "; ".join(parts)
 
 
-def _sign(effect: Effect) -> str:
+def _sign(effect: Effect) -> int:
+    """1 above zero, -1 below, 0 where the interval has it."""
     low, high = effect.interval or (-math.inf, math.inf)
-    return "above zero" if low > 0 else "below zero" if high < 0 else "not surely other than zero"
+    return int(low > 0) - int(high < 0)

@@ -140,8 +140,8 @@ def _effects(label: str, places: list[dict[Mode, Shift]], units: Units) -> list[
 def _verdict(effects: tuple[Effect, ...]) -> str:
     words = []
     for real, beyond in zip(effects[::3], effects[2::3], strict=True):
-        way = _said(real, "nearer to the dense model", "further from the dense model", "not surely nearer or further")
-        than = _said(beyond, "nearer than with", "further than with", "not surely other than with")
+        way = _said(real, "nearer to the dense model", "further from the dense model", "not clearly nearer or further")
+        than = _said(beyond, "nearer than with", "further than with", "not clearly different from")
         words.append(f"{real.label.removesuffix(', biases')}: {way}, {than} random vectors")
     return "; ".join(words)
 

@@ -178,7 +178,7 @@ def _verdict(effects: list[Effect]) -> str:
         low, high = effect.interval or (-np.inf, np.inf)
         if figure.startswith("recovery"):
             trend = "more" if low > 0 else "less" if high < 0 else None
-            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no sure trend")
+            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no clear trend")
     prompts = [effect for effect in effects if effect.label.startswith("prompts")]
     helped = sum(effect.interval is not None and effect.interval[0] > 0 for effect in prompts)
-    return f"{'; '.join(words)}; surely helps on {helped} of {len(prompts)} categories of prompts"
+    return f"{'; '.join(words)}; clearly helps on {helped} of {len(prompts)} categories of prompts"

@@ -28,6 +28,9 @@ _KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "
 BLOCKS = 8
 """Of the text, at even distances, for single sites, which cost about a pass each over them."""
 _FEWEST_RUNS = 8
+_RELIABILITY = "reliability of the order of the sites"
+_RELIABLE = 0.5
+"""Below which the order of the sites says nothing."""
 
 Vectors = Mapping[Site, Tensor]
 
@@ -220,14 +223,14 @@ def _effects(
     ]
     found += [
         Effect(
-            label=f"sites whose bias surely lowers the KL, of {n}", value=_surely(sites, 1), null=(0, 0), unit="sites"
+            label=f"sites whose bias clearly lowers the KL, of {n}", value=_surely(sites, 1), null=(0, 0), unit="sites"
         ),
         Effect(
-            label=f"sites whose bias surely raises the KL, of {n}", value=_surely(sites, -1), null=(0, 0), unit="sites"
+            label=f"sites whose bias clearly raises the KL, of {n}", value=_surely(sites, -1), null=(0, 0), unit="sites"
         ),
     ]
     if not math.isnan(reliable):
-        found.append(Effect(label="reliability of the order of the sites", value=reliable, unit="correlation"))
+        found.append(Effect(label=_RELIABILITY, value=reliable, unit="correlation"))
     if scales:  # a bias at a site that stays dense has no error to be explained by
         found.append(_explained("a bias", subject.biases, scales))
         found.append(_explained("what training added to its start", subject.trained.moved, scales))
@@ -256,11 +259,13 @@ def _verdict(effects: tuple[Effect, ...], n_sites: int) -> str:
         low, high = effect.interval or (-np.inf, np.inf)
         return "lowers the KL" if high < 0 else "raises the KL" if low > 0 else "has no clear effect on the KL"
 
-    full, random, on, off, lowers, raises, *_ = effects
+    full, random, on, off, lowers, raises, *rest = effects
+    reliable = next((effect.value for effect in rest if effect.label == _RELIABILITY), 1.0)
+    unclear = "; the text cannot tell which sites matter most" if reliable < _RELIABLE else ""
     return (
         f"together they {_plural(said(full))}, random vectors {_plural(said(random))}; the part along the mean error "
-        f"alone {said(on)}, the part across it {said(off)}; of {n_sites} sites {lowers.value:.0f} surely lower the KL "
-        f"and {raises.value:.0f} surely raise it"
+        f"alone {said(on)}, the part across it {said(off)}; of {n_sites} sites {lowers.value:.0f} clearly lower the KL "
+        f"and {raises.value:.0f} clearly raise it{unclear}"
     )
 
 

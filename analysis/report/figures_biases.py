@@ -109,9 +109,9 @@ def moments(finding: Finding) -> Figure:
         axes["excess_kurtosis"].set_yscale("symlog", linthresh=1)
         axes["excess_kurtosis"].yaxis.set_major_formatter("{x:g}")
     effects_panel(axes["counts"], finding.effects, "black")
-    axes["counts"].set(title="Biases that surely differ from a Gaussian around zero")
+    axes["counts"].set(title="Biases that clearly differ from a Gaussian around zero")
     hollow = dot("black", "hollow: as a Gaussian", fill="white")
-    key(figure, [*module_key(rows), hollow, dashed("Gaussian around zero"), bar("count that chance gives")])
+    key(figure, [*module_key(rows), hollow, dashed("Gaussian around zero"), bar("count at chance level")])
     return figure
 
 
@@ -164,5 +164,5 @@ def logits(finding: Finding) -> Figure:
     axes["counts"].set(title="Biases beyond random vectors")
     random = dot(RANDOM, "random vectors, median (null)", "_")
     hollow = dot("black", f"hollow: p of {_LEVEL} or more", fill="white")
-    key(figure, [*module_key(rows), hollow, random, bar("count that chance gives")])
+    key(figure, [*module_key(rows), hollow, random, bar("count at chance level")])
     return figure

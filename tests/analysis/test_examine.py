@@ -30,13 +30,13 @@ def test_an_answer_survives_its_file_and_leaves_the_model_dense(question, kind, 
 
 def test_zero_biases_are_not_said_to_do_anything(finding_of: Answers):
     verdicts = {question: finding_of(question, "zero").verdict for question in QUESTIONS}
-    assert "0 of 5 larger than random vectors, as chance gives; 0 of 5 more peaked" in verdicts["logits"]
-    assert verdicts["moments"].startswith("tails and signs as chance")
+    assert "0 of 5 larger than random vectors, at chance level; 0 of 5 more peaked" in verdicts["logits"]
+    assert verdicts["moments"].startswith("tails and signs like those of Gaussian")
     assert "inside" not in verdicts["pca"]
     assert verdicts["norms"].startswith("nothing to rank")
-    assert "of 5 sites 0 surely lower the KL and 0 surely raise it" in verdicts["worth"]
-    assert "not surely nearer or further, not surely other than with random vectors" in verdicts["shift"]
-    assert "what the biases change: no sure difference" in verdicts["categories"]
+    assert "of 5 sites 0 clearly lower the KL and 0 clearly raise it" in verdicts["worth"]
+    assert "not clearly nearer or further, not clearly different from random vectors" in verdicts["shift"]
+    assert "what the biases change: no clear difference" in verdicts["categories"]
 
 
 def test_questions_are_answered_in_the_order_they_are_asked(subject: Subject):

@@ -32,7 +32,7 @@ def test_tasks_are_scored_printed_stored_and_logged(checkpoint, write_task, tmp_
     assert (stored.name, stored.identity, stored.plan) == (config.name, config.identity, config.plan_label)
     assert {scores.metric for scores in stored.tasks} == {"acc", "acc_norm", ANSWER_NLL}
     out = capsys.readouterr().out
-    assert "of 3 metrics, surely" in out
+    assert "of 3 metrics, clearly" in out
     assert str(folder / "evaluation.json") in out
     nll = next(scores for scores in stored.tasks if scores.metric == ANSWER_NLL)
     apart = sum(nll.spon) / 4 - sum(nll.teal) / 4
@@ -58,7 +58,7 @@ def test_text_comes_beside_the_trials_own_and_is_kept_beside_tasks(checkpoint, t
     ]
     assert [len(s.spon_kl) for s in stored.texts[1:]] == [5, 5]
     out, err = capsys.readouterr()
-    assert "the biases surely take KL back" in out
+    assert "the biases clearly take KL back" in out
     assert err == ""
 
 

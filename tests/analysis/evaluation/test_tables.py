@@ -30,7 +30,7 @@ def test_a_row_has_means_and_students_intervals_of_paired_differences():
 
 def test_the_verdict_counts_what_is_sure():
     verdict = tasks_finding([task(**SCORES), task(**SCORES | {"teal": SCORES["dense"]})]).verdict
-    assert verdict.startswith("of 2 metrics, surely TEAL differs from dense on 1, SPON differs from dense on 2, ")
+    assert verdict.startswith("of 2 metrics, clearly TEAL differs from dense on 1, SPON differs from dense on 2, ")
     assert verdict.endswith("SPON differs from TEAL on 1")
 
 
@@ -64,7 +64,7 @@ def test_a_text_has_perplexities_and_both_recoveries():
     assert row["KL recovered"] == pytest.approx(0.2)
     assert row["PPL recovered"] == pytest.approx((ppl[1] - ppl[2]) / (ppl[1] - ppl[0]))
     assert row["SPON - TEAL NLL"] == pytest.approx(-0.4 / 3)
-    assert found.verdict == "the biases surely take KL back on t (16)"
+    assert found.verdict == "the biases clearly take KL back on t (16)"
 
 
 def test_a_recovery_that_is_not_certain_is_not_said_to_be():

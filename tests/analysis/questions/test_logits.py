@@ -68,7 +68,7 @@ def test_biases_that_most_logits_depend_on_are_found(subject: Subject):
     head = subject.model.head - subject.model.head.mean(dim=0)
     widest = torch.linalg.svd(head)[2][0]
     finding = logits.find(replace(subject, biases=dict.fromkeys(subject.biases, widest)))
-    assert finding.verdict.startswith("5 of 5 larger than random vectors, more than chance gives")
+    assert finding.verdict.startswith("5 of 5 larger than random vectors, above chance level")
 
 
 def test_tokens_are_named_as_the_tokenizer_says_them(subject: Subject):

@@ -60,15 +60,15 @@ def test_text_drawn_from_the_dense_model_has_no_misfit(subject: Subject):
     assert misfit.interval is not None
     assert misfit.interval[0] < 0 < misfit.interval[1]
     assert misfit.interval[1] - misfit.interval[0] < kl.value  # tight enough to mean it
-    assert "its misfit is not surely other than zero" in finding.verdict
+    assert "by about its KL" in finding.verdict
 
 
 def test_text_that_the_model_is_too_unsure_of_has_a_misfit(subject: Subject):
     finding = perplexity.find(on_own_text(subject, 0.05))
-    assert "its misfit is below zero" in finding.verdict
+    assert "by less than its KL" in finding.verdict
 
 
 def test_no_share_of_an_uncertain_damage_is_given(finding_of):
     finding = finding_of("perplexity", "threshold")
-    assert "not surely above zero, so that no share of it is given" in finding.verdict
+    assert "does not clearly raise the NLL" in finding.verdict
     assert not any("damage recovered" in effect.label for effect in finding.effects)

@@ -90,4 +90,4 @@ def test_random_vectors_are_not_told_from_random_vectors(subject: Subject):
     finding = shift.find(replace(subject, biases=subject.random))
     beyond = [effect for effect in finding.effects if effect.label.endswith("beyond random vectors")]
     assert [effect.value for effect in beyond] == [0, 0, 0]
-    assert finding.verdict.count("not surely other than with random vectors") == 3
+    assert finding.verdict.count("not clearly different from random vectors") == 3

@@ -110,7 +110,7 @@ def worth() -> tuple[list[Row], list[Effect]]:
         for variant, value in (("times 0.5", -0.2), ("times 1.0", -0.4), ("times 2.0", 0.3), ("all random", 0.1))
     ]
     effects = [effect("KL, all biases minus TEAL", "nats", -0.4), effect("KL, all random minus TEAL", "nats", 0.1)]
-    return sites(**row) + whole, [*effects, count("sites whose bias surely lowers the KL")]
+    return sites(**row) + whole, [*effects, count("sites whose bias clearly lowers the KL")]
 
 
 def cross() -> tuple[list[Row], list[Effect]]:
