@@ -21,6 +21,8 @@ QUESTIONS: Mapping[str, Callable[[Subject], Finding]] = {
 }
 """By name, in the order of the report. Adding one is a file and its name here."""
 
+_ANSWERS = 2
+"""Raise it when a question is answered in another way: what was answered before is then asked again."""
 COMPARISON = cross.NAME
 """The question that is put to several checkpoints at once."""
 
@@ -47,8 +49,8 @@ class Settings(Config):
 
     @property
     def text(self) -> str:
-        """Hash of what is read, beside the corpus, which is the checkpoint's."""
-        return content_key(self.split, self.n_blocks, prompts_fingerprint(self.prompts))
+        """Hash of what is read, beside the corpus, which is the checkpoint's, and of how it is answered."""
+        return content_key(_ANSWERS, self.split, self.n_blocks, prompts_fingerprint(self.prompts))
 
 
 def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
