@@ -35,10 +35,11 @@ def interval(low: float, high: float, decimals: int | None) -> str:
 def effects_table(finding: Finding) -> pd.DataFrame:
     """The effects of a finding: label, value, interval, what the null gives, unit."""
     columns = ("effect", "value", "95% interval", "null, 95%", "unit")
-    return pd.DataFrame([_effect(effect) for effect in finding.effects], columns=columns)
+    return pd.DataFrame([effects_row(effect) for effect in finding.effects], columns=columns)
 
 
-def _effect(effect: Effect) -> tuple[str, str, str, str, str]:
+def effects_row(effect: Effect) -> tuple[str, str, str, str, str]:
+    """An effect as a row of ``effects_table``."""
     value, spread = number(effect.value), ""
     if effect.interval is not None:
         decimals = decimals_of(*effect.interval)

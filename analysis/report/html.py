@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.finding import Finding
-from analysis.report.cells import NEGATIVE, effects_table, rows_table
+from analysis.finding import Effect, Finding
+from analysis.report.cells import NEGATIVE, effects_row, effects_table, rows_table
 from analysis.report.figures import drawing_of
 from analysis.report.stored import Stored
 
@@ -33,7 +33,34 @@ def render(results: Sequence[Stored], title: str) -> str:
         lstrip_blocks=True,
     )
     sections = [_section(stored, f"r{place}") for place, stored in enumerate(results, 1)]
-    return environment.get_template("report.html.j2").render(title=title, sections=sections)
+    trials = [section for section in sections if not section["compares"]]
+    overview = _overview(trials) if len(trials) > 1 else []
+    page = environment.get_template("report.html.j2")
+    return page.render(title=title, sections=sections, trials=trials, overview=overview)
+
+
+def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line a question that several trials were asked, by the first figure of its answer, with a cell a trial."""
+    lines: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
+    for column, trial in enumerate(trials):
+        for item in trial["findings"]:
+            if item["finding"].effects:
+                effect = item["finding"].effects[0]
+                line = lines.setdefault((item["finding"].title, effect.label), [None] * len(trials))
+                line[column] = {"id": item["id"], **_glance(effect)}
+    shared = {key: cells for key, cells in lines.items() if len(cells) - cells.count(None) > 1}
+    return [{"title": title, "label": label, "cells": cells} for (title, label), cells in shared.items()]
+
+
+def _glance(effect: Effect) -> dict[str, str]:
+    """An effect in one cell: its value with the interval, and whether it is clear of its null."""
+    _, value, spread, _, unit = effects_row(effect)
+    low, high = effect.interval or (effect.value, effect.value)
+    null_low, null_high = effect.null or (0.0, 0.0)
+    said = "above its null" if low > null_high else "below its null" if high < null_low else "not clear of its null"
+    mark = {"above its null": "\N{BLACK UP-POINTING TRIANGLE}", "below its null": "\N{BLACK DOWN-POINTING TRIANGLE}"}
+    text = NEGATIVE.sub("\N{MINUS SIGN}", f"{value} {spread}".strip())
+    return {"text": text, "unit": unit, "said": said, "mark": mark.get(said, "\N{MIDDLE DOT}")}
 
 
 def _section(stored: Stored, key: str) -> dict[str, Any]:

@@ -3,7 +3,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from analysis.finding import Analysis, Effect
+from analysis.report.html import _glance
 from analysis.report.publish import publish
+from search_spaces.files import write_config
+from tests.analysis.report.conftest import subject
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -89,3 +93,40 @@ def test_negative_numbers_have_a_minus(text):
 def test_the_style_is_not_escaped(text):
     assert "nav > ol" in text
     assert '"Segoe UI"' in text
+
+
+def test_trials_stand_side_by_side_first_and_each_cell_leads_to_its_answer(findings, tmp_path):
+    for name in ("one", "other"):
+        answers = (findings["perplexity"], findings["logits"])
+        write_config(Analysis(subjects=(subject(name),), findings=answers), tmp_path / name / "analysis.json")
+    publish(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    Page(text)
+    overview = text.partition('<h2 id="overview">')[2].partition("</section>")[0]
+    heads = re.findall(r'<a href="#(r\d+)">', overview.partition("</thead>")[0])
+    assert len(heads) == 2
+    rows = overview.partition("<tbody>")[2].split("<tr>")[1:]
+    assert len(rows) == 2
+    for row in rows:
+        cells = re.findall(r'<a href="#(r\d+)-(\w+)">', row)
+        assert [trial for trial, _ in cells] == heads
+        assert len({question for _, question in cells}) == 1
+        assert set(re.findall(r'aria-label="([^"]*)"', row)) <= {
+            "above its null",
+            "below its null",
+            "not clear of its null",
+        }
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "null", "said"),
+    [
+        (0.2, (0.1, 0.3), None, "above its null"),
+        (-0.2, (-0.3, -0.1), None, "below its null"),
+        (0.2, (-0.1, 0.3), None, "not clear of its null"),
+        (7, None, (0, 5), "above its null"),
+        (3, None, (0, 5), "not clear of its null"),
+    ],
+)
+def test_a_mark_says_whether_an_effect_is_clear_of_its_null(value, interval, null, said):
+    assert _glance(Effect(label="x", value=value, interval=interval, null=null))["said"] == said
