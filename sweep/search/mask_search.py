@@ -68,9 +68,8 @@ class MaskSearch(OptunaSearch):
         over = [trial for trial in given if trial.state.is_finished() and trial.number not in self._lost]
         self._ended = {t.user_attrs[_IDENTITY]: t.state for t in over if t.state is not TrialState.COMPLETE}
         self._counts.new = len(over)  # the file may be older than the study
-        if not self._study.trials:
-            for parameters in named_suggestions(task.space, task.shape):
-                self._study.enqueue_trial(parameters)
+        for parameters in named_suggestions(task.space, task.shape):  # an earlier process may have been lost among them
+            self._study.enqueue_trial(parameters, skip_if_exists=True)
         self._has_begun = False
 
     @property

@@ -1,6 +1,7 @@
 """The searcher as Ray calls it, without Ray: masks of a model of a few layers that exists as a shape only."""
 
 from dataclasses import dataclass, field
+from random import Random
 
 import optuna
 import pytest
@@ -61,7 +62,7 @@ def searcher(tmp_path):
             "allocations": allocations,
             "search": given,
         }
-        evaluator = Evaluator(dict(known))
+        evaluator = Evaluator(known if isinstance(known, dict) else dict(known))
         task = Task(
             space=SpaceConfig.model_validate(space),
             shape=make_shape(depth),
@@ -359,3 +360,60 @@ def test_a_search_whose_state_of_ray_is_lost_goes_on_within_its_budget(searcher,
     assert given[3] is None
     assert (counts().new, counts().open, counts().ended) == (4, 3, True)
     assert [trial.state for trial in study().trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_named_allocations_that_were_not_all_proposed_before_a_kill_are_proposed_after_it(searcher, monkeypatch):
+    names, enqueue = ["BASELINE-TEAL", "BOTTOM-50", "UNIF-ALL"], optuna.Study.enqueue_trial
+
+    def killed_at_the_second(study, params, **options):
+        if params != bits():
+            raise KeyboardInterrupt
+        enqueue(study, params, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            searcher(allocations=names)
+    search = searcher(allocations=names)
+    assert [search.suggest(str(i))["layers"] for i in range(3)] == [(), (2, 3), (0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe"])
+@pytest.mark.parametrize("seed", range(12))
+def test_through_any_interruption_the_budget_is_kept_and_no_mask_ends_twice(searcher, study, algorithm, seed):
+    rng, budget, number = Random(seed), 9, 0
+    values: dict[tuple[int, ...], tuple[float, ...]] = {}  # live, as the log of the masks is
+    ended: dict[tuple[int, ...], str] = {}
+    running: dict[str, tuple[int, ...]] = {}
+    for _ in range(1000):
+        if not number or rng.random() < 0.15:  # the process is killed
+            search, running, number = (
+                searcher(known=values, rungs=(2, 8), n_masks=budget, algorithm=algorithm),
+                {},
+                number + 1,
+            )
+        elif rng.random() < 0.5 and len(running) < 3:
+            number += 1
+            given = search.suggest(str(number))
+            if given == Searcher.FINISHED:
+                break
+            if given is not None:
+                assert given["layers"] not in {*ended, *running.values()}
+                running[str(number)] = given["layers"]
+        elif running:
+            trial_id, layers = running.popitem()
+            end = rng.choice(["complete", "complete", "stopped", "failed", "lost"])
+            kl = rng.random()
+            if end == "complete":
+                values[layers] = (kl,)
+            ends = {"complete": {"result": result(kl)}, "stopped": {"result": result(kl, complete=False)}}
+            ends |= {"failed": {"result": {"failure": "x"}}, "lost": {"error": True}}
+            before = len(study().trials)
+            search.on_trial_complete(trial_id, **ends[end])
+            if len(study().trials) == before:  # else it is proposed again
+                ended[layers] = end
+    assert not running
+    assert len(ended) == budget
+    assert not [trial for trial in study().trials if trial.state == TrialState.RUNNING]
+    complete = [trial.params for trial in study().trials if trial.state == TrialState.COMPLETE]
+    assert all(bits(*layers) in complete for layers in values)
