@@ -102,7 +102,8 @@ class Search:
         report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], confirmed.speed)
         tell("comparing the chosen masks")
         self._report(compare(self.space, self.folder, groups), power)
-        return Outcome(trained.finished + confirmed.finished, trained.failed + confirmed.failed, 0)
+        failed = sum(trial.state == "failed" for trial in self.folder.trials)  # proposals that were trained, too
+        return Outcome(trained.finished + confirmed.finished, failed, 0)
 
     def _report(self, selection: Selection | None, power: Power | None) -> None:
         """Write the selection, what was found, and the pictures: all from what is on disk."""
