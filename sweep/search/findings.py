@@ -174,7 +174,7 @@ def _compared(selection: Selection) -> list[str]:
 
 
 def _share(interval: Interval | None) -> str:
-    text = f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]" if interval else "no sure damage"
+    text = f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]" if interval else "no clear damage"
     return f"{text:>24}"
 
 
@@ -187,5 +187,5 @@ def _verdict(selection: Selection, chosen: str, rival: str | None) -> str:
     if rival is None:
         return f"{chosen}: no allocation of the space is as small"
     kl = next(d.kl_nats for d in selection.differences if (d.chosen, d.against) == (chosen, rival))
-    verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not surely better than"
+    verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not clearly better than"
     return f"{chosen} {verdict} {rival}, the best named of its size: KL {_signed(kl)}"

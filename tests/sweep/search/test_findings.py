@@ -148,8 +148,8 @@ BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), In
     [
         (BETTER, "found is better than TOP-50"),
         (WORSE, "found is worse than TOP-50"),
-        (UNSURE, "found is not surely better than TOP-50"),
-        (Interval(0.2, -0.1, 0.5), "found is not surely better than TOP-50"),
+        (UNSURE, "found is not clearly better than TOP-50"),
+        (Interval(0.2, -0.1, 0.5), "found is not clearly better than TOP-50"),
     ],
 )
 def test_the_last_line_says_who_won(tmp_path, kl, verdict):
@@ -169,7 +169,7 @@ def test_the_differences_are_given_by_seed_too(tmp_path):
 
 
 def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
-    assert "no sure damage" in write_findings(NOTHING, selection_of(BETTER, recovered=None), tmp_path)
+    assert "no clear damage" in write_findings(NOTHING, selection_of(BETTER, recovered=None), tmp_path)
 
 
 def test_the_lines_say_what_became_of_the_proposals(tmp_path):
