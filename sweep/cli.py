@@ -84,6 +84,7 @@ def command_line() -> argparse.ArgumentParser:
     schema.add_argument("--markdown", action="store_true", help="as a page for people, docs/config.md")
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
+    doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="whose model and text are looked for")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
@@ -301,4 +302,4 @@ def _schema(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from sweep.doctor import examine
 
-    return examine(arguments.address)
+    return examine(arguments.address, load_space(arguments.space) if arguments.space else None)

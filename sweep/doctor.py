@@ -18,9 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
 
 from search_spaces.errors import SponError
+from search_spaces.schema import EMBEDDED, SpaceConfig
 from trainables.cache import cache_root
 from trainables.dtype import decide_dtype
 from trainables.embedded import documents_key, model_key
+from trainables.model import find_model
 from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0
@@ -38,18 +40,20 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(address: str | None = None) -> int:
+def examine(address: str | None = None, space: SpaceConfig | None = None) -> int:
     """Print every finding; 1 if there is a fault.
 
     Args:
         address: of a Ray cluster, whose nodes are looked at, too.
+        space: whose model and text are looked for, here and on the nodes.
 
     Raises:
         SponError: if the cluster does not answer.
     """
     faults = 0
     here = (_python, _packages, _devices, _cache, _embedded, _hub, _ray, _mlflow)
-    for finding in chain(*(check() for check in here), _nodes(address) if address else ()):
+    there = _nodes(address, space) if address else ()
+    for finding in chain(*(check() for check in here), _sources(space), there):
         faults += finding.state == "FAULT"
         print(f"{finding.state:5}  {finding.what}" + (f"\n       -> {finding.remedy}" if finding.remedy else ""))
     print(f"\nfaults: {faults}" if faults else "\nready")
@@ -146,7 +150,31 @@ def _ray() -> Iterator[Finding]:
         yield Finding("FAULT", f"/dev/shm has {shared:.0f} MiB", "Ray wants 256 MiB there: docker run --shm-size=1g")
 
 
-def _nodes(address: str) -> Iterator[Finding]:
+def _sources(space: SpaceConfig | None) -> Iterator[Finding]:
+    """Whether the model and the text of a space can be had."""
+    if space is None:
+        return
+    try:
+        if space.model.source != EMBEDDED:  # which the first run fetches
+            find_model(space.model)
+        yield Finding("ok", f"model {space.model.source} can be had")
+    except SponError as error:
+        yield Finding("FAULT", str(error), "mend model in the space, or see whether this machine reaches the hub")
+    name = space.corpus.source
+    if name in (EMBEDDED, "files"):
+        missing = [path for paths in (space.corpus.files or {}).values() for path in paths if not Path(path).exists()]
+        wrong = f"text files are missing: {', '.join(missing)}" if missing else ""
+    else:
+        try:
+            HfApi().dataset_info(name, revision=space.corpus.revision, timeout=5)
+            wrong = ""
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError, OSError) as error:
+            wrong = f"text {name} cannot be had: {' '.join(str(error).split())[:160]}"
+    remedy = "mend corpus in the space, or see whether this machine reaches the hub"
+    yield Finding("FAULT", wrong, remedy) if wrong else Finding("ok", f"text {name} can be had")
+
+
+def _nodes(address: str, space: SpaceConfig | None) -> Iterator[Finding]:
     """What trials would find on each node of a cluster."""
     import ray
     from ray.exceptions import RayError
@@ -159,7 +187,7 @@ def _nodes(address: str) -> Iterator[Finding]:
     for node in (node for node in ray.nodes() if node["Alive"]):
         there: Any = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:12]})"
-        asked[name] = ray.remote(num_cpus=0, scheduling_strategy=there)(_of_node).remote()
+        asked[name] = ray.remote(num_cpus=0, scheduling_strategy=there)(_of_node).remote(space)
     for name, answer in asked.items():
         try:
             found = ray.get(answer, timeout=_NODE_SECONDS)
@@ -170,8 +198,8 @@ def _nodes(address: str) -> Iterator[Finding]:
     ray.shutdown()
 
 
-def _of_node() -> list[Finding]:
-    return [*_python(), *_devices(), *_cache(), *_token()]
+def _of_node(space: SpaceConfig | None) -> list[Finding]:
+    return [*_python(), *_devices(), *_cache(), *_token(), *_sources(space)]
 
 
 def _mlflow() -> Iterator[Finding]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.load import parse_space
 from sweep import doctor
 
 
@@ -59,3 +60,17 @@ def test_an_mlflow_whose_address_holds_a_password_is_a_fault_that_does_not_say_i
     out = capsys.readouterr().out
     assert "take the password out of MLFLOW_TRACKING_URI" in out
     assert "planted" not in out
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_model_and_the_text_of_a_space_are_looked_for(
+    tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.examine(space=parse_space(tiny_raw, "test")) == 0
+    assert "text files can be had" in capsys.readouterr().out
+    lost = {split: [str(tmp_path / f"{split}.txt")] for split in tiny_raw["corpus"]["files"]}
+    raw = tiny_raw | {"model": {"source": "/not/there"}, "corpus": tiny_raw["corpus"] | {"files": lost}}
+    assert doctor.examine(space=parse_space(raw, "test")) == 1
+    out = capsys.readouterr().out
+    assert "FAULT  the model must be a directory here" in out
+    assert f"FAULT  text files are missing: {lost['calibration'][0]}, " in out
