@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's fault is printed as one line."""
     hush()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # as who runs a node stops it
+        signal.signal(signal.SIGTERM, _as_ctrl_c)  # as who runs a node stops it
     try:
         arguments = command_line().parse_args(argv)
         return int(arguments.command(arguments))
@@ -52,6 +52,13 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exc()
         print(f"error of this program, not of the input: {error!r}; what was done is kept", file=sys.stderr)
         return 3
+
+
+def _as_ctrl_c(*_: object) -> None:
+    """Do what Ctrl-C does, which a process that a script put into the background ignores."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -1,5 +1,7 @@
 """The Ray that a sweep runs on: start or find it, and see to it that it has a place for a trial."""
 
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -36,7 +38,10 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     """
     hush()
     if not ray.is_initialized():
+        at_sigterm = signal.getsignal(signal.SIGTERM)
         connect_ray(address)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)  # Ray's own would end this process at once
     try:
         if not places(resources):
             _wait_for_place(resources, grows=address is not None)

@@ -19,6 +19,8 @@ from search_spaces.files import write_whole
 
 _LOCK, _HOLDER = "driver.lock", "driver.json"
 _POLL_SECONDS = 0.5
+_STOP_SECONDS = 60.0
+"""That a driver has to store the results in hand."""
 _LOOK_SECONDS = 1.0
 """Another process that only looks holds the lock for an instant."""
 
@@ -88,15 +90,18 @@ def stop_driver(folder: Path) -> Holder | None:
         Who drove it; None if nobody did.
 
     Raises:
-        SponError: if it is on another machine.
+        SponError: if it is on another machine, or does not stop in time.
     """
     holder = driver_of(folder)
     if holder is None:
         return None
     if holder.host != gethostname():
-        raise SponError(f"a driver must be stopped on its own machine: `kill -INT {holder.pid}` on {holder.host}")
-    os.kill(holder.pid, signal.SIGINT)
+        raise SponError(f"a driver must be stopped on its own machine: `kill {holder.pid}` on {holder.host}")
+    os.kill(holder.pid, signal.SIGTERM)  # one that a script put into the background ignores SIGINT
+    asked = time.monotonic()
     while driver_of(folder) is not None:
+        if time.monotonic() - asked > _STOP_SECONDS:
+            raise SponError(f"a driver must stop within {_STOP_SECONDS:.0f} s, but {holder} has not yet")
         time.sleep(_POLL_SECONDS)
     return holder
 

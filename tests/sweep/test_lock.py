@@ -64,6 +64,16 @@ def test_a_driver_on_another_machine_is_named_and_left_alone(
     tmp_path: Path, other: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweep.lock.gethostname", lambda: "elsewhere")
-    with pytest.raises(SponError, match=rf"must be stopped on its own machine: `kill -INT {other.pid}` on "):
+    with pytest.raises(SponError, match=rf"must be stopped on its own machine: `kill {other.pid}` on "):
+        stop_driver(tmp_path)
+    other.communicate("\n")
+
+
+def test_a_driver_that_does_not_stop_is_named_and_not_waited_for_for_ever(
+    tmp_path: Path, other: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.lock._STOP_SECONDS", 0.0)
+    monkeypatch.setattr("sweep.lock.os.kill", lambda pid, number: None)
+    with pytest.raises(SponError, match=rf"(?s)must stop within 0 s, but process {other.pid} on .* has not yet"):
         stop_driver(tmp_path)
     other.communicate("\n")
