@@ -1,4 +1,4 @@
-"""What may happen to a sweep through real Ray: a worker, the driver, MLflow or the storage is lost, or it is stopped."""
+"""What may happen to a sweep through real Ray: a worker, the driver, MLflow or the storage is lost, or SIGTERM."""
 
 import os
 import shutil
@@ -133,13 +133,13 @@ def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_same_biases(
     assert_as_without_ray(folder, longer)
 
 
-def test_a_sweep_is_stopped_from_another_process_and_resume_ends_with_the_same_biases(
+def test_sigterm_stops_as_ctrl_c_does_and_resume_ends_with_the_same_biases(
     longer: dict[str, object], tmp_path: Path
 ) -> None:
     space = longer | {"allocations": ["UNIF-ALL", "ATTN-ONLY"]}  # the second one is made after the stop
     driver = start(write_space(space, tmp_path), tmp_path)
     until(driver, "step 20/100")
-    assert run("stop", "tiny", "--storage", tmp_path).out.startswith(f"stopped process {driver.pid} on ")
+    driver.send_signal(signal.SIGTERM)
     out, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert "-m sweep resume tiny" in out
