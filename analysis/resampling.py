@@ -71,7 +71,8 @@ def statistic(
         units: of the rows; each is one by itself, by default.
     """
     if units is not None:
-        columns = [np.bincount(units, weights=column).astype(np.float64) for column in columns]
+        places = np.unique(units, return_inverse=True)[1]
+        columns = [np.bincount(places, weights=column).astype(np.float64) for column in columns]
     n = len(columns[0])
     others = np.arange(n - 1) + (np.arange(n - 1) >= np.arange(n)[:, None])  # a row a unit: all but that one
     with np.errstate(divide="ignore", invalid="ignore"):

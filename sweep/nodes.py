@@ -29,9 +29,8 @@ class Place(tune.PlacementGroupFactory):
 
     def to_placement_group(self) -> PlacementGroup:
         """Ask Ray for it."""
-        place: PlacementGroup = placement_group(
-            self.bundles, bundle_label_selector=[selector()] if selector() else None
-        )
+        labels = selector()
+        place: PlacementGroup = placement_group(self.bundles, bundle_label_selector=[labels] if labels else None)
         return place
 
 

@@ -36,7 +36,7 @@ def compiled(model: ResidentModel) -> Iterator[None]:
     """The model's decoder layers are compiled while the block runs; the first pass takes longer."""
     torch._dynamo.config.recompile_limit = _BUILDS
     with ExitStack() as stack:
-        for layer in model.network.get_decoder().layers:  # type: ignore[no-untyped-call]
+        for layer in model.layers:
             layer.forward = torch.compile(layer.forward, dynamic=False)
             stack.callback(delattr, layer, "forward")
         yield

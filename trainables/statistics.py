@@ -15,6 +15,8 @@ from trainables.scores import Scores
 Array = NDArray[np.float64]
 TAIL = 0.025
 """Share of the resamples beyond either end of an interval."""
+_SPLITS = 100
+"""Random halves that a reliability is the mean over."""
 MIN_DOCUMENTS = 10
 """Below this a bootstrap over documents means little; blocks are the unit then, and tables say so."""
 
@@ -133,6 +135,27 @@ def _resampled_means(
         name: Means(counts @ s["nll"] / (counts @ s["predictions"]), counts @ s["kl"] / (counts @ s["positions"]))
         for name, s in sums.items()
     }
+
+
+def reliability(figures: Array) -> float | None:
+    """Of the order of candidates by their mean: rank correlation between halves, stepped up to the whole.
+
+    Mean over random halves of the columns (Spearman 1910, Brown 1910).
+
+    Args:
+        figures: (candidates, columns), at least two columns.
+
+    Returns:
+        One is perfect, zero is chance; None below three different candidates.
+    """
+    if len(set(figures.mean(axis=1))) < 3:
+        return None
+    rng, halves, half = np.random.default_rng(0), [], figures.shape[1] // 2
+    for _ in range(_SPLITS):
+        order = rng.permutation(figures.shape[1])
+        halves.append((figures[:, order[:half]].mean(axis=1), figures[:, order[half : 2 * half]].mean(axis=1)))
+    between = float(np.nanmean(rank_correlation(*map(np.array, zip(*halves, strict=True)))))
+    return 2 * between / (1 + between) if between > 0 else between
 
 
 def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:

@@ -15,6 +15,7 @@ from analysis.questions.norms import Scale, scales_of
 from analysis.resampling import DRAWS, Units, mean, null_range, ratio
 from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
+from trainables import statistics
 from trainables.evaluation import score, scores_from_tokens
 from trainables.proxy import taken
 from trainables.scores import Scores
@@ -91,19 +92,15 @@ def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
 
 
 def reliability(effects: Array, units: Units) -> float:
-    """How well the text tells sites apart: rank correlation of their effects between two halves of the units, stepped
-    up to the whole (Spearman and Brown); not a number for one unit or one site.
+    """How well the text tells sites apart by their effects; not a number for one unit, or below three sites.
 
     Args:
         effects: (sites, blocks).
         units: of the blocks.
     """
-    first = np.isin(units, np.unique(units)[::2])
-    if first.all() or len(effects) < 2:
-        return math.nan
-    one, other = (effects[:, half].mean(axis=1).argsort().argsort() for half in (first, ~first))
-    half = float(np.corrcoef(one, other)[0, 1])
-    return 2 * half / (1 + half) if half > 0 else half
+    by_unit = np.stack([effects[:, units == unit].mean(axis=1) for unit in np.unique(units)], axis=1)
+    found = statistics.reliability(by_unit) if by_unit.shape[1] > 1 else None
+    return math.nan if found is None else found
 
 
 def whole_variants(
@@ -124,7 +121,7 @@ def find(subject: Subject) -> Finding:
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
     kl, nll = _site_effects(subject, chosen)
-    units = np.unique(subject.units[chosen.numpy()], return_inverse=True)[1].astype(np.int64)
+    units = subject.units[chosen.numpy()]
     rows = [_site_row(i, subject, kl, nll, units, explained) for i in range(len(subject.sites))]
     known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
     changed = whole_variants(subject.biases, subject.random, explained)

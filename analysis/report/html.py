@@ -54,13 +54,13 @@ def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _glance(effect: Effect) -> dict[str, str]:
     """An effect in one cell: its value with the interval, and whether it is clear of its null."""
-    _, value, spread, _, unit = effects_row(effect)
+    _, value, spread, *_ = effects_row(effect)
     low, high = effect.interval or (effect.value, effect.value)
     null_low, null_high = effect.null or (0.0, 0.0)
     said = "above its null" if low > null_high else "below its null" if high < null_low else "not clear of its null"
     mark = {"above its null": "\N{BLACK UP-POINTING TRIANGLE}", "below its null": "\N{BLACK DOWN-POINTING TRIANGLE}"}
     text = NEGATIVE.sub("\N{MINUS SIGN}", f"{value} {spread}".strip())
-    return {"text": text, "unit": unit, "said": said, "mark": mark.get(said, "\N{MIDDLE DOT}")}
+    return {"text": text, "said": said, "mark": mark.get(said, "\N{MIDDLE DOT}")}
 
 
 def _section(stored: Stored, key: str) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class MaskSearch(OptunaSearch):
         self._same: dict[str, list[Trial]] = {}
         self._setup_study(mode)
         given = [trial for trial in self._study.get_trials(deepcopy=False) if _IDENTITY in trial.user_attrs]
-        over = [trial for trial in given if trial.state.is_finished() and trial.number not in self._lost]
+        lost = self._lost
+        over = [trial for trial in given if trial.state.is_finished() and trial.number not in lost]
         self._ended = {t.user_attrs[_IDENTITY]: t.state for t in over if t.state is not TrialState.COMPLETE}
         self._counts.new = len(over)  # the file may be older than the study
         for parameters in named_suggestions(task.space, task.shape):  # an earlier process may have been lost among them
@@ -163,11 +164,11 @@ class MaskSearch(OptunaSearch):
         It costs the budget nothing.
         """
         same = (suggestion for waiting in self._same.values() for suggestion in waiting)
-        open_numbers = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}
+        open_numbers, lost = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}, self._lost
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number in open_numbers:
                 continue
-            if frozen.number not in self._lost:
+            if frozen.number not in lost:
                 self._propose_again(frozen)
             self._study.tell(frozen.number, state=TrialState.FAIL)
             self._counts.ended = False

@@ -7,9 +7,8 @@ from itertools import combinations
 import numpy as np
 
 from sweep.search.mask_log import MaskRecord
-from trainables.statistics import Array, rank_correlation
+from trainables.statistics import reliability
 
-_SPLITS = 100
 _SIGMAS = 1.96 + 0.84
 """Standard errors that a difference must have to be seen with 95% confidence in four of five cases."""
 
@@ -62,20 +61,7 @@ def power_of(records: Sequence[MaskRecord], block_size: int) -> Power | None:
     kl = np.array([record.block_kl_nats for record in records])
     sds = [(one - other).std(ddof=1) for one, other in combinations(kl, 2)]
     sd, mean = float(np.median(sds)), float(kl.mean())
-    return Power(len(kl), kl.shape[1], block_size, _reliability(kl), mean, sd)
-
-
-def _reliability(kl: Array) -> float | None:
-    """Reliability of the ranking of masks by their mean over (masks, blocks); None below three different masks."""
-    if len(set(kl.mean(axis=1))) < 3:
-        return None
-    rng, halves = np.random.default_rng(0), []
-    for _ in range(_SPLITS):
-        order = rng.permutation(kl.shape[1])
-        half = kl.shape[1] // 2
-        halves.append((kl[:, order[:half]].mean(axis=1), kl[:, order[half : 2 * half]].mean(axis=1)))
-    between = float(np.nanmean(rank_correlation(*map(np.array, zip(*halves, strict=True)))))
-    return 2 * between / (1 + between) if between > 0 else between
+    return Power(len(kl), kl.shape[1], block_size, reliability(kl), mean, sd)
 
 
 def power_lines(power: Power) -> list[str]:
