@@ -1,31 +1,37 @@
-# Two commands: `make sweep` and `make test`. Beside them `make docs` writes what is made from the code, and `make bench`
-# the measured tables. Each sets up .venv first if requirements.txt is newer than it.
+# `make` lists the targets. Each sets up .venv first if the requirements are newer than it.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 ROOMS := search_spaces trainables sweep analysis
 
-.PHONY: sweep test docs bench
+.PHONY: help demo sweep test lint docs bench
 
-sweep: .venv/ready
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/ready ## levels and biases on the embedded model, in small, in minutes
+	$(BIN)/python -m sweep run search_spaces/demo.yaml
+
+sweep: .venv/ready ## six allocations at two sparsities on the embedded model
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
 
-test: .venv/develop
+test: lint ## lint, types and all tests
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+lint: .venv/develop ## lint and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-docs: .venv/ready
-	$(BIN)/python -m sweep schema > docs/space.schema.json
-	$(BIN)/python -m sweep schema --markdown > docs/config.md
+docs: .venv/ready ## write the reference pages that are made from the code
+	$(BIN)/python -m tests.reference
 
-bench: .venv/ready
+bench: .venv/ready ## the measured tables
 	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done
 
 # pip compiles on one core; and a few files of others are for newer Pythons
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt requirements.lock
 	@echo 'installing into .venv, about two minutes'
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --no-compile --requirement requirements.txt

@@ -33,6 +33,35 @@ STATISTICS: dict[str, Statistic] = {
 }
 """Columns of the board with an interval each. ``kl_minus_teal_nats`` below zero is what a bias is for."""
 
+COLUMNS: dict[str, str] = {
+    "trial": "name of the trial and of its folder",
+    "plan": "label of the sparsity plan; rows of one plan are compared",
+    "plan_title": "the plan in words",
+    "level_method": "how its levels were chosen; `given` if they were not",
+    "allocation": "which sites have a bias",
+    "seed": "order of the training data",
+    "sparsity": "mean level, weighted by the weights of the sites, 0 to 1",
+    "n_spon_layers": "layers with a bias",
+    "n_spon_params": "entries of all biases",
+    "relative_params": "`n_spon_params` over those of UNIF-ALL",
+    "split": "text of the scores: validation or test",
+    "bootstrap_over": "what intervals resample: documents or blocks",
+    "realised_sparsity": "share of the inputs that is zero on validation text, mean over sites, 0 to 1",
+    "kl_nats": "KL(dense || this trial), nats a token",
+    "kl_minus_teal_nats": "KL less that of TEAL alone, nats; below zero the biases help",
+    "nll_nats": "negative log-likelihood of the text, nats a token",
+    "ppl": "perplexity",
+    "kl_recovered": "share of TEAL's KL that the biases take away; 1 is all",
+    "ppl_recovered": "share of the perplexity that TEAL adds that the biases take away; 1 is all",
+    "vs_teal_pct": "perplexity against TEAL alone, percent",
+    "vs_dense_pct": "perplexity against the dense model, percent",
+    "teal_kl_nats": "KL(dense || TEAL alone), nats a token",
+    "teal_ppl": "perplexity of TEAL alone",
+    "dense_ppl": "perplexity of the dense model",
+    "pareto": "whether no trial of the plan has a lower validation KL with as few parameters",
+}
+"""What each column means, with its unit. Those of ``STATISTICS`` also have ``NAME_low`` and ``NAME_high``."""
+
 
 def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.DataFrame:
     """One row a finished trial, sorted by plan and then by KL.
@@ -42,10 +71,7 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
         split: which scores; the test split by default where every finished trial has it, else validation.
 
     Returns:
-        Columns ``trial``, ``plan``, ``plan_title``, ``level_method``, ``allocation``, ``seed``, ``sparsity``,
-        ``n_spon_layers``, ``n_spon_params``, ``relative_params``, ``split``, ``bootstrap_over``,
-        ``realised_sparsity`` (mean over sites), ``pareto``, and for every statistic ``name``, ``name_low`` and
-        ``name_high``.
+        ``COLUMNS``, with the ends of each interval.
 
     Raises:
         SponError: if no trial has finished, or one lacks the split.

@@ -157,7 +157,7 @@ def _listing(trials: list[TrialConfig]) -> str:
         {
             "trial": trial.name if trial.level_method == "uniform" else trial.name.rpartition("_")[0],
             "plan": trial.plan_label,
-            "biased sites": _summary(trial.sites),
+            "biased sites": summary(trial.sites),
             "params": f"{trial.n_spon_params:,}",
             "relative": f"{trial.relative_params:.2f}",
         }
@@ -166,7 +166,7 @@ def _listing(trials: list[TrialConfig]) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def _summary(sites: tuple[str, ...]) -> str:
+def summary(sites: tuple[str, ...]) -> str:
     """Sites as layer ranges of modules, such as ``down_proj 0-14``."""
     layers: dict[Module, list[int]] = {}
     for site in map(Site.parse, sites):

@@ -7,13 +7,19 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from analysis.cli import command_line as analysis_line
-from search_spaces.load import load_space
+from search_spaces.load import load_space, parse_space
+from sweep.board import COLUMNS
 from sweep.cli import command_line as sweep_line
+from tests import reference
+from trainables.scores import Scores
+from trainables.trial import metrics_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 _LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
 
 
@@ -31,6 +37,37 @@ def test_links_lead_somewhere(page: Path) -> None:
         place = page.parent / target if target else page
         assert place.exists(), target
         assert not anchor or anchor in anchors(place), f"{target}#{anchor}"
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = {target for target, _ in _LINK.findall((ROOT / "docs/README.md").read_text())}
+    assert {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"} <= linked
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_what_is_made_from_the_code_is_fresh(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text() == reference.PAGES[name](), "run `make docs`"
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    page = reference.commands()
+    assert "## sweep find" in page
+    assert "| `--budget MINUTES` | learn from as much text as this allows |" in page
+    assert "## analysis interpret" in page
+    assert "| `--top TOP` | with --sweep: trials of each sparsity plan (1) |" in page
+
+
+def test_metrics_are_described_as_columns_of_the_board() -> None:
+    scores = Scores(*(torch.ones(2),) * 8)
+    names = metrics_of("val", scores, scores, scores)
+    assert {name.removeprefix("val_") for name in names} <= set(COLUMNS)
+
+
+def test_messages_that_a_page_quotes_are_those_of_the_code() -> None:
+    code = "\n".join(file.read_text() for room in ("sweep", "trainables") for file in (ROOT / room).rglob("*.py"))
+    quoted = re.findall(r'^\| "([^"]+)"', (ROOT / "docs/failures.md").read_text(), flags=re.MULTILINE)
+    assert len(quoted) == 3
+    assert all(message in code for message in quoted)
 
 
 def test_the_readme_is_one_page() -> None:
@@ -73,6 +110,14 @@ def test_benchmarks_and_targets_that_are_named_exist() -> None:
     targets = re.findall(r"^([a-z./]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`make ([a-z./]+)`|^make ([a-z./]+)", text, flags=re.MULTILINE)
     assert {name for pair in named for name in pair if name} <= set(targets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_of_a_page_is_a_space(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        space = parse_space(yaml.safe_load(block), page.name)
+        shipped = ROOT / f"search_spaces/{space.name}.yaml"
+        assert not shipped.exists() or space == load_space(shipped)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

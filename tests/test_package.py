@@ -1,9 +1,11 @@
 """The wheel: what others install has all that the commands read, from any directory."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,29 @@ def test_its_requirements_are_those_of_running_it(installed: Path) -> None:
     always = [line for line in needed if "extra ==" not in line]
     assert any("torch==" in line for line in always)
     assert not any(tool in line for line in always for tool in ("pytest", "ruff", "mypy"))
-    assert any("lm-eval" in line and "evaluate" in line for line in needed)
+    for package, extra in (
+        ("lm-eval", "evaluate"),
+        ("psycopg", "postgres"),
+        ("ray[default]", "cluster"),
+        ("mypy", "dev"),
+    ):
+        assert any(package in line and f'extra == "{extra}"' in line for line in needed), extra
+
+
+def test_its_commands_are_functions_of_the_code(installed: Path) -> None:
+    (file,) = installed.glob("*.dist-info/entry_points.txt")
+    scripts = re.findall(r"^(\S+) = (\S+):(\S+)$", file.read_text(), re.MULTILINE)
+    assert {name for name, _, _ in scripts} == {"spon-sweep", "spon-analysis"}
+    assert all(callable(getattr(import_module(module), function)) for _, module, function in scripts)
+
+
+def test_the_lock_has_every_pin_and_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    files = [file.read_text() for file in ROOT.glob("requirements*.txt")]
+    pins = [pin for text in files for pin in re.findall(r"^([\w-]+)(?:\[\w+\])?(==\S+)", text, re.MULTILINE)]
+    assert len(pins) > 30
+    assert [pin for pin in pins if f"\n{''.join(pin).lower()}\n" not in lock] == []
+    assert "://" not in lock
 
 
 @pytest.mark.parametrize("room", ["sweep", "analysis"])

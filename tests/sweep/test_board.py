@@ -7,7 +7,7 @@ import pytest
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import MODULES
-from sweep.board import make_board, pareto_flags, plan_title
+from sweep.board import COLUMNS, STATISTICS, make_board, pareto_flags, plan_title
 from sweep.folder import SweepFolder
 from sweep.render import as_text
 from tests.conftest import trials_of
@@ -44,6 +44,11 @@ def test_a_board_has_a_row_a_trial_sorted_within_its_plan(folder: SweepFolder) -
     assert len(board) == 4
     for _, rows in board.groupby("plan"):
         assert rows["kl_nats"].is_monotonic_increasing
+
+
+def test_every_column_has_a_meaning(folder: SweepFolder) -> None:
+    ends = {f"{name}_{end}" for name in STATISTICS for end in ("low", "high")}
+    assert set(make_board(folder).columns) == set(COLUMNS) | ends
 
 
 def test_teal_alone_differs_from_itself_by_exactly_nothing(folder: SweepFolder) -> None:

@@ -1,0 +1,152 @@
+"""The reference pages that are made from the code: ``python -m tests.reference`` writes them into docs/."""
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import analysis.cli
+import sweep.cli
+from search_spaces import allocations, reference
+from search_spaces.masks import MaskFamily
+from search_spaces.sites import Site
+from sweep import folder, frontier
+from sweep.board import COLUMNS, STATISTICS
+from sweep.plan import summary
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+MADE = "Made from the code by `make docs`."
+DEPTH = 16
+MODULES = (
+    *("trainables.lab", "search_spaces.load", "search_spaces.allocations", "search_spaces.levels", "trainables.curves"),
+    *("trainables.teal", "trainables.checkpoint", "trainables.scores", "trainables.statistics"),
+    *("sweep.folder", "sweep.board", "analysis.select", "analysis.export.load"),
+)
+"""Those that a script would import."""
+
+
+def page(title: str, *parts: str) -> str:
+    return "\n\n".join((f"# {title}", *parts)) + "\n"
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def first_line(thing: object) -> str:
+    """The first paragraph of a docstring, as Markdown."""
+    return re.sub(r"``+", "`", " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split()))
+
+
+def commands() -> str:
+    parts = [MADE + " `spon-sweep` and `spon-analysis` are the same commands, installed by pip."]
+    for room in (sweep.cli, analysis.cli):
+        parser = room.command_line()
+        (choice,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for name, command in choice.choices.items():
+            rows = [(_spelled(a), _meaning(a)) for a in command._actions if a.dest != "help"]
+            parts += [f"## {parser.prog.split()[-1]} {name}", _sentence(command.description)]
+            parts += [table(("argument", "meaning"), rows)] if rows else []
+    return page("Every command", *parts)
+
+
+def _spelled(action: argparse.Action) -> str:
+    value = action.metavar or ("|".join(action.choices) if action.choices else action.dest.upper())
+    shown = "" if action.nargs == 0 else f" {value}" if action.option_strings else str(value)
+    return f"`{', '.join(action.option_strings)}{shown}`"
+
+
+def _meaning(action: argparse.Action) -> str:
+    return (action.help or "").replace("%(default)s", str(action.default))
+
+
+def _sentence(text: str | None) -> str:
+    return f"{(text or '')[:1].upper()}{(text or '')[1:]}."
+
+
+def named_allocations() -> str:
+    fixed = [name for name in allocations.NAMES if "<" not in name and "[" not in name]
+    examples = ("TOP-50", "BOTTOM-50", "MIDDLE-50", "ALTERNATING-50", "RANDOM-4")
+    rows = [(f"`{name}`", _sites(name)) for name in (*fixed, *examples)]
+    measured = [(f"`{name}`, `{name}-<percent>`", by) for name, by in allocations.MEASURED.items()]
+    families = get_args(get_args(MaskFamily)[0])
+    searched = [(f"`{family.model_fields['family'].default}`", first_line(family)) for family in families]
+    return page(
+        "Allocations and families of masks",
+        f"{MADE} An allocation says which sites have a bias. These are the sites in a model of {DEPTH} layers; numbers "
+        "are percents of the depth, and a count for RANDOM. A mask of your own lists `layers` and `modules`, or "
+        "`sites` ([keys](config.md#allocations)).",
+        table(("allocation", "sites with a bias"), rows),
+        "## Measured first",
+        "These rank layers, or sites, by a figure of the model. `NAME-<percent>` takes that share of them, `NAME` "
+        "those before the elbow.",
+        table(("allocation", "ranks by"), measured),
+        "## Families of masks",
+        "What a search proposes: `search.masks.family`, with the keys of [each](config.md#searchmasks-subset).",
+        table(("family", "masks"), searched),
+    )
+
+
+def _sites(name: str) -> str:
+    layers, modules = allocations.named_allocation(name, DEPTH)
+    return summary(tuple(str(Site(layer, module)) for layer in layers for module in modules))
+
+
+def files() -> str:
+    columns = [(f"`{name}`", "yes" if name in STATISTICS else "", meaning) for name, meaning in COLUMNS.items()]
+    on_disk = [line.split("|")[1:-1] for line in (folder.__doc__ or "").splitlines() if line.startswith("|")][2:]
+    nested = [(f"`{re.sub('^   ', 'TRIAL/', path).strip()}`", what.strip()) for path, what in on_disk]
+    made = " ".join(re.search(r"Columns (.*?)\.\n", frontier.frontier_of.__doc__ or "", re.DOTALL)[1].split())
+    return page(
+        "Files and columns",
+        f"{MADE} All paths are below `--storage`, `runs` by default; `TRIAL/` is `NAME/trials/TRIAL/`.",
+        table(("path", "what it is"), nested),
+        "## board.csv",
+        "One row a finished trial. A column with an interval has `_low` and `_high` beside it, the ends of its 95% "
+        "paired bootstrap. MLflow and a checkpoint have the same figures as `val_kl_nats`, `test_kl_nats` and so on.",
+        table(("column", "interval", "meaning"), columns),
+        "## frontier.csv",
+        f"One row a trial of a sweep that measured levels: {made.replace('``', '`')}.",
+    )
+
+
+def api() -> str:
+    parts = [MADE + " What a script would import; [examples](python.md)."]
+    for name in MODULES:
+        module = import_module(name)
+        own = [thing for thing in _public(module) if thing.__module__ == name]
+        rows = [(f"`{_called(thing)}`", first_line(thing)) for one in own for thing in (one, *_methods(one))]
+        parts += [f"## {name}", first_line(module), table(("name", "what it is"), rows)]
+    return page("Python API", *parts)
+
+
+def _public(of: object) -> list[Callable[..., object]]:
+    own = (thing for name, thing in vars(of).items() if not name.startswith("_") and thing.__doc__)
+    return [thing for thing in own if inspect.isfunction(thing) or inspect.isclass(thing)]
+
+
+def _methods(thing: object) -> list[Callable[..., object]]:
+    return _public(thing) if inspect.isclass(thing) else []
+
+
+def _called(thing: Callable[..., object]) -> str:
+    taken = [] if inspect.isclass(thing) else [name for name in inspect.signature(thing).parameters if name != "self"]
+    return thing.__qualname__ if inspect.isclass(thing) else f"{thing.__qualname__}({', '.join(taken)})"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "space.schema.json": reference.json_schema,
+    "config.md": reference.as_markdown,
+    "commands.md": commands,
+    "allocations.md": named_allocations,
+    "files.md": files,
+    "api.md": api,
+}
+
+if __name__ == "__main__":
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make())
