@@ -132,7 +132,7 @@ def _examine(
     try:
         subject = subject_of(checkpoint, settings, device)
         yield subject.trained
-        yield from examine(subject, questions)
+        yield from examine(subject, questions, settings.curse)
     except SponError as error:
         yield error
 
