@@ -1,5 +1,6 @@
 """What alignment with a few directions comes to by chance."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,22 @@ def chance_alignment(width: int, components: int, draws: int = 100_000, seed: in
     rest = 2 * generator.standard_gamma((width - components) / 2, draws)  # a chi-square that may have no degrees at all
     samples = np.sort(np.sqrt(along.max(axis=1) / (along.sum(axis=1) + rest)))
     return ChanceAlignment(float(samples.mean()), float(np.quantile(samples, 0.95)), samples)
+
+
+def turned(vectors: Array, draws: int, seed: int = 0) -> Iterator[Array]:
+    """The same vectors turned at random, all by the same rotation: as alike among themselves as they were.
+
+    Args:
+        vectors: (vectors, width).
+        draws: rotations.
+        seed: of the draws.
+
+    Yields:
+        (vectors, width).
+    """
+    left, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        axes = np.linalg.qr(rng.standard_normal((vectors.shape[1], len(sizes))))[0]
+        signs = rng.choice((-1.0, 1.0), len(sizes))  # those of a QR decomposition are not random
+        yield (left * sizes * signs) @ axes.T

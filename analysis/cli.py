@@ -14,6 +14,7 @@ from trainables.quiet import hush
 from trainables.tracking import tracking_uri
 
 if TYPE_CHECKING:
+    from search_spaces.schema import Split
     from trainables.checkpoint import Checkpoint
 
 Command = Callable[[argparse.Namespace], None]
@@ -116,12 +117,25 @@ def _interpret(arguments: argparse.Namespace) -> None:
         raise SponError(f"an interval must have at least 2 blocks, but got {arguments.blocks} (at --blocks)")
     only = check_only(tuple(arguments.only)) if arguments.only else (*QUESTIONS, COMPARISON)
     prompts = read_prompts(arguments.prompts or PROMPTS)
-    settings = Settings(only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts)
+    settings = Settings(
+        only=only,
+        split=arguments.split,
+        n_blocks=arguments.blocks,
+        prompts=prompts,
+        chosen_on=_chosen_on(arguments),
+    )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     checkpoints, out = _chosen(arguments, uri)
     if arguments.only and COMPARISON in only:
         check_comparable(checkpoints)
     interpret(checkpoints, settings, arguments.out or out, uri, arguments.address)
+
+
+def _chosen_on(arguments: argparse.Namespace) -> "Split | None":
+    """The split whose scores chose the checkpoints; None where the user named them."""
+    if arguments.sweep and arguments.by.startswith("test_"):
+        return "test"
+    return "validation" if arguments.sweep or arguments.selection else None
 
 
 def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint], Path]":

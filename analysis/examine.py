@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from pydantic import ValidationError
+
 from analysis.finding import Examined, Finding
 from analysis.prompts import prompts_fingerprint, tokenise
 from analysis.questions import categories, cross, logits, moments, norms, pca, perplexity, shift, where, worth
@@ -21,8 +23,14 @@ QUESTIONS: Mapping[str, Callable[[Subject], Finding]] = {
 }
 """By name, in the order of the report. Adding one is a file and its name here."""
 
-_ANSWERS = 2
+_ANSWERS = 3
 """Raise it when a question is answered in another way: what was answered before is then asked again."""
+_CURSE = (
+    "The checkpoint was chosen by its scores on the split that is read here, so that it looks a little better than it "
+    "is (winner's curse)."
+)
+_ON_THE_TEXT = (perplexity.NAME, shift.NAME, where.NAME, worth.NAME)
+"""Questions whose figures are better for such a choice."""
 COMPARISON = cross.NAME
 """The question that is put to several checkpoints at once."""
 
@@ -35,12 +43,21 @@ class Settings(Config):
         split: held-out text to read. The test split is opened if it is asked for by name.
         n_blocks: of the split, at even distances: neighbours are mostly of one document, and so not independent.
         prompts: texts by category.
+        chosen_on: split whose scores chose the checkpoints; None where they were named.
     """
 
     only: tuple[str, ...] = (*QUESTIONS, COMPARISON)
     split: Split = "validation"
     n_blocks: int = 32
     prompts: dict[str, list[str]]
+    chosen_on: Split | None = None
+
+    @property
+    def curse(self) -> str:
+        """What is said of figures on the text that chose the checkpoint; nothing on other text."""
+        if self.chosen_on != self.split:
+            return ""
+        return _CURSE + (" --split test reads text that chose nothing." if self.split == "validation" else "")
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -50,7 +67,7 @@ class Settings(Config):
     @property
     def text(self) -> str:
         """Hash of what is read, beside the corpus, which is the checkpoint's, and of how it is answered."""
-        return content_key(_ANSWERS, self.split, self.n_blocks, prompts_fingerprint(self.prompts))
+        return content_key(_ANSWERS, self.split, self.n_blocks, prompts_fingerprint(self.prompts), self.curse)
 
 
 def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,7 +117,23 @@ def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subje
     return make_subject(bench, checkpoint, blocks, teacher, prompts)
 
 
-def examine(subject: Subject, questions: tuple[str, ...]) -> Iterator[Finding]:
-    """Put questions to a subject, one after the other."""
+def examine(subject: Subject, questions: tuple[str, ...], curse: str = "") -> Iterator[Finding]:
+    """Put questions to a subject, one after the other.
+
+    Args:
+        subject: the checkpoint.
+        questions: by name.
+        curse: what is said beside figures on the text that chose the checkpoint (``Settings.curse``).
+
+    Raises:
+        SponError: if a figure is not a number, as with biases that are not.
+    """
     for name in questions:
-        yield QUESTIONS[name](subject)
+        try:
+            finding = QUESTIONS[name](subject)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            what = f"{fault['loc'][-1]} is {fault['input']}" if fault["loc"] else fault["msg"]
+            raise SponError(f"an answer must be of finite numbers, but {what} (at {name})") from error
+        null = f"{finding.null} {curse}" if curse and name in _ON_THE_TEXT else finding.null
+        yield finding.model_copy(update={"null": null})

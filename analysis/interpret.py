@@ -33,6 +33,8 @@ def interpret(
         print(f"no comparison: {reason}")
         settings = settings.model_copy(update={"only": settings.questions})
     print(f"{len(trials)} checkpoints, {len(settings.only)} questions; results in {out}", flush=True)
+    if settings.curse:
+        print(f"note: {settings.curse}", flush=True)
     files = run_jobs(trials, settings, out, address)
     report = next(file for file in publish(out) if file.name == REPORT)
     log_results(tracking_uri, out)

@@ -18,6 +18,10 @@ from trainables.statistics import Array, Interval
 NAME = "categories"
 _COMPARED: tuple[Mode, ...] = ("teal", "spon")
 _SAID = {"teal": "TEAL", "spon": "biases"}
+_MARGIN = 0.1
+"""Share of the variance that is taken for nothing."""
+_ROUNDING = 1e-12
+"""Of squared lengths: what varies less does not vary."""
 _FEWEST = 4  # tokens that unbiased HSIC is defined for
 
 
@@ -26,7 +30,7 @@ class Moved:
     """How far prompts moved from the dense model, each figure a mean over a prompt's tokens, (prompts, layers).
 
     Attributes:
-        absolute: |h - h_dense|. relative: the same over |h_dense|.
+        absolute: |h - h_dense|. relative: the same over |h_dense|, by token.
     """
 
     absolute: Array
@@ -42,12 +46,14 @@ class Contrast:
         null: middle 95% of that share under shuffled labels.
         p: of the share.
         p_length: the same of what the log of a prompt's length leaves of both the figure and the categories.
+        p_no_more: of an equivalence test: that categories explain a tenth or more of what lengths leave.
     """
 
     between: float
     null: tuple[float, float]
     p: float
     p_length: float
+    p_no_more: float
 
 
 def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Contrast:
@@ -64,14 +70,40 @@ def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Co
     drawn = permuted_groups(values, categories, constant)
     beyond = float(between_groups(values, categories, length))
     p_length = p_value(beyond, permuted_groups(values, categories, length))
-    return Contrast(observed, null_range(drawn), p_value(observed, drawn), p_length)
+    return Contrast(
+        observed, null_range(drawn), p_value(observed, drawn), p_length, no_more_than(beyond, categories, length)
+    )
+
+
+def no_more_than(share: float, groups: NDArray[np.int64], given: Array, margin: float = _MARGIN) -> float:
+    """Chance to see so small a share between groups if the true one is the margin: an equivalence test.
+
+    The share cannot be below zero, so that the upper of the two one-sided tests is all of it (Wellek's F test).
+
+    Args:
+        share: of ``between_groups``.
+        groups: label of each unit, (units,).
+        given: what was taken out first, (units, features), with a constant.
+        margin: share of what ``given`` leaves.
+
+    Returns:
+        Zero for one group, which explains nothing; one for too few units to say anything.
+    """
+    from scipy.stats import ncf  # type: ignore[import-untyped]  # a second to import
+
+    n = len(groups)
+    between = len(np.unique(groups)) - 1
+    within = n - between - given.shape[1]
+    if between < 1 or within < 1:
+        return float(between >= 1)
+    return float(ncf.cdf(share / between / max(1 - share, 1e-12) * within, between, within, n * margin / (1 - margin)))
 
 
 def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
     """Linear CKA from the unbiased estimator of HSIC, with a jackknife interval over units.
 
     Tokens of one prompt are not independent: a unit, a prompt, is left out whole. (Unbiased HSIC: Song et al., 2012,
-    eq. 5; its use in CKA: Nguyen et al., 2021, arXiv:2010.15327.)
+    eq. 5; its use in CKA: Nguyen et al., 2021, arXiv:2010.15327.) Not a number where a state does not vary.
 
     Args:
         x: (tokens, width).
@@ -85,8 +117,11 @@ def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
     if len(units) - of.sum(axis=0).max() < _FEWEST:
         raise SponError(f"CKA must have {_FEWEST} tokens beside any prompt's, but got {len(units)} in all (at {NAME})")
     k, m = (_gram(z) for z in (x, y))
-    value, left = _cka(*(_hsic(a, b, of) for a, b in ((k, m), (k, k), (m, m))))
-    value, low, high = jackknife(value, left)
+    cross, *own = (_hsic(a, b, of) for a, b in ((k, m), (k, k), (m, m)))
+    varies = [hsic > _ROUNDING * np.square(gram).sum() for hsic, gram in zip(own, (k, m), strict=True)]
+    some = varies[0] & varies[1]
+    value, *left = np.where(some, cross / np.sqrt(np.where(some, own[0] * own[1], 1.0)), np.nan)
+    value, low, high = jackknife(float(value), np.array(left))
     return Interval(value, low, min(1.0, high) if np.isfinite(high) else high)
 
 
@@ -94,13 +129,6 @@ def _gram(states: Tensor) -> Array:
     gram: Array = (states.double() @ states.double().T).numpy()
     np.fill_diagonal(gram, 0.0)
     return gram
-
-
-def _cka(cross: Array, one: Array, other: Array) -> tuple[float, Array]:
-    """CKA of all tokens, and without each unit; not a number where a state does not vary."""
-    squared = one * other
-    found = np.where(squared > 0, cross / np.sqrt(np.where(squared > 0, squared, 1.0)), np.nan)
-    return float(found[0]), found[1:]
 
 
 def _hsic(k: Array, m: Array, of: Array) -> Array:
@@ -154,8 +182,10 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Shifts by category",
         question="Do TEAL and the biases move hidden states of some categories of prompts further than others?",
-        null="Category labels shuffled among the prompts; once more of what a prompt's length leaves unexplained. "
-        "Intervals are jackknives over prompts, of each figure by itself.",
+        null="Category labels shuffled among the prompts; once more of what a prompt's length leaves unexplained. That "
+        "lengths explain it all is said only where categories clearly hold less than a tenth of that rest (an "
+        "equivalence test). The first token of each prompt is left out. Intervals are jackknives over prompts, of each "
+        "figure by itself.",
         effects=tuple(effects),
         verdict="; ".join(verdicts),
         rows=tuple(rows),
@@ -212,12 +242,15 @@ def _contrast_effects(name: str, tested: Contrast) -> list[Effect]:
         ),
         Effect(label=f"{name}: p of that", value=tested.p),
         Effect(label=f"{name}: p of that, length taken out", value=tested.p_length),
+        Effect(label=f"{name}: p of a tenth or more of the rest", value=tested.p_no_more),
     ]
 
 
 def _verdict(tested: Contrast, level: float = 0.05) -> str:
     if tested.p >= level:
         return "no clear difference between categories"
-    if tested.p_length >= level:
+    if tested.p_length < level:
+        return "categories differ, by more than their lengths explain"
+    if tested.p_no_more < level:
         return "categories differ, but no more than their lengths explain"
-    return "categories differ"
+    return "categories differ; whether by more than their lengths explain is not clear"

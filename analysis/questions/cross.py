@@ -8,7 +8,6 @@ the biases of other layers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import factorial, prod
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import DRAWS, mean, null_range
+from analysis.resampling import holm, mean
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
@@ -25,6 +24,9 @@ from trainables.statistics import TAIL, Array
 
 NAME = "cross"
 _TINY = 1e-300  # a length below it is taken for zero
+_ROUNDING = 1e-9
+_FEWEST = 5
+"""Layers of a module, so that one could stand out from the others."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,51 @@ class Likeness:
 
     Attributes:
         cosines, distances: by site, (sites,).
-        shuffled: mean cosine under random pairings of the sites of each module, the true one among them, (draws,);
-            empty where there are so few that the true one could not stand out.
+        shifted: mean cosine of each bias with that of the layer so many layers on, in its module and around the end,
+            (shifts,); empty where there are too few layers.
+
+    Layers in another order would be a wrong null: neighbours are alike in each trial, and independent trials would
+    look alike in 12% of cases over 12 layers and 16% over 30 (AR(1) biases, rho .8), where 2.5% are nominal.
     """
 
     sites: tuple[Site, ...]
     cosines: Array
     distances: Array
-    shuffled: Array
+    shifted: Array
+
+    @property
+    def null(self) -> tuple[float, float] | None:
+        """95% range of the mean cosine if the layer did not matter: Student's, for one more shift beside the others.
+
+        Wrongly above it, at a nominal 2.5%, for rho = 0, .5 and .8: 2.5, 1.9 and 1.9% over 12 layers, 2.9, 2.0 and
+        1.5% over 30.
+        """
+        from scipy.stats import t  # type: ignore[import-untyped]  # a second to import
+
+        if not len(self.shifted):
+            return None
+        half = float(t.ppf(1 - TAIL, len(self.shifted) - 1)) * self._error
+        return float(self.shifted.mean()) - half, float(self.shifted.mean()) + half
+
+    @property
+    def p(self) -> float:
+        """Chance of so high a mean cosine if the layer did not matter."""
+        from scipy.stats import t
+
+        beyond = float(self.cosines.mean() - self.shifted.mean())
+        return float(t.sf(beyond / max(self._error, _ROUNDING), len(self.shifted) - 1))
+
+    @property
+    def _error(self) -> float:
+        return float(self.shifted.std(ddof=1) * np.sqrt(1 + 1 / len(self.shifted)))
 
 
-def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], draws: int = DRAWS, seed: int = 0) -> Likeness:
+def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likeness:
     """Cosine and Euclidean distance on every shared site.
 
     Args:
         one: (out_features,) by site.
         other: the same of the other trial.
-        draws: random pairings.
-        seed: of the draws.
 
     Raises:
         SponError: if they share no site.
@@ -60,7 +89,7 @@ def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], draws: int
         raise SponError(f"checkpoints to compare must share a site, but got none (at {NAME})")
     cosines = np.array([_cosines(one, other, [site]).item() for site in sites])
     distances = np.array([float((one[site].double() - other[site].double()).norm()) for site in sites])
-    return Likeness(sites, cosines, distances, _shuffled(one, other, sites, draws, seed))
+    return Likeness(sites, cosines, distances, _shifted(one, other, sites))
 
 
 def _cosines(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site]) -> Array:
@@ -70,23 +99,18 @@ def _cosines(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Se
     return cosines
 
 
-def _shuffled(
-    one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site], draws: int, seed: int
-) -> Array:
-    """Mean cosine if each bias is paired with that of any layer, by random permutations within the modules.
-
-    The true pairing is one of them, as in any permutation test.
-    """
+def _shifted(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site]) -> Array:
     modules = dict.fromkeys(site.module for site in sites)
     tables = [_cosines(one, other, [site for site in sites if site.module == module]) for module in modules]
-    if prod(factorial(len(table)) for table in tables) <= 1 / TAIL:
+    longest = max(len(table) for table in tables)
+    if longest < _FEWEST:
         return np.empty(0)
-    rng = np.random.default_rng(seed)
-    return np.array([sum(_permuted_sum(table, rng) for table in tables) / len(sites) for _ in range(draws)])
-
-
-def _permuted_sum(table: Array, rng: np.random.Generator) -> float:
-    return float(table[np.arange(len(table)), rng.permutation(len(table))].sum())
+    places = [np.arange(len(table)) for table in tables]
+    sums = [
+        sum(float(table[at, (at + shift) % len(at)].sum()) for table, at in zip(tables, places, strict=True))
+        for shift in range(1, longest)
+    ]
+    return np.array(sums) / len(sites)
 
 
 def relation(one: TrialConfig, other: TrialConfig) -> str:
@@ -136,6 +160,7 @@ def find(trained: Sequence[Trained]) -> Finding:
     rows: list[Row] = []
     effects: list[Effect] = []
     ceilings: list[float] = []
+    p_values: list[float] = []
     for a, b in pairs:
         whole, moved = compare(a.biases, b.biases), compare(a.moved, b.moved)
         how = relation(a.config, b.config)
@@ -144,24 +169,26 @@ def find(trained: Sequence[Trained]) -> Finding:
         effects.append(_effect(f"{name}: mean cosine of what training added", moved))
         if how in ("other data order", "other text"):
             ceilings.append(float(moved.cosines.mean()))
+        if len(moved.shifted):
+            p_values.append(moved.p)
         rows += _rows(a, b, how, whole, moved)
     return Finding(
         analysis=NAME,
         title="Across configurations",
         question="Do trainings that share sites arrive at the same biases there, beyond where they began and what all "
         "layers have in common?",
-        null="Layers shuffled within each module, where there are enough of them (ranges). Where there are such "
-        "checkpoints, the same allocation with another data order or text, which says how alike equal trainings are. "
-        "Intervals are jackknives over sites.",
+        null="Each bias beside that of the layer so many layers on, for every such number, where there are enough "
+        "layers (ranges); how many pairs of trials are beyond it is said of all pairs together (Holm). Where there are "
+        "such checkpoints, the same allocation with another data order or text, which says how alike equal trainings "
+        "are. Intervals are jackknives over sites.",
         effects=tuple(effects),
-        verdict=_verdict(effects, ceilings),
+        verdict=_verdict(p_values, ceilings),
         rows=tuple(rows),
     )
 
 
 def _effect(label: str, likeness: Likeness) -> Effect:
-    null = null_range(likeness.shuffled) if len(likeness.shuffled) else None
-    return Effect.of(label, mean(likeness.cosines), "cosine", null)
+    return Effect.of(label, mean(likeness.cosines), "cosine", likeness.null)
 
 
 def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) -> list[Row]:
@@ -180,12 +207,10 @@ def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) ->
     ]
 
 
-def _verdict(effects: Sequence[Effect], ceilings: Sequence[float]) -> str:
-    moved = [effect for effect in effects if effect.label.endswith("training added")]
-    tested = [effect for effect in moved if effect.null is not None]
-    beyond = sum(e.value > e.null[1] for e in tested if e.null)
-    text = f"what training added is more alike in the same layer than across layers in {beyond} of {len(tested)} pairs"
-    if not tested:
+def _verdict(p_values: Sequence[float], ceilings: Sequence[float]) -> str:
+    beyond, n = sum(p < TAIL for p in holm(p_values)), len(p_values)
+    text = f"what training added is more alike in the same layer than across layers in {beyond} of {n} pairs"
+    if not p_values:
         text = "too few layers are shared to tell a layer's biases from those of others"
     if ceilings:
         text += f"; equal trainings with another data order or text agree by {np.mean(ceilings):+.2f}"

@@ -1,5 +1,6 @@
 """What does a bias say? Its direct effect on the logits, through the final norm and the head and nothing in between."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import chance_count, p_value
+from analysis.resampling import holm, p_value
 from analysis.subject import RESIDUAL_WRITERS, Subject, states_of
 from search_spaces.sites import Site
 from trainables.model import load_tokenizer
@@ -71,62 +72,73 @@ def find(subject: Subject) -> Finding:
     stream = states_of(model, subject.blocks.tokens[:n_blocks], ()).residual[last].flatten(0, 1)[:_TOKENS]
     states, head = stream.to(model.device), model.head.float()
     norm: nn.Module = model.network.get_decoder().norm  # type: ignore[no-untyped-call]
-    directions = torch.randn(_DRAWS, width, generator=torch.Generator().manual_seed(0))
-    directions /= directions.norm(dim=1, keepdim=True)
+    generator = torch.Generator().manual_seed(0)
     tokenizer = load_tokenizer(subject.bench.materials.model)
-    rows = []
-    for site, bias in subject.biases.items():
-        if site.module in RESIDUAL_WRITERS:
-            vectors = torch.cat([bias[None], directions * bias.norm()]).to(states)
-            rows.append(_row(site, direct_effect(vectors, states, norm, head), tokenizer))
-    effects = tuple(
-        Effect(
-            label=f"biases whose direct effect is {what} than random vectors' (p < {_LEVEL}), of {len(rows)}",
-            value=sum(float(row[key]) < _LEVEL for row in rows),  # type: ignore[arg-type]
-            null=chance_count(len(rows), _LEVEL),
-            unit="sites",
-        )
-        for what, key in (("larger", "p_spread"), ("more peaked", "p_peak"))
-    )
+    rows: list[Row] = []
+    effects: list[Effect] = []
+    for part, biases in subject.parts.items():
+        found = {}
+        for site, bias in biases.items():
+            if site.module in RESIDUAL_WRITERS:
+                directions = torch.randn(_DRAWS, width, generator=generator)
+                drawn = directions * (bias.norm() / directions.norm(dim=1, keepdim=True))
+                found[site] = direct_effect(torch.cat([bias[None], drawn]).to(states), states, norm, head)
+        chosen = _rows(found, tokenizer)
+        effects += _effects(part, chosen)
+        rows += [] if part else chosen
     return Finding(
         analysis=NAME,
         title="What a bias says",
         question="Which tokens does a bias raise and lower by itself, through the final norm and the head? And is that "
         "more than any vector of its norm would do?",
-        null=f"{_DRAWS} random vectors of the same norm at the same place, and the count that comes out if each bias "
-        "were one of them.",
-        effects=effects,
-        verdict=_verdict(effects, len(rows)),
+        null=f"{_DRAWS} random vectors of the same norm at each place; those of all places, each over its place's "
+        "median, are one null. Counts and p values are those of all biases together (Holm): none by chance in 95% of "
+        f"cases.{subject.told}",
+        effects=tuple(effects),
+        verdict=subject.judged + _verdict(effects[:2], len(rows)),
         rows=tuple(rows),
     )
 
 
-def _row(site: Site, effect: DirectEffect, tokenizer: PreTrainedTokenizerBase) -> Row:
+_FIGURES = {"spread": "larger", "peak": "more peaked"}
+
+
+def _rows(effects: Mapping[Site, DirectEffect], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """A row a bias. To first order a random vector's effect goes with its norm, so that all draws are of one null."""
+
     def said(ids: tuple[int, ...]) -> str:
         return " ".join(repr(tokenizer.decode([i])) for i in ids)
 
-    spread, peak = effect.spread[1:], effect.peak[1:]
-    return {
-        "site": str(site),
-        "spread": float(effect.spread[0]),
-        "random_spread": float(np.median(spread)),
-        "p_spread": p_value(float(effect.spread[0]), spread),
-        "peak": float(effect.peak[0]),
-        "random_peak": float(np.median(peak)),
-        "p_peak": p_value(float(effect.peak[0]), peak),
-        "raised": said(effect.raised),
-        "lowered": said(effect.lowered),
-    }
+    rows: list[Row] = [{"site": str(site)} for site in effects]
+    for name in _FIGURES:
+        medians = [float(np.median(getattr(effect, name)[1:])) for effect in effects.values()]
+        scaled = [getattr(e, name) / (median or 1.0) for e, median in zip(effects.values(), medians, strict=True)]
+        drawn = np.concatenate([figures[1:] for figures in scaled]) if scaled else np.empty(0)
+        adjusted = holm([p_value(float(figures[0]), drawn) for figures in scaled])
+        for row, effect, median, p in zip(rows, effects.values(), medians, adjusted, strict=True):
+            row |= {name: float(getattr(effect, name)[0]), f"random_{name}": median, f"p_{name}": p}
+    for row, effect in zip(rows, effects.values(), strict=True):
+        row |= {"raised": said(effect.raised), "lowered": said(effect.lowered)}
+    return rows
 
 
-def _verdict(effects: tuple[Effect, ...], n: int) -> str:
+def _effects(part: str, rows: list[Row]) -> list[Effect]:
+    return [
+        Effect(
+            label=f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
+            value=sum(float(row[f"p_{name}"]) < _LEVEL for row in rows),  # type: ignore[arg-type]
+            null=(0, 0),
+            unit="sites",
+        )
+        for name, what in _FIGURES.items()
+    ]
+
+
+def _verdict(effects: list[Effect], n: int) -> str:
     if not n:
         return "no bias is added to the residual stream"
-    words = []
-    for effect, what in zip(effects, ("larger", "more peaked"), strict=True):
-        assert effect.null is not None
-        beyond = effect.value > effect.null[1]
-        words.append(
-            f"{effect.value:.0f} of {n} {what} than random vectors, {'above' if beyond else 'at'} chance level"
-        )
+    words = (
+        f"{effect.value:.0f} of {n} {what} than random vectors"
+        for effect, what in zip(effects, _FIGURES.values(), strict=True)
+    )
     return "; ".join(words)

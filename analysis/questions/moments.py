@@ -1,18 +1,17 @@
 """What do the entries of a bias look like?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.biases import BiasStatistics, describe_biases
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.resampling import DRAWS, chance_count, p_value
+from analysis.resampling import DRAWS, holm
 from analysis.subject import Subject
-from trainables.statistics import TAIL, Array, Interval
+from search_spaces.sites import Site
+from trainables.statistics import TAIL, Interval
 
 NAME = "moments"
 _CHUNK = 250  # vectors at a time: those of a wide site are large
@@ -23,7 +22,7 @@ class Spread:
     """Sampling intervals of the moments, from a bootstrap over entries.
 
     They say how much a figure hangs on single entries. Whether a bias is Gaussian they do not say: that of the kurtosis
-    misses a true zero too often, and ``Chances`` compares with the kurtosis of Gaussian vectors instead.
+    misses a true zero too often, and ``Chances`` has a test of it instead.
     """
 
     mean: Interval
@@ -78,76 +77,86 @@ class Chances:
 
 
 def chances_of(bias: Tensor) -> Chances:
-    """Chances of one bias (width,): of its kurtosis by Gaussian vectors of its width, of its signs by the binomial."""
-    from scipy.stats import binomtest  # type: ignore[import-untyped]  # a second to import
+    """Chances of one bias (width,): of its kurtosis by the test of Anscombe and Glynn, of its signs by the binomial.
 
-    kurtosis, drawn = float(_moments(bias.double()[None])[2]), gaussian_kurtosis(len(bias))
-    signs = int((bias != 0).sum())
+    A vector without a kurtosis or a sign is no find. Over 30 Gaussian vectors that test finds one with heavier tails
+    (Holm, 2.5%) in 2.9% of cases at width 576 and 3.1% at 192, with lighter ones in 3.5% and 6.1%.
+    """
+    from scipy.stats import binomtest, kurtosistest  # type: ignore[import-untyped]  # a second to import
+
+    signs, x = int((bias != 0).sum()), bias.double().numpy()
+    tails = [1.0, 1.0]
+    if np.ptp(x):
+        tails = [float(kurtosistest(x, alternative=alternative).pvalue) for alternative in ("greater", "less")]
     sign = float(binomtest(int((bias > 0).sum()), signs).pvalue) if signs else 1.0
-    return Chances(p_value(kurtosis, drawn), p_value(-kurtosis, -drawn), sign)
+    return Chances(tails[0], tails[1], sign)
 
 
-@cache
-def gaussian_kurtosis(width: int, draws: int = DRAWS, seed: int = 0) -> Array:
-    """Excess kurtosis of Gaussian vectors of a width, which their mean and size do not change, (draws,)."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [min(_CHUNK, draws - start) for start in range(0, draws, _CHUNK)]
-    parts = [_moments(torch.randn(n, width, dtype=torch.float64, generator=generator))[2] for n in sizes]
-    kurtosis: Array = torch.cat(parts).numpy()
-    return kurtosis
+@dataclass(frozen=True)
+class _Test:
+    said: str
+    name: str
+    level: float
+
+
+_TESTS = (
+    _Test("heavier tails than a Gaussian", "heavier", TAIL),
+    _Test("lighter tails", "lighter", TAIL),
+    _Test("more entries of one sign", "sign", 2 * TAIL),
+)
 
 
 def find(subject: Subject) -> Finding:
     """Ask it of every bias."""
-    described = describe_biases(subject.biases)
-    vectors = [subject.biases[statistics.site] for statistics in described]
-    chances = [chances_of(vector) for vector in vectors]
-    effects = _effects(chances)
+    chances = {part: _family(vectors.values()) for part, vectors in subject.parts.items()}
+    effects = {part: _effects(part, found) for part, found in chances.items()}
     return Finding(
         analysis=NAME,
         title="Bias statistics",
         question="Are the entries of a bias Gaussian, symmetric, or led by a few?",
-        null="Entries drawn from a Gaussian around zero, by itself for each bias: the kurtosis of such vectors of the "
-        "same width, and half of the entries positive. Intervals of single biases are bootstraps over entries.",
-        effects=effects,
-        verdict=_verdict(effects, len(chances)),
+        null="Entries drawn from a Gaussian around zero: its kurtosis, and half of the entries positive. Counts and p "
+        "values are those of all biases together (Holm): none by chance in 95% of cases, or 97.5% for either kind of "
+        f"tails. Intervals of single biases are bootstraps over entries.{subject.told}",
+        effects=tuple(effect for found in effects.values() for effect in found),
+        verdict=subject.judged + _verdict(effects[""], len(subject.sites)),
         rows=tuple(
-            _row(statistics, spread_of(vector), chance)
-            for statistics, vector, chance in zip(described, vectors, chances, strict=True)
+            _row(site, vector, chance)
+            for (site, vector), chance in zip(subject.trained.moved.items(), chances[""], strict=True)
         ),
     )
 
 
-def _effects(chances: Sequence[Chances]) -> tuple[Effect, ...]:
-    n = len(chances)
-    counted = (
-        ("heavier tails than a Gaussian", [c.heavier for c in chances], TAIL),
-        ("lighter tails", [c.lighter for c in chances], TAIL),
-        ("more entries of one sign", [c.sign for c in chances], 2 * TAIL),
-    )
-    return tuple(
+def _family(vectors: Iterable[Tensor]) -> list[Chances]:
+    """Chances of each vector, adjusted for how many there are."""
+    single = [chances_of(vector) for vector in vectors]
+    adjusted = (holm([getattr(chances, test.name) for chances in single]) for test in _TESTS)
+    return [Chances(*p_values) for p_values in zip(*adjusted, strict=True)]
+
+
+def _effects(part: str, chances: list[Chances]) -> list[Effect]:
+    return [
         Effect(
-            label=f"biases with {what}, of {n}",
-            value=sum(p < level for p in ps),
-            null=chance_count(n, level),
+            label=f"{part}biases with {test.said}, of {len(chances)}",
+            value=sum(getattr(found, test.name) < test.level for found in chances),
+            null=(0, 0),
             unit="sites",
         )
-        for what, ps, level in counted
-    )
+        for test in _TESTS
+    ]
 
 
-def _row(statistics: BiasStatistics, spread: Spread, chances: Chances) -> Row:
-    row: Row = {"site": str(statistics.site), "norm": statistics.norm, "max_abs": statistics.max_abs}
+def _row(site: Site, vector: Tensor, chances: Chances) -> Row:
+    row: Row = {"site": str(site), "norm": float(vector.double().norm()), "max_abs": float(vector.abs().max())}
+    spread = spread_of(vector)
     for name in ("mean", "sd", "excess_kurtosis", "positive_fraction"):
         row |= cells(name, getattr(spread, name))
-    return row | {"p_heavier": chances.heavier, "p_lighter": chances.lighter, "p_sign": chances.sign}
+    return row | {f"p_{test.name}": getattr(chances, test.name) for test in _TESTS}
 
 
-def _verdict(effects: tuple[Effect, ...], n: int) -> str:
-    said = ("have heavier tails than a Gaussian", "have lighter tails", "have more entries of one sign")
+def _verdict(effects: list[Effect], n: int) -> str:
     words = [
-        f"{effect.value:.0f} of {n} {what}, above chance level"
-        for effect, what in zip(effects, said, strict=True)
-        if effect.null is not None and effect.value > effect.null[1]
+        f"{effect.value:.0f} of {n} have {test.said}"
+        for effect, test in zip(effects, _TESTS, strict=True)
+        if effect.value
     ]
     return "; ".join(words) or "tails and signs like those of Gaussian entries"

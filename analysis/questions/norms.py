@@ -1,5 +1,6 @@
 """Which sites have the largest biases, once the scale of what flows there is taken out?"""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import null_range
+from analysis.resampling import depth_correlation
 from analysis.subject import Subject
 from search_spaces.sites import Site
-from trainables.statistics import Array, spearman
 from trainables.teal import sparse_input
 
 NAME = "norms"
-_FEWEST = 5  # sites: of fewer, even a perfect order is within the middle 95% of all orders
+_FEWEST = 8  # layers: of fewer, what wanders is not told from a trend
 _SCALES = {
     "norm": "norm",
     "norm_over_output": "norm over that of the output",
@@ -29,9 +29,9 @@ class Scale:
     """The scale of a site in the dense model, means over tokens.
 
     Attributes:
-        output: |W x|.
-        error: |W (x - S(x))|, what sparsification takes from the output.
-        mean_error: W E[x - S(x)], (out_features,), the mean of that as a vector.
+        output: |W x|, without the first token of each block (``analysis.subject.States``).
+        error: |W (x - S(x))|, what sparsification takes from the output, without the first token.
+        mean_error: W E[x - S(x)], (out_features,), the mean of that as a vector, over all tokens, as training takes it.
     """
 
     output: float
@@ -53,52 +53,41 @@ def scales_of(subject: Subject) -> dict[Site, Scale]:
                 tail = inputs[0][..., dense:, :]
                 sparse = sparse_input(tail, plan, plan.levels[str(site)], thresholds.get(site))
                 error = F.linear(tail - sparse, layer.weight).double()
-                found = output.double().norm(dim=-1).sum(), error.norm(dim=-1).sum(), error.sum(dim=(0, 1))
+                first = max(0, 1 - dense)  # of the errors to leave out; where the plan leaves it dense, it has none
+                sizes = output[:, 1:].double().norm(dim=-1).sum(), error[:, first:].norm(dim=-1).sum()
+                found = (*sizes, error.sum(dim=(0, 1)))
                 sums[site] = tuple(a + b for a, b in zip(sums[site], found, strict=True)) if site in sums else found
 
             stack.callback(subject.model.linear(site).register_forward_hook(add).remove)
         text = subject.blocks.tokens
         for rows in subject.model.batches(text):
             subject.model.hidden(text[rows].to(subject.model.device))
-    n = text.numel()
+    n = text[:, 1:].numel()
     return {
-        site: Scale(float(output) / n, float(error) / n, (total / n).float().cpu())
+        site: Scale(float(output) / n, float(error) / n, (total / text.numel()).float().cpu())
         for site, (output, error, total) in sums.items()
     }
 
 
-def depth_correlation(values: Array, draws: int = 2000, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Spearman's correlation of figures in order of depth with their depth, and its middle 95% if depth is shuffled.
-
-    Args:
-        values: (sites,), not all equal.
-        draws: shuffles.
-        seed: of the shuffles.
-    """
-    from scipy.stats import rankdata  # type: ignore[import-untyped]  # a second to import
-
-    ranks = rankdata(values)
-    depth = np.arange(len(values), dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    ranks, depth = ranks - ranks.mean(), depth - depth.mean()
-    size = np.sqrt((ranks**2).sum() * (depth**2).sum())
-    shuffled = rng.permuted(np.tile(ranks, (draws, 1)), axis=1) @ depth / size
-    return float(ranks @ depth / size), null_range(shuffled)
-
-
 def find(subject: Subject) -> Finding:
     """Ask it of every biased site that is sparsified."""
-    rows = [_row(site, subject.biases[site], scale) for site, scale in scales_of(subject).items()]
-    effects = [effect for module in _modules(rows) for effect in _effects(module, rows)]
+    scales = scales_of(subject)
+    rows = {part: _rows(vectors, scales) for part, vectors in subject.parts.items()}
+    effects = {part: _trends(part, some) for part, some in rows.items()}
     return Finding(
         analysis=NAME,
         title="Norm ranking",
         question="Do deeper sites need larger corrections, or do deeper sites just carry larger activations?",
-        null="Depth shuffled among the sites of a module, each figure by itself. Intervals are bootstraps over sites.",
-        effects=tuple(effects),
-        verdict=_verdict(effects),
-        rows=tuple(sorted(rows, key=lambda row: -float(row["norm"]))),
+        null="Noise that wanders along the layers (AR(1)) as slowly as the figures at hand may, each figure by itself. "
+        f"The first token of each block is left out of the scales.{subject.told}",
+        effects=tuple(effect for found in effects.values() for effect in found),
+        verdict=subject.judged + _verdict(effects[""]),
+        rows=tuple(sorted(rows[""], key=lambda row: -float(row["norm"]))),
     )
+
+
+def _rows(vectors: Mapping[Site, Tensor], scales: Mapping[Site, Scale]) -> list[Row]:
+    return [_row(site, vectors[site], scale) for site, scale in scales.items()]
 
 
 def _row(site: Site, bias: Tensor, scale: Scale) -> Row:
@@ -111,17 +100,18 @@ def _row(site: Site, bias: Tensor, scale: Scale) -> Row:
         "output_norm": scale.output,
         "error_norm": scale.error,
         "mean_error_norm": float(scale.mean_error.norm()),
-        "norm_over_output": norm / scale.output,
+        "norm_over_output": norm / scale.output if scale.output else None,
         "norm_over_error": norm / scale.error if scale.error else None,
     }
 
 
-def _modules(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(str(row["module"]) for row in rows))
+def _trends(part: str, rows: list[Row]) -> list[Effect]:
+    modules = dict.fromkeys(str(row["module"]) for row in rows)
+    return [effect for module in modules for effect in _effects(part, module, rows)]
 
 
-def _effects(module: str, rows: list[Row]) -> list[Effect]:
-    """Correlation with depth of each scale; none where there are too few sites."""
+def _effects(part: str, module: str, rows: list[Row]) -> list[Effect]:
+    """Correlation with depth of each scale; none where there are too few sites, or one has no such scale."""
     chosen = sorted((r for r in rows if r["module"] == module), key=lambda row: int(row["layer"] or 0))
     if len(chosen) < _FEWEST:
         return []
@@ -130,9 +120,9 @@ def _effects(module: str, rows: list[Row]) -> list[Effect]:
         values = np.array([row[scale] for row in chosen], dtype=np.float64)  # None becomes nan
         if np.isnan(values).any() or np.ptp(values) == 0:
             continue
-        _, null = depth_correlation(values)
-        interval = spearman([float(r["layer"] or 0) for r in chosen], list(values))
-        effects.append(Effect.of(f"{module}: {words} with depth, Spearman", interval, "correlation", null))
+        correlation, null = depth_correlation(values)
+        label = f"{part}{module}: {words} with depth, Spearman"
+        effects.append(Effect(label=label, value=correlation, null=null, unit="correlation"))
     return effects
 
 

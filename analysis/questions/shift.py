@@ -1,4 +1,8 @@
-"""Do biases bring hidden states back to the dense model's, or move them further away?"""
+"""Do biases bring hidden states back to the dense model's, or move them further away?
+
+A shift is |h - h_dense| / |h_dense|, mean over tokens, and recovery is the share of TEAL's shift that is taken back:
+everywhere relative, so that a few tokens or layers with long states do not decide.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,34 +14,32 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.resampling import Units, ratio
-from analysis.subject import MODES, Mode, States, Subject, states_of
+from analysis.subject import Mode, States, Subject, states_of
 from search_spaces.sites import Site
 from trainables.statistics import Array, Interval
 
 NAME = "shift"
-_SPARSE = MODES[1:]
+_SPARSE: tuple[Mode, ...] = ("teal", "spon", "random", "weighted")
+_NULLS: dict[Mode, str] = {"random": "random vectors", "weighted": "W times random vectors"}
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Distance from the dense model at one place.
+    """Relative distance from the dense model at one place.
 
     Attributes:
-        absolute: mean |h - h_dense| over a block's tokens, (blocks,).
-        relative: mean |h - h_dense| / |h_dense|, (blocks,).
-        by_position: the relative shift at each position, mean over blocks, (seq,).
+        by_block: mean over a block's tokens, (blocks,).
+        by_position: mean over blocks, (seq,).
     """
 
-    absolute: Array
-    relative: Array
+    by_block: Array
     by_position: Array
 
 
 def shift_of(states: Tensor, dense: Tensor) -> Shift:
-    """Distances of states (blocks, seq, width) from the dense ones."""
-    distance = (states.double() - dense.double()).norm(dim=-1)
-    relative = distance / dense.double().norm(dim=-1)
-    return Shift(distance.mean(dim=1).numpy(), relative.mean(dim=1).numpy(), relative.mean(dim=0).numpy())
+    """Relative distances of states (blocks, seq, width) from the dense ones."""
+    relative = (states.double() - dense.double()).norm(dim=-1) / dense.double().norm(dim=-1)
+    return Shift(relative.mean(dim=1).numpy(), relative.mean(dim=0).numpy())
 
 
 def recovery(teal: Array, other: Array, units: Units | None = None) -> Interval:
@@ -59,8 +61,9 @@ def find(subject: Subject) -> Finding:
         title="Hidden-state shift",
         question="How much of the distance between the dense and the sparse model's hidden states do the biases take "
         "back, layer by layer?",
-        null="One random vector of the same norm at each site: any vector moves a state, most of them further away. "
-        "Intervals are jackknives over documents.",
+        null="One random vector of the same norm at each site, and W times one, which lies as the site's outputs do: "
+        "any vector moves a state, most of them further away. Shifts are relative, |h - h_dense| / |h_dense|, without "
+        "the first token of each block. Intervals are jackknives over documents.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -73,7 +76,7 @@ def _measure(subject: Subject) -> dict[str, dict[Mode, Shift]]:
     text = subject.blocks.tokens
     for rows in subject.model.batches(text):
         states: dict[Mode, States] = {}
-        for mode in MODES:
+        for mode in ("dense", *_SPARSE):
             with subject.mode(mode):
                 states[mode] = states_of(subject.model, text[rows], subject.sites)
         for place, look in _places(states["dense"]).items():
@@ -102,22 +105,24 @@ def _residual(states: States, layer: int) -> Tensor:
 
 
 def _join(shifts: list[Shift]) -> Shift:
-    weights = [len(shift.absolute) for shift in shifts]
+    weights = [len(shift.by_block) for shift in shifts]
     by_position: NDArray[np.float64] = np.average([shift.by_position for shift in shifts], axis=0, weights=weights)
-    return Shift(
-        np.concatenate([shift.absolute for shift in shifts]),
-        np.concatenate([shift.relative for shift in shifts]),
-        by_position,
-    )
+    return Shift(np.concatenate([shift.by_block for shift in shifts]), by_position)
+
+
+_RECOVERIES: dict[str, Mode] = {
+    "recovery": "spon",
+    "random_recovery": "random",
+    "weighted_recovery": "weighted",
+}
 
 
 def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:
     row: Row = {"place": place}
     for mode in _SPARSE:
-        row[f"{mode}_shift"] = float(shifts[mode].absolute.mean())
-        row[f"{mode}_relative"] = float(shifts[mode].relative.mean())
-    for name, mode in (("recovery", "spon"), ("random_recovery", "random")):
-        row |= cells(name, recovery(shifts["teal"].absolute, shifts[mode].absolute, units))
+        row[f"{mode}_relative"] = float(shifts[mode].by_block.mean())
+    for name, mode in _RECOVERIES.items():
+        row |= cells(name, recovery(shifts["teal"].by_block, shifts[mode].by_block, units))
     thirds = {mode: np.array_split(shifts[mode].by_position, 3) for mode in _SPARSE}
     for third, label in enumerate(("first", "middle", "last")):
         teal = thirds["teal"][third].mean()
@@ -126,23 +131,28 @@ def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:
 
 
 def _effects(label: str, places: list[dict[Mode, Shift]], units: Units) -> list[Effect]:
-    """Recovery of the relative shift, summed over places; a block keeps all its places, which are not independent."""
-    total = {mode: np.sum([shifts[mode].relative for shifts in places], axis=0) for mode in _SPARSE}
-    teal, spon, random = (total[mode] for mode in _SPARSE)
-    figures = {
-        "biases": recovery(teal, spon, units),
-        "random vectors": recovery(teal, random, units),
-        "biases beyond random vectors": ratio(random - spon, teal, units=units),
-    }
+    """Recovery of the shift summed over places; a block keeps all its places, which are not independent."""
+    total = {mode: np.sum([shifts[mode].by_block for shifts in places], axis=0) for mode in _SPARSE}
+    teal, spon = total["teal"], total["spon"]
+    figures = {"biases": recovery(teal, spon, units)}
+    for mode, name in _NULLS.items():
+        figures[name] = recovery(teal, total[mode], units)
+        figures[f"biases beyond {name}"] = ratio(total[mode] - spon, teal, units=units)
     return [Effect.of(f"{label}, {name}", figure, "fraction of TEAL's shift") for name, figure in figures.items()]
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
     words = []
-    for real, beyond in zip(effects[::3], effects[2::3], strict=True):
+    for real, random, weighted in zip(effects[::5], effects[2::5], effects[4::5], strict=True):
         way = _said(real, "nearer to the dense model", "further from the dense model", "not clearly nearer or further")
-        than = _said(beyond, "nearer than with", "further than with", "not clearly different from")
-        words.append(f"{real.label.removesuffix(', biases')}: {way}, {than} random vectors")
+        than = [
+            _said(beyond, "nearer than with", "further than with", "not clearly different from")
+            for beyond in (random, weighted)
+        ]
+        beside = f"{than[0]} random vectors"
+        if than[0] != than[1]:
+            beside += f", {than[1]} W times random vectors"
+        words.append(f"{real.label.removesuffix(', biases')}: {way}, {beside}")
     return "; ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""Where does the repair happen: at early or late tokens, rare or common ones, sure or unsure predictions?"""
+"""Where does the repair happen: at early or late tokens, after rare or common ones, sure or unsure predictions?"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.prompts import by_length
-from analysis.resampling import Units, ratio, statistic
+from analysis.resampling import Units, holm, p_of_zero, ratio, statistic
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
 NAME = "where"
 BINS = 5
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ def find(subject: Subject) -> Finding:
         question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
         "are in the table. Tokens that the plan leaves dense have nothing to recover and are left out. Intervals are "
-        "jackknives over documents, and over prompts, of each figure by itself.",
+        "jackknives over documents, and over prompts, of each figure by itself; how many categories are helped is said "
+        "of all of them together (Holm).",
         effects=tuple(effects),
-        verdict=_verdict(effects),
+        verdict=_verdict(effects, _helped(subject, by_category)),
         rows=tuple(rows),
     )
 
@@ -122,7 +124,7 @@ def _properties(subject: Subject) -> Iterator[tuple[str, NDArray[np.float64]]]:
     counts = torch.bincount(
         subject.bench.blocks("calibration").tokens.flatten(), minlength=subject.model.shape.vocab_size
     )
-    yield "frequency of the token in the calibration text", counts[tokens].double().numpy()
+    yield "frequency of the token that is read, in the calibration text", counts[tokens].double().numpy()
     yield "entropy of the dense model (nats)", subject.teacher.entropy.cpu().double().numpy()
 
 
@@ -171,7 +173,14 @@ def _row(name: str, bin_: Bin) -> Row:
     return row
 
 
-def _verdict(effects: list[Effect]) -> str:
+def _helped(subject: Subject, by_category: list[Bin]) -> str:
+    prompts = [sum(prompt.category == bin_.label for prompt in subject.prompts) for bin_ in by_category]
+    p_values = holm([p_of_zero(bin_.recovered, n) for bin_, n in zip(by_category, prompts, strict=True)])
+    helped = sum(p < _LEVEL and b.recovered.value > 0 for p, b in zip(p_values, by_category, strict=True))
+    return f"clearly helps on {helped} of {len(by_category)} categories of prompts"
+
+
+def _verdict(effects: list[Effect], helped: str) -> str:
     words = []
     for effect in effects:
         name, _, figure = effect.label.partition(": ")
@@ -179,6 +188,4 @@ def _verdict(effects: list[Effect]) -> str:
         if figure.startswith("recovery"):
             trend = "more" if low > 0 else "less" if high < 0 else None
             words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no clear trend")
-    prompts = [effect for effect in effects if effect.label.startswith("prompts")]
-    helped = sum(effect.interval is not None and effect.interval[0] > 0 for effect in prompts)
-    return f"{'; '.join(words)}; clearly helps on {helped} of {len(prompts)} categories of prompts"
+    return "; ".join([*words, helped])

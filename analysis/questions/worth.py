@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.questions.norms import Scale, scales_of
-from analysis.resampling import DRAWS, Units, mean, null_range, ratio
+from analysis.resampling import DRAWS, Units, holm, mean, null_range, p_of_zero, ratio
 from analysis.subject import Mode, Subject
 from search_spaces.sites import Site
 from trainables import statistics
@@ -29,6 +29,7 @@ _KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "
 BLOCKS = 8
 """Of the text, at even distances, for single sites, which cost about a pass each over them."""
 _FEWEST_RUNS = 8
+_LEVEL = 0.05
 _RELIABILITY = "reliability of the order of the sites"
 _RELIABLE = 0.5
 """Below which the order of the sites says nothing."""
@@ -122,7 +123,7 @@ def find(subject: Subject) -> Finding:
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
     kl, nll = _site_effects(subject, chosen)
     units = subject.units[chosen.numpy()]
-    rows = [_site_row(i, subject, kl, nll, units, explained) for i in range(len(subject.sites))]
+    rows = _site_rows(subject, kl, nll, units, explained)
     known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
     changed = whole_variants(subject.biases, subject.random, explained)
     scores = known | _scores(subject, {name: vectors for name, vectors in changed.items() if name not in known})
@@ -135,8 +136,8 @@ def find(subject: Subject) -> Finding:
         "that is the mean of what sparsification took matter?",
         null="Without the bias; for all together, random vectors of the same norms. A site's figure is a mean over "
         f"{len(design(len(subject.sites)))} runs in which the other biases are on or off by turns, on {n} blocks. "
-        "Intervals are jackknives over documents; those of sites hold for all sites together (Bonferroni), so that no "
-        "count should be above zero by chance.",
+        "Intervals are jackknives over documents. Counts of sites and their p values are those of all sites together "
+        "(Holm): none by chance in 95% of cases.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -185,16 +186,18 @@ def difference(
     return ratio(sums[0] - sums[1], tokens, units=units)
 
 
-def _site_row(
-    index: int, subject: Subject, kl: Array, nll: Array, units: Units, explained: Mapping[Site, Explained]
-) -> Row:
-    site = subject.sites[index]
-    row: Row = {"variant": "site", "site": str(site)}
-    row |= cells("kl_taken_off", mean(kl[index], len(subject.sites), units))
-    row["nll_taken_off"] = float(nll[index].mean())
-    row["mean_error_cosine"] = explained[site].cosine if site in explained else None
-    row["mean_error_scale"] = explained[site].scale if site in explained else None
-    return row
+def _site_rows(subject: Subject, kl: Array, nll: Array, units: Units, explained: Mapping[Site, Explained]) -> list[Row]:
+    taken_off = [mean(effects, units) for effects in kl]
+    p_values = holm([p_of_zero(interval, len(np.unique(units))) for interval in taken_off])
+    rows: list[Row] = []
+    for place, site in enumerate(subject.sites):
+        row: Row = {"variant": "site", "site": str(site)}
+        row |= cells("kl_taken_off", taken_off[place])
+        row |= {"p_kl_taken_off": p_values[place], "nll_taken_off": float(nll[place].mean())}
+        row["mean_error_cosine"] = explained[site].cosine if site in explained else None
+        row["mean_error_scale"] = explained[site].scale if site in explained else None
+        rows.append(row)
+    return rows
 
 
 def _whole_row(name: str, scores: Mapping[str, Scores], units: Units) -> Row:
@@ -246,9 +249,8 @@ def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Ef
 
 
 def _surely(rows: Iterable[Row], sign: int) -> int:
-    end = "low" if sign > 0 else "high"
-    ends = [row[f"kl_taken_off_{end}"] for row in rows]
-    return sum(value is not None and sign * float(value) > 0 for value in ends)
+    found = [sign * float(row["kl_taken_off"]) > 0 for row in rows if float(row["p_kl_taken_off"]) < _LEVEL]  # type: ignore[arg-type]
+    return sum(found)
 
 
 def _verdict(effects: tuple[Effect, ...], n_sites: int) -> str:

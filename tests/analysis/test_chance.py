@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.chance import chance_alignment
+from analysis.chance import chance_alignment, turned
 from search_spaces.errors import SponError
 
 
@@ -45,3 +45,24 @@ def test_one_seed_gives_one_distribution():
 def test_what_has_no_answer_is_refused(width, components, draws):
     with pytest.raises(SponError, match="must be"):
         chance_alignment(width, components, draws)
+
+
+def test_vectors_are_turned_all_together():
+    vectors = np.random.default_rng(0).standard_normal((3, 8))
+    drawn = list(turned(vectors, 400))
+    for one in drawn:
+        np.testing.assert_allclose(one @ one.T, vectors @ vectors.T)
+    along = np.array([np.square(one[0, :2]).sum() for one in drawn]) / np.square(vectors[0]).sum()
+    assert along.mean() == pytest.approx(2 / 8, abs=0.03)
+    assert np.mean([one[0] for one in drawn], axis=0) == pytest.approx(0, abs=0.2)
+
+
+def test_the_signs_of_what_is_turned_are_random():
+    firsts = [float(one[0, 0]) for one in turned(np.eye(1, 4), 400)]
+    assert np.mean(firsts) == pytest.approx(0, abs=0.1)  # 0.025 is its error
+
+
+def test_more_vectors_than_entries_are_turned_too():
+    vectors = np.random.default_rng(0).standard_normal((6, 2))
+    (one,) = turned(vectors, 1)
+    np.testing.assert_allclose(one @ one.T, vectors @ vectors.T)

@@ -1,11 +1,13 @@
 """Every question on every kind of checkpoint: an answer that can be stored, and a model that is dense again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 
 from analysis.examine import QUESTIONS, Settings, check_only, examine, examined, subject_of
-from analysis.finding import Finding
+from analysis.finding import Effect, Finding
 from analysis.subject import Subject
 from search_spaces.errors import SponError
 from tests.analysis.conftest import KINDS
@@ -30,13 +32,44 @@ def test_an_answer_survives_its_file_and_leaves_the_model_dense(question, kind, 
 
 def test_zero_biases_are_not_said_to_do_anything(finding_of: Answers):
     verdicts = {question: finding_of(question, "zero").verdict for question in QUESTIONS}
-    assert "0 of 5 larger than random vectors, at chance level; 0 of 5 more peaked" in verdicts["logits"]
+    assert verdicts["logits"] == "0 of 5 larger than random vectors; 0 of 5 more peaked than random vectors"
     assert verdicts["moments"].startswith("tails and signs like those of Gaussian")
     assert "inside" not in verdicts["pca"]
     assert verdicts["norms"].startswith("nothing to rank")
     assert "of 5 sites 0 clearly lower the KL and 0 clearly raise it" in verdicts["worth"]
     assert "not clearly nearer or further, not clearly different from random vectors" in verdicts["shift"]
     assert "what the biases change: no clear difference" in verdicts["categories"]
+
+
+@pytest.mark.parametrize("question", ["pca", "moments", "norms", "logits"])
+def test_where_a_start_was_built_in_the_verdict_is_on_what_training_added(question, subject_by):
+    subject = subject_by("input_vector")
+    still = replace(subject, biases=subject.start)  # nothing was added to a start that is made of its sites' outputs
+    finding = QUESTIONS[question](still)
+    zero = QUESTIONS[question](replace(still, biases=dict.fromkeys(still.biases, torch.zeros(32)), start={}))
+    assert finding.verdict.startswith("of what training added to its start: ")
+    assert finding.verdict.removeprefix("of what training added to its start: ") == zero.verdict.replace(
+        "all biases are", "all are"
+    )
+    assert [row | {"kind": 0} for row in finding.rows] == [row | {"kind": 0} for row in zero.rows]
+    assert "what training added" in finding.null
+    assert question == "norms" or any(effect.label.startswith("whole bias") for effect in finding.effects)
+
+
+def test_what_was_chosen_on_the_text_is_said_to_look_better(subject: Subject, settings: Settings):
+    chosen = settings.model_copy(update={"chosen_on": "validation"})
+    assert chosen.text != settings.text
+    assert "--split test" in chosen.curse
+    assert chosen.model_copy(update={"split": "test"}).curse == settings.curse == ""
+    found = {finding.analysis: finding.null for finding in examine(subject, ("perplexity", "moments"), chosen.curse)}
+    assert "winner's curse" in found["perplexity"]
+    assert "winner's curse" not in found["moments"]
+
+
+def test_a_figure_that_is_no_number_is_one_line(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(QUESTIONS, "pca", lambda _: Effect(label="share", value=torch.nan))  # type: ignore[arg-type]
+    with pytest.raises(SponError, match=r"an answer must be of finite numbers, but value is nan \(at pca\)"):
+        list(examine(subject, ("pca",)))
 
 
 def test_questions_are_answered_in_the_order_they_are_asked(subject: Subject):

@@ -84,7 +84,7 @@ def test_what_was_answered_is_not_asked_again(interpreted: Interpreted, monkeypa
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("nothing was left to ask"))
     before = {file: file.stat().st_mtime_ns for file in files(interpreted)}
     checkpoints = best_of_sweep(interpreted.swept.storage, "tiny", 2, "val_kl_nats")
-    settings = Settings(only=tuple(QUESTIONS), prompts=read_prompts(interpreted.prompts))
+    settings = Settings(only=tuple(QUESTIONS), prompts=read_prompts(interpreted.prompts), chosen_on="validation")
     assert sorted(run_jobs(checkpoints, settings, interpreted.out)) == files(interpreted)
     assert {file: file.stat().st_mtime_ns for file in files(interpreted)} == before
 

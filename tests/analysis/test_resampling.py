@@ -7,9 +7,11 @@ from scipy import stats
 
 from analysis.resampling import (
     between_groups,
-    chance_count,
+    depth_correlation,
+    holm,
     mean,
     null_range,
+    p_of_zero,
     p_value,
     permuted_groups,
     ratio,
@@ -59,10 +61,64 @@ def test_intervals_over_eight_units_hold_the_true_ratio_in_95_of_100_cases():
     assert 0.92 < held / 1000 < 0.98  # percentiles of a bootstrap: 0.88
 
 
-def test_intervals_of_many_comparisons_hold_all_together():
-    rng, n = np.random.default_rng(0), 16
-    wrong = sum(any(mean(values, n).low > 0 for values in rng.normal(size=(n, 8))) for _ in range(400))
-    assert 1 <= wrong <= 20  # of 400, 2.5% are 10; percentiles of a bootstrap: 120
+def test_the_chance_of_zero_is_that_of_students_test():
+    values = np.random.default_rng(0).normal(0.4, 1, 9)
+    assert p_of_zero(mean(values), 9) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+@pytest.mark.parametrize(("values", "p"), [([2.0, 2.0], 0.0), ([0.0, 0.0], 1.0), ([2.0], 1.0)])
+def test_the_chance_of_zero_without_spread_or_end(values, p):
+    assert p_of_zero(mean(np.array(values)), len(values)) == p
+
+
+def test_a_family_of_tests_by_hand():
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([0.04]) == [0.04]  # one test by itself can be a find
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_of_a_family_of_tests_one_is_found_by_chance_in_five_of_100(rho):
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = np.sqrt(rho) * rng.normal(size=8) + np.sqrt(1 - rho) * rng.normal(size=(16, 8))
+        wrong += min(holm([p_of_zero(mean(one), 8) for one in values])) < 0.05
+    assert 1 <= wrong <= 32  # of 400, 5% are 20; fewer where the tests are alike
+
+
+def wandering(rho: float, layers: int, draws: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    series = rng.normal(size=(draws, layers))
+    series[:, 0] /= np.sqrt(1 - rho**2)
+    for layer in range(1, layers):
+        series[:, layer] += rho * series[:, layer - 1]
+    return series
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("layers", [12, 30])
+def test_what_wanders_along_the_layers_is_no_trend(layers, rho):
+    beyond = 0
+    for series in wandering(rho, layers, 500, seed=1):
+        found, (low, high) = depth_correlation(series)
+        beyond += not low <= found <= high
+    assert beyond <= 40  # of 500; 25 are expected at most. Of shuffled depth 196 to 245 at rho = .8
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_a_trend_beside_what_wanders_is_found(rho):
+    series = wandering(rho, 30, 200, seed=2) + 2 / np.sqrt(1 - rho**2) * stats.zscore(np.arange(30.0))
+    found = [depth_correlation(values) for values in series]
+    assert sum(correlation > null[1] for correlation, null in found) > 120
+
+
+def test_the_correlation_with_depth_by_hand():
+    assert depth_correlation(np.array([2.0, 1.0, 4.0, 3.0]))[0] == pytest.approx(1 - 6 * 4 / (4 * 15))
+    assert depth_correlation(np.array([1.0, 1.0, 2.0, 2.0]))[0] == pytest.approx(0.8944, abs=1e-4)  # ties
+    found, (low, high) = depth_correlation(np.exp(np.arange(8.0)))
+    assert found == pytest.approx(1)
+    assert -1 < low < high < 1
 
 
 def test_a_statistic_keeps_units_whole():
@@ -83,11 +139,6 @@ def test_a_figure_that_does_not_exist_is_no_find():
 
 def test_the_range_of_a_null_is_its_middle_95_percent():
     assert null_range(np.arange(1001.0)) == (25, 975)
-
-
-def test_the_count_by_chance_is_binomial():
-    assert chance_count(20, 0.05) == (0, 3)  # P(3 or fewer) is 0.984, P(2 or fewer) is 0.925
-    assert chance_count(0, 0.05) == (0, 0)
 
 
 def test_the_share_between_groups_by_hand():

@@ -1,5 +1,7 @@
 """A checkpoint under examination: its biases in every form, where they began, and the model in its modes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def test_the_biases_score_as_the_trial_did(kind, subject_by):
     assert scores.kl_nats == pytest.approx(subject.checkpoint.meta.metrics["val_kl_nats"], rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "weighted"])
 def test_the_modes_are_what_they_say_and_leave_the_model_dense(mode, subject: Subject, tokens):
     with torch.inference_mode(), subject.mode(mode):
         output = states_of(subject.model, tokens, (DOWN,)).outputs[DOWN]
@@ -46,7 +48,8 @@ def test_the_modes_are_what_they_say_and_leave_the_model_dense(mode, subject: Su
     with torch.inference_mode(), subject.as_biases(None):
         teal = states_of(subject.model, tokens, (DOWN,)).outputs[DOWN]
     dense = states_of(subject.model, tokens, (DOWN,)).outputs[DOWN]
-    added = {"spon": subject.biases[DOWN], "random": subject.random[DOWN]}.get(mode, torch.zeros(32))
+    biases = {"spon": subject.biases, "random": subject.random, "weighted": subject.weighted}
+    added = biases[mode][DOWN] if mode in biases else torch.zeros(32)
     torch.testing.assert_close(output, (dense if mode == "dense" else teal) + added)
     assert not torch.equal(dense, teal)
 
@@ -76,8 +79,17 @@ def test_random_vectors_keep_norms_and_not_directions():
     assert drawn[DOWN].equal(random_like(biases)[DOWN])
 
 
+def test_weighted_vectors_are_w_times_something_at_the_norms_of_the_biases(subject: Subject):
+    for site, vector in subject.weighted.items():
+        assert vector.norm().item() == pytest.approx(subject.biases[site].norm().item())
+        weight = subject.model.linear(site).weight.detach()
+        drawn = torch.linalg.lstsq(weight, vector[:, None]).solution
+        torch.testing.assert_close((weight @ drawn)[:, 0], vector, rtol=1e-3, atol=1e-5)
+
+
 def test_training_that_began_at_zero_has_no_start(subject: Subject):
     assert subject.start == {}
+    assert list(subject.parts) == [""]
 
 
 def test_a_bias_correction_starts_where_the_trainer_starts(subject_by):
@@ -97,9 +109,9 @@ def test_the_residual_stream_is_that_of_the_hugging_face_model(subject: Subject,
     with torch.inference_mode():
         reference = subject.model.network(tokens, output_hidden_states=True)
     for layer in range(4):  # the last one of theirs is normed
-        assert states.residual[layer].equal(reference.hidden_states[layer + 1])
+        assert states.residual[layer].equal(reference.hidden_states[layer + 1][:, 1:])  # without the first token
     normed = subject.model.network.model.norm(states.residual[4])
-    assert normed.equal(reference.hidden_states[5])
+    assert normed.equal(reference.hidden_states[5][:, 1:])
     assert set(states.residual) == set(range(5))
     subject.model.check_dense()
 
@@ -111,10 +123,16 @@ def test_outputs_are_what_the_sites_add_to_the_stream(subject: Subject, tokens):
     handle = layer.post_attention_layernorm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     states = states_of(subject.model, tokens, (site,))
     handle.remove()
-    torch.testing.assert_close(states.outputs[site], states.residual[3] - seen[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(states.outputs[site], states.residual[3] - seen[0][:, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_nothing_is_taken_from_is_refused(subject: Subject):
     checkpoint = with_levels(subject, {}).checkpoint
     with pytest.raises(SponError, match="sparsifies nothing"):
         make_subject(subject.bench, checkpoint, subject.blocks, subject.teacher, subject.prompts)
+
+
+def test_biases_that_are_no_numbers_are_refused(subject: Subject):
+    broken = replace(subject.checkpoint, biases={DOWN: torch.full((32,), torch.nan)})
+    with pytest.raises(SponError, match=r"of finite numbers, but .* has none at 0\.down_proj"):
+        make_subject(subject.bench, broken, subject.blocks, subject.teacher, subject.prompts)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from analysis.finding import Finding
 from analysis.questions import categories
-from analysis.questions.categories import contrast, linear_cka
+from analysis.questions.categories import contrast, linear_cka, no_more_than
+from analysis.resampling import between_groups
 from analysis.subject import Subject
 from search_spaces.errors import SponError
 
@@ -41,6 +42,24 @@ def test_an_effect_through_length_vanishes_when_length_is_taken_out():
     found = contrast(-np.log(lengths) + rng.normal(0, 0.3, 100), OF, lengths)
     assert found.p < 0.01
     assert found.p_length > 0.05
+    assert found.p_no_more < 0.05
+
+
+def test_lengths_are_not_said_to_explain_what_too_few_prompts_leave_open():
+    few = OF[::5]
+    assert no_more_than(0.05, OF, np.ones((100, 2))) < 0.05  # a share that chance gives to 100 prompts
+    assert no_more_than(0.2, few, np.ones((20, 2))) > 0.05  # and to 20
+
+
+def test_an_equivalence_at_the_margin_is_said_in_five_of_100_cases():
+    rng, said = np.random.default_rng(0), 0
+    effects = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])[OF]
+    effects *= np.sqrt(0.1 / 0.9 / effects.var())  # a tenth of the variance
+    for _ in range(400):
+        values = effects + rng.normal(size=100)
+        constant = np.ones((100, 1))
+        said += no_more_than(float(between_groups(values, OF, constant)), OF, constant) < 0.05
+    assert 8 <= said <= 34  # of 400; 20 are expected
 
 
 def test_one_category_differs_from_nothing():
@@ -104,8 +123,8 @@ def test_shifts_are_those_of_the_hidden_states(subject: Subject, finding_of: Cal
             dense = network(prompt.tokens[None], output_hidden_states=True).hidden_states[3]
             with subject.mode("spon"):
                 spon = network(prompt.tokens[None], output_hidden_states=True).hidden_states[3]
-        moved.append(((spon - dense).norm(dim=-1) / dense.norm(dim=-1)).mean().item())
-    assert row["spon_relative"] == pytest.approx(np.mean(moved), rel=1e-4)
+        moved.append(((spon - dense).norm(dim=-1) / dense.norm(dim=-1))[:, 1:].mean().item())
+    assert row["spon_relative"] == pytest.approx(np.mean(moved), rel=1e-4)  # of all tokens but the first
 
 
 def test_a_category_of_other_text_is_found(subject: Subject):

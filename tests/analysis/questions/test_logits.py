@@ -56,19 +56,25 @@ def test_a_zero_vector_has_neither_spread_nor_peak():
 
 
 def test_random_biases_are_found_at_the_nominal_rate(subject: Subject):
-    counts = np.zeros(2)
+    found = np.zeros(2)
     for seed in range(20):
         large = {site: 9 * bias for site, bias in subject.biases.items()}
         finding = logits.find(replace(subject, biases=random_like(large, seed=100 + seed)))
-        counts += [effect.value for effect in finding.effects]
-    assert (counts <= 12).all()  # of 100 each; 5 are expected
+        found += [effect.value > 0 for effect in finding.effects]
+    assert (found <= 4).all()  # of 20 each; one is expected
 
 
 def test_biases_that_most_logits_depend_on_are_found(subject: Subject):
     head = subject.model.head - subject.model.head.mean(dim=0)
     widest = torch.linalg.svd(head)[2][0]
     finding = logits.find(replace(subject, biases=dict.fromkeys(subject.biases, widest)))
-    assert finding.verdict.startswith("5 of 5 larger than random vectors, above chance level")
+    assert finding.verdict.startswith("5 of 5 larger than random vectors; ")
+
+
+def test_one_bias_alone_can_be_found(subject: Subject):
+    head = subject.model.head - subject.model.head.mean(dim=0)
+    finding = logits.find(replace(subject, biases={subject.sites[0]: torch.linalg.svd(head)[2][0]}))
+    assert finding.verdict.startswith("1 of 1 larger than random vectors; ")
 
 
 def test_tokens_are_named_as_the_tokenizer_says_them(subject: Subject):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Laplace
 
 from analysis.questions import moments
-from analysis.questions.moments import chances_of, gaussian_kurtosis, spread_of
+from analysis.questions.moments import chances_of, spread_of
 from analysis.subject import Subject
 
 WIDTH = 2000
@@ -51,12 +51,6 @@ def test_gaussian_vectors_are_found_at_the_nominal_rate(width):
     assert sum(test.sign < 0.05 for test in found) <= 32  # 20 at most are expected
 
 
-def test_the_kurtosis_of_gaussian_vectors_has_its_known_mean_and_spread():
-    found = gaussian_kurtosis(WIDTH)
-    assert found.mean() == pytest.approx(-6 / (WIDTH + 1), abs=4 * (24 / WIDTH / 2000) ** 0.5)
-    assert found.std() == pytest.approx((24 / WIDTH) ** 0.5, rel=0.08)
-
-
 def test_the_test_of_signs_is_the_binomial():
     found = chances_of(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, -1.0, 0.0]))
     assert found.sign == pytest.approx(2 * (1 + 6) / 2**6)  # five or more of six, either way; a zero has no sign
@@ -73,8 +67,8 @@ def test_heavy_lopsided_biases_are_found_and_gaussian_ones_are_not(subject: Subj
         return moments.find(replace(subject, biases=biases)).verdict
 
     found = verdict("laplace", 0.1)
-    assert "5 of 5 have heavier tails than a Gaussian, above chance level" in found
-    assert "have more entries of one sign, above chance level" in found
+    assert "5 of 5 have heavier tails than a Gaussian; " in found
+    assert "have more entries of one sign" in found
     assert verdict("gaussian", 0.0) == "tails and signs like those of Gaussian entries"
 
 
@@ -84,3 +78,10 @@ def test_rows_have_the_moments_of_the_biases(subject: Subject, finding_of):
         x = bias.double().numpy()
         assert row["norm"] == pytest.approx(np.linalg.norm(x))
         assert row["excess_kurtosis"] == pytest.approx(((x - x.mean()) ** 4).mean() / x.var() ** 2 - 3)
+
+
+def test_one_heavy_bias_among_gaussian_ones_is_found_and_the_count_is_that_of_all_together(subject: Subject):
+    biases = {site: drawn("laplace" if i == 3 else "gaussian", i) for i, site in enumerate(subject.biases)}
+    finding = moments.find(replace(subject, biases=biases))
+    assert finding.verdict == "1 of 5 have heavier tails than a Gaussian"
+    assert [float(row["p_heavier"]) < 0.025 for row in finding.rows] == [False, False, False, True, False]

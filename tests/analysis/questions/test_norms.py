@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from analysis.questions import norms
-from analysis.questions.norms import depth_correlation, scales_of
+from analysis.questions.norms import Scale, scales_of
 from analysis.subject import Subject, states_of
+from search_spaces.sites import Site
 from tests.analysis.conftest import with_levels
 from trainables.sparse import sparsified
+from trainables.teal import keep_largest
 
 
 @pytest.mark.parametrize("kind", ["topk", "threshold"])
@@ -25,7 +26,20 @@ def test_scales_are_those_of_the_outputs_with_and_without_sparsity(kind, subject
     scale = scales_of(subject)[site]
     assert scale.output == pytest.approx(dense.norm(dim=-1).mean().item(), rel=1e-5)
     assert scale.error == pytest.approx((dense - sparse).norm(dim=-1).mean().item(), rel=1e-4)
-    torch.testing.assert_close(scale.mean_error.double(), (dense - sparse).mean(dim=(0, 1)), rtol=1e-3, atol=1e-5)
+
+
+def test_the_mean_error_is_of_all_tokens_and_the_scales_are_of_all_but_the_first(subject: Subject):
+    site, inputs = subject.sites[0], []
+    handle = subject.model.linear(site).register_forward_hook(lambda _, args, output: inputs.append((args[0], output)))
+    with torch.inference_mode():
+        subject.model.hidden(subject.blocks.tokens)
+    handle.remove()
+    x, output = inputs[0]
+    taken = x - keep_largest(x, subject.config.plan.levels[str(site)])
+    scale = scales_of(subject)[site]
+    assert scale.output == pytest.approx(output[:, 1:].norm(dim=-1).mean().item(), rel=1e-5)
+    mean = (subject.model.linear(site).weight @ taken.mean(dim=(0, 1))).detach()
+    torch.testing.assert_close(scale.mean_error, mean, rtol=1e-3, atol=1e-5)
 
 
 def test_the_mean_error_is_the_one_that_a_bias_correction_starts_from(subject_by):
@@ -41,38 +55,36 @@ def test_a_bias_where_nothing_is_sparsified_has_no_scale(subject: Subject):
     assert tuple(scales_of(rest)) == subject.sites[1:]
 
 
-def test_a_trend_with_depth_is_found_and_shuffled_norms_have_none():
-    rho, null = depth_correlation(np.array([1.0, 2.0, 4.0, 8.0, 16.0, 17.0, 20.0, 30.0]))
-    assert rho == pytest.approx(1)
-    assert rho > null[1]
-    assert null == pytest.approx((-0.71, 0.71), abs=0.05)
-
-
-def test_no_trend_is_found_at_the_nominal_rate():
-    rng = np.random.default_rng(0)
-    beyond = 0
-    for _ in range(200):
-        rho, (low, high) = depth_correlation(rng.normal(size=8), draws=200)
-        beyond += not low <= rho <= high
-    assert beyond <= 20  # 10 are expected
-
-
-def test_spearman_by_hand():
-    assert depth_correlation(np.array([2.0, 1.0, 4.0, 3.0]))[0] == pytest.approx(1 - 6 * 4 / (4 * 15))
-    assert depth_correlation(np.array([1.0, 1.0, 2.0, 2.0]))[0] == pytest.approx(0.8944, abs=1e-4)  # ties
-
-
 def with_norms(subject: Subject, values: list[float]) -> Subject:
     unit = torch.ones(32) / 32**0.5
     return replace(subject, biases=dict(zip(subject.biases, (value * unit for value in values), strict=True)))
 
 
-def test_the_ranking_is_by_norm_and_the_trend_is_said(subject: Subject):
+def verdict_on(values: list[float], subject: Subject, monkeypatch: pytest.MonkeyPatch, output: float = 1.0) -> str:
+    """Of as many layers with these norms, and scales of their outputs that do not vary."""
+    sites = [Site(layer, "down_proj") for layer in range(len(values))]
+    monkeypatch.setattr(norms, "scales_of", lambda _: dict.fromkeys(sites, Scale(output, 0.0, torch.zeros(32))))
+    biases = {site: value * torch.ones(32) for site, value in zip(sites, values, strict=True)}
+    return norms.find(replace(subject, biases=biases)).verdict
+
+
+def test_the_trend_is_said(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    grows = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    said = verdict_on(grows, subject, monkeypatch)
+    assert said == "down_proj: norm grows with depth; down_proj: norm over that of the output grows with depth"
+    assert verdict_on(grows[::-1], subject, monkeypatch).startswith("down_proj: norm falls with depth")
+    wanders = [3.0, 1, 5, 2, 4, 8, 6, 10, 7, 9]
+    assert verdict_on(wanders[5:] + wanders[:5], subject, monkeypatch).startswith("down_proj: norm has no trend")
+
+
+def test_an_output_of_no_size_has_no_trend(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    said = verdict_on([float(i) for i in range(1, 11)], subject, monkeypatch, output=0.0)
+    assert said == "down_proj: norm grows with depth"
+
+
+def test_the_ranking_is_by_norm(subject: Subject):
     finding = norms.find(with_norms(subject, [1, 2, 3, 4, 5]))
     assert [row["site"] for row in finding.rows] == [f"{layer}.down_proj" for layer in (4, 3, 2, 1, 0)]
-    assert finding.verdict.startswith("down_proj: norm grows with depth")
-    assert norms.find(with_norms(subject, [5, 4, 3, 2, 1])).verdict.startswith("down_proj: norm falls with depth")
-    assert norms.find(with_norms(subject, [3, 1, 5, 2, 4])).verdict.startswith("down_proj: norm has no trend")
 
 
 def test_norms_are_relative_to_the_scales(subject: Subject):
@@ -82,8 +94,6 @@ def test_norms_are_relative_to_the_scales(subject: Subject):
     assert row["norm_over_error"] == pytest.approx(9 / scale.error, rel=1e-5)
 
 
-def test_of_four_sites_no_trend_can_be_told(subject: Subject):
-    four = replace(subject, biases={site: subject.biases[site] for site in subject.sites[:4]})
-    finding = norms.find(four)
-    assert finding.effects == ()
-    assert finding.verdict.startswith("nothing to rank")
+def test_of_seven_layers_no_trend_can_be_told(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+    said = verdict_on([1.0, 2, 3, 4, 5, 6, 7], subject, monkeypatch)
+    assert said.startswith("nothing to rank: no module has 8")

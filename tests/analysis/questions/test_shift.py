@@ -21,8 +21,7 @@ def test_a_shift_by_hand():
     dense = torch.tensor([[[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]])
     moved = dense + torch.tensor([[[3.0, 4.0], [0.0, 1.0]], [[0.0, 0.0], [2.0, 0.0]]])
     found = shift_of(moved, dense)
-    assert found.absolute.tolist() == [3, 1]
-    assert found.relative.tolist() == [0.75, 1]
+    assert found.by_block.tolist() == [0.75, 1]
     assert found.by_position.tolist() == [0.5, 1.25]
 
 
@@ -36,7 +35,8 @@ def test_recovery_is_a_share_of_teals_shift():
 
 def test_zero_biases_take_nothing_back(finding_of):
     finding = finding_of("shift", "zero")
-    assert all(row["recovery"] == row["random_recovery"] == 0 for row in finding.rows)
+    names = ("recovery", "random_recovery", "weighted_recovery")
+    assert all(row[name] == 0 for row in finding.rows for name in names)
 
 
 def test_the_opposite_of_a_constant_error_takes_all_of_it_back(subject: Subject):
@@ -48,7 +48,7 @@ def test_the_opposite_of_a_constant_error_takes_all_of_it_back(subject: Subject)
     biases = {s: torch.zeros_like(b) for s, b in subject.biases.items()} | {site: (dense - teal)[0, 0]}
     same = replace(subject, blocks=Blocks(tokens, torch.zeros_like(tokens)), biases=biases)
     row = row_of(shift.find(same), "0.down_proj")
-    assert float(row["teal_shift"]) > 0.1
+    assert float(row["teal_relative"]) > 0.1
     assert row["recovery"] == pytest.approx(1, abs=1e-4)
 
 
@@ -59,7 +59,15 @@ def test_the_shift_after_a_layer_is_that_of_its_hidden_states(subject: Subject, 
         with subject.mode("spon"):
             spon = network(tokens, output_hidden_states=True).hidden_states[2]
     row = row_of(finding_of("shift", "topk"), "after layer 1")
-    assert row["spon_shift"] == pytest.approx((spon - dense).norm(dim=-1).mean().item(), rel=1e-5)
+    relative = ((spon - dense).norm(dim=-1) / dense.norm(dim=-1))[:, 1:]
+    assert row["spon_relative"] == pytest.approx(relative.mean().item(), rel=1e-5)
+
+
+def test_a_place_recovers_what_all_of_a_kind_would_if_it_were_the_only_one(finding_of):
+    finding = finding_of("shift", "topk")
+    last = next(effect for effect in finding.effects if effect.label == "last layer, biases")
+    row = row_of(finding, "after layer 4")
+    assert (last.value, last.interval) == (row["recovery"], (row["recovery_low"], row["recovery_high"]))
 
 
 def test_every_site_and_layer_is_a_place(finding_of):
@@ -84,6 +92,7 @@ def test_the_best_bias_is_nearer_than_random_ones_and_the_worst_is_further(subje
     worst = shift.find(replace(subject, biases={s: -9 * e for s, e in mean_error.items()})).verdict
     assert "last layer: nearer to the dense model, nearer than with random vectors" in best
     assert "last layer: further from the dense model, further than with random vectors" in worst
+    assert "W times random" not in best
 
 
 def test_random_vectors_are_not_told_from_random_vectors(subject: Subject):
@@ -91,3 +100,9 @@ def test_random_vectors_are_not_told_from_random_vectors(subject: Subject):
     beyond = [effect for effect in finding.effects if effect.label.endswith("beyond random vectors")]
     assert [effect.value for effect in beyond] == [0, 0, 0]
     assert finding.verdict.count("not clearly different from random vectors") == 3
+
+
+def test_w_times_random_vectors_are_not_told_from_themselves(subject: Subject):
+    finding = shift.find(replace(subject, biases=subject.weighted))
+    beyond = [effect for effect in finding.effects if effect.label.endswith("beyond W times random vectors")]
+    assert [effect.value for effect in beyond] == pytest.approx([0, 0, 0], abs=1e-6)
