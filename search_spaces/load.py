@@ -57,7 +57,7 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
 
 def _shipped(path: Path) -> Path:
     """The path, or the space of that name that comes with the product where there is no such file."""
-    shipped = Path(__file__).parent / path.with_suffix(".yaml").name
+    shipped = Path(__file__).parent / f"{path.name.removesuffix('.yaml')}.yaml"
     bare = path.parent in (Path(), Path("search_spaces"))
     return shipped if bare and not path.exists() and shipped.exists() else path
 
