@@ -101,7 +101,7 @@ class Subject:
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
         """The sparse model with these output biases while the block runs; with none, TEAL alone."""
         plan = self.config.plan
-        biases = _spon(self.model, vectors) if vectors else None
+        biases = SponBiases.of(self.model, vectors, "output_bias") if vectors else None
         with sparsified(self.model, plan, self.bench.thresholds(plan), biases):
             yield
 
@@ -169,12 +169,6 @@ def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tens
     generator = torch.Generator().manual_seed(seed)
     drawn = {site: torch.randn(vector.shape, generator=generator) for site, vector in biases.items()}
     return {site: v * (biases[site].norm() / v.norm()) for site, v in drawn.items()}
-
-
-def _spon(model: ResidentModel, vectors: Mapping[Site, Tensor]) -> SponBiases:
-    biases = SponBiases(model, tuple(vectors), "output_bias")
-    biases.load(vectors)
-    return biases
 
 
 @dataclass

@@ -160,12 +160,7 @@ class TrialPlan(Config):
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
-        return dense_positions(self.tokens, length)
-
-
-def dense_positions(tokens: TokenPolicy, length: int) -> int:
-    """Positions at the start of ``length`` tokens that a token policy leaves dense."""
-    return length // 2 if tokens == "second_half" else 0
+        return length // 2 if self.tokens == "second_half" else 0
 
 
 def _hash(value: object) -> str:

@@ -41,15 +41,10 @@ def is_cached(kind: str, key: str) -> bool:
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The cached directory of a key, built first if it is not there.
+    """The cached directory of a key (``content_key``), which ``build`` fills first if it is not there.
 
     Several processes may ask at once: one builds, the others wait. The lock is the kernel's, so that of a process that
     died is free.
-
-    Args:
-        kind: folder of the cache.
-        key: what decides the content (``content_key``).
-        build: fills the empty directory that it is given.
 
     Raises:
         NodeError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,

