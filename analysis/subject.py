@@ -126,6 +126,14 @@ class Subject:
         return scores
 
 
+def check_repaired(checkpoint: Checkpoint, what: str) -> None:
+    """Refuse a checkpoint that has no biases or sparsifies nothing: three models are compared."""
+    config = checkpoint.meta.config
+    if not checkpoint.biases or not config.plan.levels:
+        lacks = "sparsifies nothing" if checkpoint.biases else "has no biases"
+        raise SponError(f"{what} must have a sparse model with biases, but {config.name} {lacks}")
+
+
 def make_subject(
     bench: Workbench, checkpoint: Checkpoint, blocks: Blocks, teacher: Teacher, prompts: tuple[Prompt, ...]
 ) -> Subject:
@@ -136,9 +144,7 @@ def make_subject(
             are fewer than two blocks, which no interval can be taken over; or as ``start_of`` does.
     """
     config = checkpoint.meta.config
-    if not checkpoint.biases or not config.plan.levels:
-        what = "has no biases" if not checkpoint.biases else "sparsifies nothing"
-        raise SponError(f"an analysis must have a sparse model with biases, but {config.name} {what}")
+    check_repaired(checkpoint, "an analysis")
     if len(blocks.tokens) < 2:
         raise SponError(f"an analysis must have two blocks of text, but got {len(blocks.tokens)} (at n_blocks)")
     biases = output_biases(bench.model, checkpoint.biases, config.training.form)

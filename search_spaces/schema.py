@@ -8,10 +8,18 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed, TokenPolicy
-from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
 from search_spaces.sites import Site, module_label
-from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
+from search_spaces.sources import (
+    EMBEDDED,
+    SPLITS,
+    BlockCounts,
+    Config,
+    CorpusConfig,
+    ModelConfig,
+    ResourcesConfig,
+    Split,
+)
 
 __all__ = [
     "EMBEDDED",

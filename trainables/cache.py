@@ -128,16 +128,18 @@ def written_aside(place: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         yield aside
-        aside.chmod(0o755)  # mkdtemp's 0o700 would hide a shared cache from the user's group
-        _sync(aside)
+        _share_and_sync(aside)
         _rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
-    """Wait until the disk has all of a directory: after a loss of power, a name would stand for half of it."""
+def _share_and_sync(directory: Path) -> None:
+    """Show all of a directory to the user's group, from which mkdtemp and safetensors hide what they make, and wait
+    until the disk has it: after a loss of power, a name would stand for half of it.
+    """
     for path in (*directory.rglob("*"), directory):
+        path.chmod(0o755 if path.is_dir() else 0o644)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
