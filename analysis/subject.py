@@ -124,7 +124,7 @@ class Subject:
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
         """The sparse model with these output biases while the block runs; with none, TEAL alone."""
         plan = self.config.plan
-        biases = _spon(self.model, vectors) if vectors else None
+        biases = SponBiases.of(self.model, vectors, "output_bias") if vectors else None
         with sparsified(self.model, plan, self.bench.thresholds(plan), biases):
             yield
 
@@ -157,6 +157,14 @@ class Subject:
         return scores
 
 
+def check_repaired(checkpoint: Checkpoint, what: str) -> None:
+    """Refuse a checkpoint that has no biases or sparsifies nothing: three models are compared."""
+    config = checkpoint.meta.config
+    if not checkpoint.biases or not config.plan.levels:
+        lacks = "sparsifies nothing" if checkpoint.biases else "has no biases"
+        raise SponError(f"{what} must have a sparse model with biases, but {config.name} {lacks}")
+
+
 def make_subject(
     bench: Workbench, checkpoint: Checkpoint, blocks: Blocks, teacher: Teacher, prompts: tuple[Prompt, ...]
 ) -> Subject:
@@ -168,9 +176,7 @@ def make_subject(
             ``start_of`` does.
     """
     config = checkpoint.meta.config
-    if not checkpoint.biases or not config.plan.levels:
-        what = "has no biases" if not checkpoint.biases else "sparsifies nothing"
-        raise SponError(f"an analysis must have a sparse model with biases, but {config.name} {what}")
+    check_repaired(checkpoint, "an analysis")
     if len(blocks.tokens) < 2:
         raise SponError(f"an analysis must have two blocks of text, but got {len(blocks.tokens)} (at n_blocks)")
     biases = output_biases(bench.model, checkpoint.biases, config.training.form)
@@ -203,12 +209,6 @@ def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tens
     generator = torch.Generator().manual_seed(seed)
     drawn = {site: torch.randn(vector.shape, generator=generator) for site, vector in biases.items()}
     return {site: v * (biases[site].norm() / v.norm()) for site, v in drawn.items()}
-
-
-def _spon(model: ResidentModel, vectors: Mapping[Site, Tensor]) -> SponBiases:
-    biases = SponBiases(model, tuple(vectors), "output_bias")
-    biases.load(vectors)
-    return biases
 
 
 @dataclass

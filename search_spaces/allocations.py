@@ -125,15 +125,9 @@ def is_named(name: str) -> bool:
 
 
 def named_allocation(name: str, depth: int, seed: int = 0) -> tuple[list[int], tuple[Module, ...]]:
-    """Layers and modules of a named allocation.
+    """Layer indices of a named allocation in a model of some depth, ascending, and its module types.
 
-    Args:
-        name: one of ``NAMES``, such as ``TOP-50`` or ``RANDOM-8``.
-        depth: number of decoder layers.
-        seed: which draw, for RANDOM.
-
-    Returns:
-        The layer indices in ascending order (none for BASELINE-TEAL) and the module types.
+    The seed says which draw, for RANDOM.
 
     Raises:
         SponError: if the name is unknown or its number is out of range.

@@ -34,15 +34,7 @@ def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprin
 def trials_like(
     like: TrialConfig, name: str, mask: Iterable[Site], seeds: Sequence[int], shape: ModelShape
 ) -> list[TrialConfig]:
-    """The trials of another mask under the same plan and training, one a seed.
-
-    Args:
-        like: gives everything but the mask and the seed.
-        name: that the trials are to have.
-        mask: biased sites.
-        seeds: data orders.
-        shape: of the model.
-    """
+    """The trials of another mask, of the given name, under the plan and training of ``like``; one a seed."""
     sites = tuple(sorted(mask, key=site_order))
     n_params = shape.n_params(sites, like.training.form)
     masked = {
@@ -104,8 +96,7 @@ def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: 
         seed: of their draws.
 
     Returns:
-        Sites by name. The inverse has another number of units, unless the mask has half of them, and is left out where
-        it would be empty.
+        Sites by name; the inverse is left out where it would be empty.
     """
     chosen = [place for place, unit in enumerate(units) if set(unit) <= mask]
     k, rng = len(chosen), random.Random(seed)

@@ -14,12 +14,7 @@ C = TypeVar("C", bound=Config)
 
 
 def read_config(kind: type[C], file: Path, rule: str) -> C:
-    """Read a config.
-
-    Args:
-        kind: its class.
-        file: JSON.
-        rule: what the file must be, the start of the message if it is not.
+    """Read a config of a class from JSON; ``rule`` is what the file must be, the start of the message if it is not.
 
     Raises:
         SponError: if it is missing or of another schema.

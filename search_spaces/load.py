@@ -17,6 +17,9 @@ _RETIRED = {
     "plan.skip_first": "; plan.tokens is all or second_half",
     "training.loss": "; it is always the KL to the dense model: leave the key out",
     "training.logit_l2_weight": "; the loss is always the KL to the dense model: leave the key out",
+    "search.algorithm.multivariate": "; TPE always models parameters jointly: leave the key out",
+    "search.algorithm.constant_liar": "; parallel masks always differ: leave the key out",
+    "search.stopping.grace_period": "; the first decision is after the first rung: leave the key out",
     "search.proxy.n_warm": "; masks are no longer trained a second time: leave the key out",
     **{f"search.{key}": "; only masks are searched" for key in ("lr", "max_steps", "plan_modules", "constraint")},
     "search.sparsity": "; a search has the one sparsity of its space",
@@ -57,18 +60,13 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
 
 def _shipped(path: Path) -> Path:
     """The path, or the space of that name that comes with the product where there is no such file."""
-    shipped = Path(__file__).parent / path.with_suffix(".yaml").name
+    shipped = Path(__file__).parent / f"{path.name.removesuffix('.yaml')}.yaml"
     bare = path.parent in (Path(), Path("search_spaces"))
     return shipped if bare and not path.exists() and shipped.exists() else path
 
 
 def parse_space(raw: dict[str, Any], where: str, lines: Mapping[str, int] | None = None) -> SpaceConfig:
-    """Validate a mapping read from ``where``.
-
-    Args:
-        raw: the mapping.
-        where: names its file.
-        lines: of keys in the file, by their dotted path.
+    """Validate a mapping read from a file, with the lines of its keys by their dotted path.
 
     Raises:
         SponError: with a line for each fault.

@@ -8,10 +8,12 @@ parameter of the family, because multivariate TPE and NSGA only model what all s
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, ModelShape, Module, Modules, Site
@@ -20,11 +22,26 @@ from search_spaces.sources import Config
 if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second to import
     from optuna.trial import BaseTrial
 
-Unit = tuple[Site, ...]
+GRADES, TIES = 4, "exactly_k.ties"  # of a unit in ExactlyK
+LENGTH, PLACE = "window.length", "window.place"
 NOTHING = "none"
-GRADES = 4  # of a unit in ExactlyK
 _STEP = 0.125  # between two weights in Ranked
-TIES = "exactly_k.ties"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A number from ``low`` up to 1, in steps."""
+
+    low: float
+
+    def __len__(self) -> int:
+        return round((1.0 - self.low) / _STEP) + 1
+
+
+Unit = tuple[Site, ...]
+Term = list[Any] | range | Weight
+"""What a parameter may be: one of a few categories, a whole number, or a weight."""
+Params = Mapping[str, Any]
 
 
 def in_order(modules: tuple[Module, ...], what: str) -> tuple[Module, ...]:
@@ -49,7 +66,7 @@ def _chosen(sites: tuple[Site, ...], units: tuple[Unit, ...]) -> dict[Unit, bool
 
 
 class _Family(Config):
-    """Base of the families."""
+    """Base of the families, each of which says what it asks for, and how that and a mask become one another."""
 
     modules: Modules = ("down_proj",)
     """Module types that may carry a bias, or ``all``, kept in the order of the forward pass."""
@@ -69,31 +86,49 @@ class _Family(Config):
         sites = shape.check(every, "search.masks.modules")
         return tuple(tuple(layer) for _, layer in groupby(sites, key=lambda site: site.layer))
 
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
+        """What is asked for, in order, by name. Raises as ``units`` does."""
+        raise NotImplementedError
+
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
+        """The mask that the answers make, in canonical order, possibly empty."""
+        raise NotImplementedError
+
+    def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
+        """The parameters that ``suggest`` turns into exactly these sites, or None where there are none to be found."""
+        raise NotImplementedError
+
+    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
+        """Ask for a mask: its sites in canonical order. Raises as ``units`` does."""
+        params: dict[str, Any] = {}
+        for name, term in self._terms(shape).items():
+            match term:
+                case range():
+                    params[name] = trial.suggest_int(name, term.start, term.stop - 1)
+                case Weight():
+                    params[name] = trial.suggest_float(name, term.low, 1.0, step=_STEP)
+                case _:
+                    params[name] = trial.suggest_categorical(name, term)
+        return self._mask(params, shape)
+
+    def grid_size(self, shape: ModelShape) -> int:
+        """How many suggestions there are, several of which may be one mask."""
+        return math.prod(len(term) for term in self._terms(shape).values())
+
 
 class _Bits(_Family):
     """One bit a unit."""
 
-    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask for a mask.
-
-        Returns:
-            Its sites in canonical order, possibly none.
-
-        Raises:
-            SponError: if the family does not fit the model.
-        """
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
         # Categorical and not 0 or 1: TPE then counts how often each value was good and assumes no distance.
-        units = self.units(shape)
-        return tuple(site for unit in units if trial.suggest_categorical(_name(unit), [False, True]) for site in unit)
+        return {_name(unit): [False, True] for unit in self.units(shape)}
+
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
+        return tuple(site for unit in self.units(shape) if params[_name(unit)] for site in unit)
 
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
         chosen = _chosen(sites, self.units(shape))
         return None if chosen is None else {_name(unit): is_in for unit, is_in in chosen.items()}
-
-    def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are."""
-        return int(2 ** len(self.units(shape)))
 
 
 class Subset(_Bits):
@@ -107,13 +142,23 @@ class LayerModuleBits(_Bits):
 
     family: Literal["layer_module_bits"] = "layer_module_bits"
 
+    @override
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
-        """Single sites."""
         return _split(super().units(shape))
 
 
 class ExactlyK(_Family):
-    """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites."""
+    """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites.
+
+    Each unit is given a grade, and the ``k`` of the highest grades are taken.
+    """
+
+    # Random keys (Bean 1994): every vector of keys is a mask of k units, so nothing is rejected or repaired, and
+    # every unit has one parameter that means the same in all suggestions: TPE can learn its worth, and a child in
+    # NSGA has the units that both parents grade high. A list of k layers has neither. The keys are few categories
+    # because multivariate TPE settles in corners of real ones: at 15 of 30 layers it repeated four masks in five,
+    # and with four grades one in thirty. Equal grades fall to a fixed order; where that order begins is asked for
+    # too, or else random search would draw the same units too often.
 
     family: Literal["exactly_k"] = "exactly_k"
     k: int = Field(ge=0)
@@ -121,8 +166,8 @@ class ExactlyK(_Family):
     per: Literal["layer", "site"] = "layer"
     """Whether layers or sites are counted."""
 
+    @override
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
-        """Layers or sites, as ``per`` says."""
         layers = super().units(shape)
         units = layers if self.per == "layer" else _split(layers)
         if self.k > len(units):
@@ -130,32 +175,24 @@ class ExactlyK(_Family):
             raise SponError(f"{rule}, but got {self.k} (at search.masks.k)")
         return units
 
-    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask for a grade a unit and take the ``k`` units of the highest grades.
-
-        Returns:
-            The sites in canonical order.
-
-        Raises:
-            SponError: if the family does not fit the model.
-        """
-        # Random keys (Bean 1994): every vector of keys is a mask of k units, so nothing is rejected or repaired, and
-        # every unit has one parameter that means the same in all suggestions: TPE can learn its worth, and a child in
-        # NSGA has the units that both parents grade high. A list of k layers has neither. The keys are few categories
-        # because multivariate TPE settles in corners of real ones: at 15 of 30 layers it repeated four masks in five,
-        # and with four grades one in thirty. Equal grades fall to a fixed order; where that order begins is asked for
-        # too, or else random search would draw the same units too often.
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
         units = self.units(shape)
         if self.k in (0, len(units)):
-            return tuple(site for unit in units[: self.k] for site in unit)
-        grades = [trial.suggest_categorical(_name(unit), list(range(GRADES))) for unit in units]
-        begin = trial.suggest_int(TIES, 0, len(units) - 1)
-        order = random.Random(0).sample(range(len(units)), len(units))
-        best = sorted(range(len(units)), key=lambda place: (-grades[place], (order[place] + begin) % len(units)))
-        return tuple(site for place in sorted(best[: self.k]) for site in units[place])
+            return {}
+        return {**{_name(unit): list(range(GRADES)) for unit in units}, TIES: range(len(units))}
 
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
+        units = self.units(shape)
+        order = random.Random(0).sample(range(len(units)), len(units))
+
+        def rank(place: int) -> tuple[int, int]:
+            return -params.get(_name(units[place]), 0), (order[place] + params.get(TIES, 0)) % len(units)
+
+        best = sorted(range(len(units)), key=rank)[: self.k]
+        return tuple(site for place in sorted(best) for site in units[place])
+
+    @override
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
         chosen = _chosen(sites, self.units(shape))
         if chosen is None or sum(chosen.values()) != self.k:
             return None
@@ -163,14 +200,9 @@ class ExactlyK(_Family):
             return {}
         return {**{_name(unit): (GRADES - 1) * is_in for unit, is_in in chosen.items()}, TIES: 0}
 
-    def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are, many of which are one mask."""
-        units = len(self.units(shape))
-        return 1 if self.k in (0, units) else units * int(GRADES**units)
-
 
 class Window(_Family):
-    """Contiguous layers, each with all ``modules``."""
+    """Contiguous layers, each with all ``modules``: a length in layers, and a place."""
 
     family: Literal["window"] = "window"
     min_length: int = Field(default=1, ge=1)
@@ -178,13 +210,17 @@ class Window(_Family):
     max_length: int | None = Field(default=None, ge=1)
     """Most layers of a window; all of the model's by default."""
 
-    def _lengths(self, shape: ModelShape) -> tuple[int, int]:
+    def _ranges(self, shape: ModelShape) -> tuple[range, range]:
+        """Lengths and places."""
         depth, most = shape.num_layers, self.max_length or shape.num_layers
         if not self.min_length <= most <= depth:
             rule = f"a window must have 1 <= min_length <= max_length <= {depth} layers for this model"
             got = f"min_length={self.min_length}, max_length={self.max_length}"
             raise SponError(f"{rule}, but got {got} (at search.masks)")
-        return self.min_length, most
+        return range(self.min_length, most + 1), range(depth - self.min_length + 1)
+
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
+        return dict(zip((LENGTH, PLACE), self._ranges(shape), strict=True))
 
     def _start(self, place: int, length: int, depth: int) -> int:
         """First layer of a window; ``place`` runs from 0 (earliest) to ``depth - min_length`` (latest) at any length.
@@ -195,35 +231,18 @@ class Window(_Family):
         places = depth - self.min_length
         return (2 * place * (depth - length) + places) // (2 * places) if places else 0
 
-    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask for a length in layers, and for a place.
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
+        start = self._start(params[PLACE], params[LENGTH], shape.num_layers)
+        return tuple(site for unit in self.units(shape)[start : start + params[LENGTH]] for site in unit)
 
-        Returns:
-            The sites in canonical order.
-
-        Raises:
-            SponError: if the family does not fit the model.
-        """
-        least, most = self._lengths(shape)
-        length = trial.suggest_int("window.length", least, most)
-        place = trial.suggest_int("window.place", 0, shape.num_layers - least)
-        start = self._start(place, length, shape.num_layers)
-        return tuple(site for unit in self.units(shape)[start : start + length] for site in unit)
-
+    @override
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
-        (least, most), chosen = self._lengths(shape), _chosen(sites, self.units(shape))
-        layers = [unit[0].layer for unit, is_in in (chosen or {}).items() if is_in]
-        if not least <= len(layers) <= most or layers[-1] - layers[0] + 1 != len(layers):
+        (lengths, places), chosen = self._ranges(shape), _chosen(sites, self.units(shape)) or {}
+        layers = [unit[0].layer for unit, is_in in chosen.items() if is_in]
+        if len(layers) not in lengths or layers[-1] - layers[0] + 1 != len(layers):
             return None
-        places = range(shape.num_layers - least + 1)
         place = next(p for p in places if self._start(p, len(layers), shape.num_layers) == layers[0])
-        return {"window.length": len(layers), "window.place": place}
-
-    def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are: lengths times places, some of which are one mask."""
-        least, most = self._lengths(shape)
-        return (most - least + 1) * (shape.num_layers - least + 1)
+        return {LENGTH: len(layers), PLACE: place}
 
 
 class ModulePerLayer(_Family):
@@ -231,35 +250,27 @@ class ModulePerLayer(_Family):
 
     family: Literal["module_per_layer"] = "module_per_layer"
 
-    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask for a module, or none, for each layer.
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
+        return {f"{unit[0].layer:02d}": [NOTHING, *self.modules] for unit in self.units(shape)}
 
-        Returns:
-            The sites in canonical order, possibly none.
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
+        every = (site for unit in self.units(shape) for site in unit)
+        return tuple(site for site in every if site.module == params[f"{site.layer:02d}"])
 
-        Raises:
-            SponError: if the family does not fit the model.
-        """
-        choices = [NOTHING, *self.modules]
-        picked = [(unit, trial.suggest_categorical(f"{unit[0].layer:02d}", choices)) for unit in self.units(shape)]
-        return tuple(site for unit, module in picked for site in unit if site.module == module)
-
+    @override
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters that ``suggest`` turns into exactly these sites, or None where the family has no such mask."""
-        layers = {site.layer: site.module for site in sites}
+        layers = {f"{site.layer:02d}": site.module for site in sites}
         if len(layers) != len(sites) or not {site.module for site in sites} <= set(self.modules):
             return None
-        return {f"{unit[0].layer:02d}": layers.get(unit[0].layer, NOTHING) for unit in self.units(shape)}
-
-    def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are."""
-        return int((len(self.modules) + 1) ** len(self.units(shape)))
+        return {name: layers.get(name, NOTHING) for name in self._terms(shape)}
 
 
 class Ranked(_Family):
     """The ``k`` sites that rank highest by a sum of what is known of a site: its gain, its depth and its module.
 
-    A sum of few terms is what a search can learn from some dozens of masks; a bit for each of 210 sites is not.
+    A sum of few terms is what a search can learn from some dozens of masks; a bit for each of 210 sites is not. Asked
+    for is how much each counts. Gain and depth are places in an order, from 0 to 1; the bonus of a module is in the
+    same unit.
     """
 
     family: Literal["ranked"] = "ranked"
@@ -268,62 +279,46 @@ class Ranked(_Family):
     gains: dict[str, float] | None = None
     """The gain of each site; only their order counts. A sweep measures them (``GAIN``) where they are not given."""
 
+    @override
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
-        """Single sites."""
         units = _split(super().units(shape))
         if self.k > len(units):
             raise SponError(f"k must be in 1..{len(units)} sites for this model, but got {self.k} (at search.masks.k)")
         return units
 
-    def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask how much each term counts, and take the ``k`` sites of the highest sums.
+    def _terms(self, shape: ModelShape) -> dict[str, Term]:
+        # A negative weight of the depth prefers early layers
+        return {"gain": Weight(0.0), "depth": Weight(-1.0), **{module: Weight(-1.0) for module in self.modules}}
 
-        Gain and depth are places in an order, from 0 to 1; the bonus of a module is in the same unit.
-
-        Returns:
-            The sites in canonical order.
-
-        Raises:
-            SponError: if the family does not fit the model.
-        """
-        weights = {name: trial.suggest_float(name, low, 1.0, step=_STEP) for name, low in self._terms().items()}
-        return self._taken(weights, shape)
-
-    def _terms(self) -> dict[str, float]:
-        """What is asked for, each up to 1, and the least of it. A negative weight of the depth prefers early layers."""
-        return {"gain": 0.0, "depth": -1.0, **dict.fromkeys(self.modules, -1.0)}
-
-    def _taken(self, weights: Mapping[str, float], shape: ModelShape) -> tuple[Site, ...]:
+    def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
         sites = [site for (site,) in self.units(shape)]
         gains = self._ranks(sites)
         depth = max(1, shape.num_layers - 1)
 
         def rank(site: Site) -> float:
-            return weights["gain"] * gains[site] + weights["depth"] * site.layer / depth + weights[site.module]
+            total: float = params["gain"] * gains[site] + params["depth"] * site.layer / depth + params[site.module]
+            return total
 
         best = set(sorted(sites, key=lambda site: (-rank(site), -gains[site]))[: self.k])
         return tuple(site for site in sites if site in best)
 
     def _ranks(self, sites: list[Site]) -> dict[Site, float]:
         """The place of each site by its gain, from 0 to 1."""
-        if self.gains is None or set(self.gains) != {str(site) for site in sites}:
-            got = "none" if self.gains is None else f"{len(self.gains)} others"
-            raise SponError(
-                f"gains must be those of the {len(sites)} sites of the masks, but got {got} (at search.masks)"
-            )
-        ascending = sorted(sites, key=lambda site: (self.gains or {})[str(site)])
+        gains = self.gains or {}
+        if set(gains) != {str(site) for site in sites}:
+            got = "none" if self.gains is None else f"{len(gains)} others"
+            rule = f"gains must be those of the {len(sites)} sites of the masks"
+            raise SponError(f"{rule}, but got {got} (at search.masks)")
+        ascending = sorted(sites, key=lambda site: gains[str(site)])
         return {site: place / max(1, len(sites) - 1) for place, site in enumerate(ascending)}
 
+    @override
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
         """The parameters of one term alone that give these sites: the gain, early or late layers, or one module."""
-        nothing = dict.fromkeys(self._terms(), 0.0)
+        nothing: Params = dict.fromkeys(self._terms(shape), 0.0)
         alone = [("gain", 1.0), ("depth", -1.0), ("depth", 1.0), *((module, 1.0) for module in self.modules)]
         tried = ({**nothing, term: weight} for term, weight in alone)
-        return next((weights for weights in tried if self._taken(weights, shape) == sites), None)
-
-    def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are, many of which are one mask."""
-        return math.prod(round((1.0 - low) / _STEP) + 1 for low in self._terms().values())
+        return next((weights for weights in tried if self._mask(weights, shape) == sites), None)
 
 
 MaskFamily = Annotated[

@@ -17,14 +17,7 @@ def _ranked(scores: Mapping[int, float], rule: str) -> list[int]:
 
 
 def top_k(scores: Mapping[int, float], k: int) -> tuple[int, ...]:
-    """The ``k`` most important layers.
-
-    Args:
-        scores: importance of each layer, larger is more important.
-        k: how many.
-
-    Returns:
-        Layer indices in ascending order.
+    """The ``k`` layers of the largest scores, in ascending order.
 
     Raises:
         SponError: if k is out of range, or a score not finite.
@@ -36,10 +29,7 @@ def top_k(scores: Mapping[int, float], k: int) -> tuple[int, ...]:
 
 
 def above_threshold(scores: Mapping[int, float], threshold: float) -> tuple[int, ...]:
-    """The layers with a score above ``threshold``.
-
-    Returns:
-        Layer indices in ascending order.
+    """The layers with a score above ``threshold``, in ascending order.
 
     Raises:
         SponError: if there is none, or a score is not finite.
@@ -56,10 +46,7 @@ def elbow(scores: Mapping[int, float]) -> tuple[int, ...]:
     """The layers before the sorted scores bend: the point of the curve that is farthest from its chord.
 
     Where the curve is below the chord there, it has fallen, and that point is the first one left out. Where it is
-    above, it is about to fall, and that point is the last one taken.
-
-    Returns:
-        Layer indices in ascending order.
+    above, it is about to fall, and that point is the last one taken. Layers come in ascending order.
 
     Raises:
         SponError: if the curve has no bend, or a score is not finite.

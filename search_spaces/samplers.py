@@ -5,13 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import (
-    BaseSampler,
-    BruteForceSampler,
-    NSGAIISampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,13 +27,8 @@ def make_sampler(algorithm: Algorithm, seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         match algorithm:
             case Tpe():
-                return TPESampler(
-                    seed=seed,
-                    multivariate=algorithm.multivariate,
-                    group=algorithm.multivariate,
-                    constant_liar=algorithm.constant_liar,
-                    n_startup_trials=algorithm.n_startup_trials,
-                )
+                first = algorithm.n_startup_trials
+                return TPESampler(seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True)
             case Nsga2():
                 return NSGAIISampler(seed=seed, population_size=algorithm.population_size)
             case Random():

@@ -8,10 +8,18 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from search_spaces.placement import AllocationConfig, Level, LevelMethod, PlanConfig, Seed, TokenPolicy
-from search_spaces.resources import ResourcesConfig
 from search_spaces.search_config import SearchConfig
 from search_spaces.sites import Site, module_label
-from search_spaces.sources import EMBEDDED, SPLITS, BlockCounts, Config, CorpusConfig, ModelConfig, Split
+from search_spaces.sources import (
+    EMBEDDED,
+    SPLITS,
+    BlockCounts,
+    Config,
+    CorpusConfig,
+    ModelConfig,
+    ResourcesConfig,
+    Split,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -160,12 +168,7 @@ class TrialPlan(Config):
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of a sequence of ``length`` tokens that stay dense under the token policy."""
-        return dense_positions(self.tokens, length)
-
-
-def dense_positions(tokens: TokenPolicy, length: int) -> int:
-    """Positions at the start of ``length`` tokens that a token policy leaves dense."""
-    return length // 2 if tokens == "second_half" else 0
+        return length // 2 if self.tokens == "second_half" else 0
 
 
 def _hash(value: object) -> str:

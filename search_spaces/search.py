@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def search_of(space: SpaceConfig) -> SearchConfig:
-    """What stands under ``search:``.
-
-    Raises:
-        SponError: if nothing does.
-    """
+    """What stands under ``search:``; a ``SponError`` if nothing does."""
     if space.search is None:
         raise SponError(f"a space to search must have a key search, but {space.name} has none (at search)")
     return space.search
@@ -103,16 +99,7 @@ def allocation_of(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape
 def trial_of_suggestion(
     space: SpaceConfig, suggestion: "BaseTrial", shape: ModelShape, fingerprints: Fingerprints
 ) -> TrialConfig:
-    """Turn a suggestion into a validated trial, asking for each parameter as it is needed.
-
-    Args:
-        space: with a ``search``.
-        suggestion: a trial of Optuna, or what stands for one (``FixedTrial``).
-        shape: of the model.
-        fingerprints: of model and corpus.
-
-    Returns:
-        The trial. Two suggestions of the same mask have one identity.
+    """Turn a suggestion of Optuna's into a validated trial; two suggestions of the same mask have one identity.
 
     Raises:
         SponError: if the space does not fit the model (``check_search`` says so earlier).

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search_spaces.schema import ResourcesConfig
-from search_spaces.search_stages import Asha
+from search_spaces.search_config import Asha
 from sweep.nodes import places
 
 _METRIC = "val_kl_nats"
@@ -75,7 +75,7 @@ class Halving(_Patient, ASHAScheduler):
             metric=_METRIC,
             mode="min",
             max_t=n_rungs,
-            grace_period=asha.grace_period,
+            grace_period=1,
             reduction_factor=asha.reduction_factor,
         )
         self.resources = resources

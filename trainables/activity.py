@@ -66,14 +66,7 @@ def tell(what: str, done: int = 0, total: int | None = None, unit: str = "", not
 
 
 def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Yield items, and tell before the first and after each how many are done.
-
-    Args:
-        items: of known length, unless ``total`` says it or nobody knows.
-        what: of the activity.
-        unit: of the activity.
-        total: how many there are.
-    """
+    """Yield items, and tell before the first and after each how many are done, of the total if it is known."""
     if total is None and isinstance(items, Collection):
         total = len(items)
     tell(what, 0, total, unit)
@@ -83,13 +76,7 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None) ->
 
 
 class Throttle:
-    """Passes on an activity when it is another than the one before, or some time has gone by.
-
-    Args:
-        listener: hears what is passed on.
-        seconds: between two words on one activity.
-        clock: gives seconds.
-    """
+    """Passes on an activity when it is another than the one before, or ``seconds`` have gone by."""
 
     def __init__(self, listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._listener, self._seconds, self._clock = listener, seconds, clock

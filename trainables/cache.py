@@ -41,15 +41,10 @@ def is_cached(kind: str, key: str) -> bool:
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The cached directory of a key, built first if it is not there.
+    """The cached directory of a key (``content_key``), which ``build`` fills first if it is not there.
 
     Several processes may ask at once: one builds, the others wait. The lock is the kernel's, so that of a process that
     died is free.
-
-    Args:
-        kind: folder of the cache.
-        key: what decides the content (``content_key``).
-        build: fills the empty directory that it is given.
 
     Raises:
         NodeError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,
@@ -133,16 +128,18 @@ def written_aside(place: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         yield aside
-        aside.chmod(0o755)  # mkdtemp's 0o700 would hide a shared cache from the user's group
-        _sync(aside)
+        _share_and_sync(aside)
         _rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync(directory: Path) -> None:
-    """Wait until the disk has all of a directory: after a loss of power, a name would stand for half of it."""
+def _share_and_sync(directory: Path) -> None:
+    """Show all of a directory to the user's group, from which mkdtemp and safetensors hide what they make, and wait
+    until the disk has it: after a loss of power, a name would stand for half of it.
+    """
     for path in (*directory.rglob("*"), directory):
+        path.chmod(0o755 if path.is_dir() else 0o644)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

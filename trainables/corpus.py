@@ -15,8 +15,8 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import cast
 
-import safetensors.torch
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -67,7 +67,7 @@ def prepare_corpus(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, tok
 
 def load_blocks(prepared: Path, split: Split) -> Blocks:
     """The blocks of one split of a prepared corpus."""
-    tensors = safetensors.torch.load_file(prepared / f"{split}.safetensors")
+    tensors = load_file(prepared / f"{split}.safetensors")
     return Blocks(tensors["tokens"].long(), tensors["documents"].long())
 
 
@@ -199,9 +199,6 @@ def _write(blocks: dict[Split, Blocks], directory: Path) -> None:
             "n_documents": len(set(documents.flatten().tolist())),
             "n_tokens": tokens.numel(),
         }
-        # safetensors' own writer turns a full disk into an exception without an errno
-        (directory / f"{split}.safetensors").write_bytes(
-            safetensors.torch.save({"tokens": tokens, "documents": documents})
-        )
+        save_file({"tokens": tokens, "documents": documents}, directory / f"{split}.safetensors")
     meta = {"schema": SCHEMA, "fingerprint": digest.hexdigest(), "splits": counts}
     (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")

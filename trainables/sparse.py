@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.schema import TrialPlan, dense_positions
+from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
 from trainables.model import ResidentModel
 from trainables.spon import SiteBias, SponBiases
@@ -34,15 +34,7 @@ class SparseLinear(nn.Linear):
 
 
 class Change(nn.Module):
-    """S and b of one site.
-
-    Args:
-        plan: its rule and token policy.
-        site: whose level and threshold are used.
-        threshold: of the site, for the rule ``threshold``.
-        bias: b; None adds none.
-        meter: counts what S zeroes, if given.
-    """
+    """S and b of one site; a meter counts what S zeroes."""
 
     def __init__(
         self,
@@ -55,11 +47,10 @@ class Change(nn.Module):
         super().__init__()
         self.bias = bias
         self._plan, self._site, self._threshold, self._meter = plan, site, threshold, meter
-        self._tokens = plan.tokens
 
     def dense_prefix(self, length: int) -> int:
         """Positions at the start of ``length`` that stay dense."""
-        return dense_positions(self._tokens, length)
+        return self._plan.dense_prefix(length)
 
     def sparsify(self, tail: Tensor) -> Tensor:
         """S(x) of the positions that do not."""

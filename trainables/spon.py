@@ -62,6 +62,13 @@ class SponBiases:
         self.vectors = {site: bias.vector for site, bias in self.sites.items()}
         self.gains: dict[Site, nn.Parameter] = {}
 
+    @classmethod
+    def of(cls, model: ResidentModel, vectors: Mapping[Site, Tensor], form: Form) -> "SponBiases":
+        """Those with the given vectors; a ``ValueError`` if one does not fit its site."""
+        biases = cls(model, tuple(vectors), form)
+        biases.load(vectors)
+        return biases
+
     def _new(self, site: Site) -> SiteBias:
         shape = self._model.shape.sites[site]
         width = shape.out_features if self.form == "output_bias" else shape.in_features
@@ -107,11 +114,7 @@ class SponBiases:
 
     @torch.no_grad()
     def load(self, state: Mapping[Site, Tensor]) -> None:
-        """Take over vectors of the same sites and shapes, strictly.
-
-        Raises:
-            ValueError: naming what is expected and what is there.
-        """
+        """Take over vectors of the same sites and shapes; a ``ValueError`` if they are others."""
         expected, got = ({str(s): tuple(v.shape) for s, v in of.items()} for of in (self.vectors, state))
         if expected != got:
             raise ValueError(f"biases must have the sites and shapes {expected}, but got {got}")
@@ -120,11 +123,7 @@ class SponBiases:
 
 
 def switched_on(biases: Mapping[Site, Tensor], mask: Iterable[Site]) -> dict[Site, Tensor]:
-    """Copies of the shared vectors of a mask's sites, in canonical order.
-
-    Args:
-        biases: shared vectors, (out_features,) or (in_features,) by form.
-        mask: sites.
+    """Copies of the shared vectors of a mask's sites, (out_features,) or (in_features,) by form, in canonical order.
 
     Raises:
         SponError: if a site has no shared bias.

@@ -104,14 +104,7 @@ class SparsityMeter:
 
 
 def sparse_input(tail: Tensor, plan: TrialPlan, level: float, threshold: float | None) -> Tensor:
-    """S(x) by the plan's rule, of the positions that the token policy gives to it.
-
-    Args:
-        tail: (..., positions, in_features), input of a site.
-        plan: gives the rule.
-        level: the site's sparsity, for the rule ``topk``.
-        threshold: the site's, for the rule ``threshold``.
-    """
+    """S(x) by the plan's rule, (..., positions, in_features): by level for ``topk``, else by threshold."""
     if plan.rule == "topk":
         return keep_largest(tail, level)
     assert threshold is not None
@@ -124,12 +117,6 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
 
     W E[x - S(x)] is then the mean error of the site's output, which a bias can give back at once (the bias correction
     of quantisation, arXiv:1906.04721, section 4.2). Positions that stay dense lose nothing and count.
-
-    Args:
-        model: in its dense state.
-        plan: what would be sparsified.
-        thresholds: of every site, for the rule ``threshold``.
-        tokens: (blocks, seq) calibration text.
 
     Returns:
         (in_features,) fp64 on the CPU, by site.
@@ -191,12 +178,7 @@ def bin_edges() -> Tensor:
 
 
 def quantile_threshold(histogram: Tensor, sparsity: float) -> float:
-    """The threshold whose share of entries below it is nearest to ``sparsity``.
-
-    Args:
-        histogram: (32768,) counts of one site.
-        sparsity: fraction to zero.
-    """
+    """The threshold whose share of entries below it, by a site's (32768,) counts, is nearest to ``sparsity``."""
     below = torch.cat((histogram.new_zeros(1), histogram.cumsum(0)[:-1])).double() / histogram.sum()
     nearest = int((below - sparsity).abs().argmin())
     return bin_edges()[nearest].item()

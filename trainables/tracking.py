@@ -27,10 +27,6 @@ def tracking_uri(given: str | None, storage: Path) -> str:
 def refuse_password(uri: str, where: str) -> None:
     """Addresses are printed and kept with the state of a sweep; what is secret comes from the environment.
 
-    Args:
-        uri: of a server or a database.
-        where: it was given.
-
     Raises:
         SponError: if it has a password in it; the message has not.
     """

@@ -38,13 +38,7 @@ def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
 
 
 class Trainer:
-    """Trains the biases of one trial, some steps at a time.
-
-    Args:
-        bench: model, text and teacher.
-        plan: what is sparsified.
-        sites: biased sites, in canonical order.
-        training: how.
+    """Trains the biases of some sites, in canonical order, some steps at a time.
 
     Attributes:
         biases: the vectors in training.
@@ -78,14 +72,11 @@ class Trainer:
         self.total_steps = total_steps(len(self._tokens), training)
 
     def train_until(self, step: int, before_each: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train up to a step number, or to the end of the run.
+        """Train up to a step number, or to the end of the run: where it is then, and the mean loss of the steps taken.
 
         Args:
             step: to train to.
             before_each: is called before each step, and may end training by an exception.
-
-        Returns:
-            Where the run is now, and the mean loss of the steps taken.
 
         Raises:
             SponError: if one block does not fit into memory, or the loss or a bias is no longer finite. That names the

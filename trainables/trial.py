@@ -16,13 +16,7 @@ from torch import Tensor
 from search_spaces.errors import SponError
 from search_spaces.schema import Split, TrialConfig, TrialPlan
 from search_spaces.sites import Site
-from trainables.checkpoint import (
-    Checkpoint,
-    CheckpointMeta,
-    check_fits,
-    code_commit,
-    library_versions,
-)
+from trainables.checkpoint import Checkpoint, CheckpointMeta, check_fits, code_commit, library_versions
 from trainables.evaluation import score
 from trainables.scores import Scores
 from trainables.sparse import sparsified
@@ -45,14 +39,7 @@ def recovery(dense: float, teal: float, spon: float) -> float:
 
 
 def metrics_of(split: str, dense: Scores, teal: Scores, spon: Scores) -> Metrics:
-    """The metrics of a split, units in the names. Both recoveries are always given together.
-
-    Args:
-        split: prefix of the names, ``val`` or ``test``.
-        dense: scores of the dense model.
-        teal: of the sparse model without biases, on the same blocks.
-        spon: of the sparse model with its biases, on the same blocks.
-    """
+    """The metrics of a split, ``val`` or ``test``, units in the names. Both recoveries are always given together."""
     return {
         f"{split}_kl_nats": spon.kl_nats,
         f"{split}_nll_nats": spon.nll_nats,
@@ -67,10 +54,6 @@ def metrics_of(split: str, dense: Scores, teal: Scores, spon: Scores) -> Metrics
 
 class Trial:
     """One trial in progress.
-
-    Args:
-        bench: of the trial's model and corpus.
-        config: resolved.
 
     Raises:
         SponError: if the workbench is of another model or corpus.
@@ -210,11 +193,7 @@ def run_trial(bench: Workbench, config: TrialConfig) -> Checkpoint:
 
 
 def report_test(bench: Workbench, checkpoint: Checkpoint) -> Checkpoint:
-    """Add the scores and metrics of the test split to a finished trial.
-
-    Args:
-        bench: with the test split open.
-        checkpoint: of the same model and corpus.
+    """Add the scores and metrics of the test split, which the workbench has open, to a finished trial.
 
     Raises:
         SponError: if the checkpoint does not fit the workbench, or its test split is closed.
@@ -223,8 +202,7 @@ def report_test(bench: Workbench, checkpoint: Checkpoint) -> Checkpoint:
     bench.check(config)
     check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
     dense, teal = bench.dense_baseline("test"), bench.teal_baseline(config.plan, "test").scores
-    biases = SponBiases(bench.model, tuple(checkpoint.biases), config.training.form)
-    biases.load(checkpoint.biases)
+    biases = SponBiases.of(bench.model, checkpoint.biases, config.training.form)
     spon = score_biases(bench, config.plan, biases, "test") if checkpoint.biases else teal
     metrics = checkpoint.meta.metrics | metrics_of("test", dense, teal, spon)
     scores = {"test.dense": dense, "test.teal": teal, "test.spon": spon}

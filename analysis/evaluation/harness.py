@@ -28,8 +28,10 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is mean
 
 _SEED = 1234  # of few-shot examples and of sampling: the three models see the same
 _BATCH = 8
-_FAULTS = (AssertionError, AttributeError, DatasetsError, ImportError, LookupError, OSError, TemplateError, TypeError)
-_FAULTS_OF_A_FILE = (*_FAULTS, ValueError, YAMLError)
+_FAULTS = (
+    *(AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError),
+    *(DatasetsError, TemplateError, YAMLError),
+)
 """What the harness raises at a task file that is broken, or at a data set that is out of reach."""
 
 Task = Any
@@ -99,7 +101,7 @@ def _load(manager: Any, name: str, limit: int | None) -> list[Task]:
             tasks = list(manager.load([str(file) if _is_file(name) else name])["tasks"].values())
             for task in tasks:
                 _prepare(task, limit)
-        except _FAULTS_OF_A_FILE as error:
+        except _FAULTS as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise SponError(f"a task must load, but {name} does not: {reason} (at --tasks)") from error
     if not tasks:
@@ -118,12 +120,7 @@ def _prepare(task: Task, limit: int | None) -> None:
 
 
 def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None) -> list[TaskScores]:
-    """Put tasks to the three models.
-
-    Args:
-        resident: the checkpoint on its model.
-        tasks: of ``load_tasks``.
-        limit: items of each task at most.
+    """Put tasks, of which ``limit`` items at most, to the three models.
 
     Returns:
         Every metric of every task that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.

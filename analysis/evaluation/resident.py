@@ -10,7 +10,6 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint, check_fits
@@ -42,25 +41,9 @@ class Resident:
             yield
             return
         thresholds = {Site.parse(site): value for site, value in self.checkpoint.meta.thresholds.items()}
-        with sparsified(self.model, self.config.plan, thresholds, self._biases() if mode == "spon" else None):
+        biases = SponBiases.of(self.model, self.checkpoint.biases, self.config.training.form)
+        with sparsified(self.model, self.config.plan, thresholds, biases if mode == "spon" else None):
             yield
-
-    def _biases(self) -> SponBiases:
-        biases = SponBiases(self.model, tuple(self.checkpoint.biases), self.config.training.form)
-        biases.load(self.checkpoint.biases)
-        return biases
-
-
-def check_evaluable(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that does not make three models.
-
-    Raises:
-        SponError: if it has no biases or sparsifies nothing.
-    """
-    config = checkpoint.meta.config
-    if not checkpoint.biases or not config.plan.levels:
-        what = "has no biases" if not checkpoint.biases else "sparsifies nothing"
-        raise SponError(f"an evaluation must have a sparse model with biases, but {config.name} {what}")
 
 
 def make_resident(checkpoint: Checkpoint) -> Resident:

@@ -16,6 +16,12 @@ EVALUATION = "evaluation.json"
 Scores = tuple[float, ...]
 
 
+def _check_paired(what: str, where: str, *scores: Scores) -> None:
+    counts = [len(each) for each in scores]
+    if len(set(counts)) > 1 or not counts[0]:
+        raise ValueError(f"three models must score the same {what}, but got {counts} (at {where})")
+
+
 class TaskScores(Config):
     """One metric of one task under the three models, an entry an item, in the order of the task.
 
@@ -34,9 +40,7 @@ class TaskScores(Config):
 
     @model_validator(mode="after")
     def _items_are_paired(self) -> "TaskScores":
-        counts = [len(self.dense), len(self.teal), len(self.spon)]
-        if len(set(counts)) > 1 or not counts[0]:
-            raise ValueError(f"three models must score the same items, but got {counts} (at {self.task})")
+        _check_paired("items", self.task, self.dense, self.teal, self.spon)
         return self
 
 
@@ -64,9 +68,8 @@ class TextScores(Config):
 
     @model_validator(mode="after")
     def _units_are_paired(self) -> "TextScores":
-        counts = [len(s) for s in (self.dense_nll, self.teal_nll, self.spon_nll, self.teal_kl, self.spon_kl)]
-        if len(set(counts)) > 1 or not counts[0]:
-            raise ValueError(f"three models must score the same text, but got {counts} units (at {self.text})")
+        scores = self.dense_nll, self.teal_nll, self.spon_nll, self.teal_kl, self.spon_kl
+        _check_paired("units", self.text, *scores)
         return self
 
 

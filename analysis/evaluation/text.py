@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,11 +146,7 @@ def own_split(checkpoint: Checkpoint) -> TextScores:
         fingerprint=checkpoint.meta.config.corpus_fingerprint,
         cut=Cut(size, size, add_bos=False).label,
         tokens=size,
-        dense_nll=nll["dense"],
-        teal_nll=nll["teal"],
-        spon_nll=nll["spon"],
-        teal_kl=kl["teal"],
-        spon_kl=kl["spon"],
+        **_by_name(nll, kl),
     )
 
 
@@ -175,12 +171,13 @@ def _score(resident: Resident, name: str, rows: Tensor, cut: Cut, units: int) ->
         fingerprint=hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16],
         cut=cut.label,
         tokens=cut.stride * len(rows) // units,
-        dense_nll=nll["dense"],
-        teal_nll=nll["teal"],
-        spon_nll=nll["spon"],
-        teal_kl=kl["teal"],
-        spon_kl=kl["spon"],
+        **_by_name(nll, kl),
     )
+
+
+def _by_name(nll: Mapping[Mode, Scores], kl: Mapping[Mode, Scores]) -> dict[str, Scores]:
+    """The fields of ``TextScores``; the dense model's KL to itself is none of them."""
+    return {f"{mode}_nll": nll[mode] for mode in MODES} | {f"{mode}_kl": kl[mode] for mode in MODES[1:]}
 
 
 def _list(values: Tensor) -> Scores:

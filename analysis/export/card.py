@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 from analysis.export.load import SponSpec
 from search_spaces.schema import EMBEDDED
@@ -117,23 +118,13 @@ def _conditions(checkpoint: Checkpoint, split: str, scores: Scores) -> str:
     )
 
 
-def _statistics_of(who: str) -> dict[str, Statistic]:
-    def kl(models: Mapping[str, Means]) -> Array:
-        return models[who].kl
-
-    def nll(models: Mapping[str, Means]) -> Array:
-        return models[who].nll
-
-    def ppl(models: Mapping[str, Means]) -> Array:
-        return models[who].ppl
-
-    return {f"{who}_kl": kl, f"{who}_nll": nll, f"{who}_ppl": ppl}
+def _figure_of(who: str, what: str, models: Mapping[str, Means]) -> Array:
+    figure: Array = getattr(models[who], what)
+    return figure
 
 
 _STATISTICS: dict[str, Statistic] = {
-    **_statistics_of("dense"),
-    **_statistics_of("teal"),
-    **_statistics_of("spon"),
+    **{f"{who}_{what}": partial(_figure_of, who, what) for who in _MODELS for what in ("kl", "nll", "ppl")},
     "kl_recovered": lambda m: recovered(m["dense"].kl, m["teal"].kl, m["spon"].kl),
     "ppl_recovered": lambda m: recovered(m["dense"].ppl, m["teal"].ppl, m["spon"].ppl),
 }

@@ -124,8 +124,7 @@ def output_biases(checkpoint: Checkpoint, shape: ModelShape, model: ResidentMode
     if checkpoint.meta.config.training.form == "output_bias":
         return {shape.sites[site].path: vector for site, vector in checkpoint.biases.items()}
     assert model is not None
-    biases = SponBiases(model, tuple(checkpoint.biases), "input_vector")
-    biases.load(checkpoint.biases)
+    biases = SponBiases.of(model, checkpoint.biases, "input_vector")
     with torch.no_grad():
         return {shape.sites[site].path: bias(model.linear(site).weight).float() for site, bias in biases.sites.items()}
 

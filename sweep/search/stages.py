@@ -13,7 +13,7 @@ from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
-from search_spaces.search_stages import ProxyConfig
+from search_spaces.search_config import ProxyConfig
 from search_spaces.sites import ModelShape
 from sweep.display import say
 from sweep.folder import SweepFolder

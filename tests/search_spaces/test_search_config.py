@@ -4,8 +4,7 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, Subset
 from search_spaces.schema import SpaceConfig
-from search_spaces.search_config import Nsga2, Tpe
-from search_spaces.search_stages import Asha, ConfirmConfig, ProxyConfig
+from search_spaces.search_config import Asha, ConfirmConfig, Nsga2, ProxyConfig, Tpe
 
 TWO = ["o_proj", "down_proj"]
 
@@ -108,7 +107,10 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
             subset(masks={"family": "window", "length": 2}),
             ["a key must be one of modules, family, min_length, max_length, but got", "(at search.masks.length in"],
         ),
-        (subset(algorithm={"name": "tpe", "liar": 1}), ["one of name, multivariate,", "(at search.algorithm.liar in"]),
+        (
+            subset(algorithm={"name": "tpe", "liar": 1}),
+            ["name, n_startup_trials, but got", "(at search.algorithm.liar in"],
+        ),
         (subset(masks={"family": "subset", "modules": ["fc1"]}), ["'q_proj',", "got 'fc1' (at search.masks.modules.0"]),
         (subset(masks={"family": "subset", "modules": []}), ["at least one module and", "[] (at search.masks.modules"]),
         ({}, ["a key that has no default must be given", "(at search.masks in"]),
@@ -132,11 +134,21 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         ),
         (subset(proxy={}, stopping="asha"), ["several rungs, but got rungs=[16], stopping=asha (at search in"]),
         (subset(stopping="median"), ["must be 'asha', but got 'median' (at search.stopping"]),
-        (subset(stopping={"name": "asha", "grace_period": 0}), ["but got 0 (at search.stopping.grace_period in"]),
+        (
+            subset(stopping={"name": "asha", "reduction_factor": 0}),
+            ["but got 0 (at search.stopping.reduction_factor in"],
+        ),
         (
             subset(stopping={"name": "asha", "grace": 1}),
-            ["one of name, grace_period, reduction_factor, but got 'grace' (at search.stopping.grace in"],
+            ["one of name, reduction_factor, but got 'grace' (at search.stopping.grace in"],
         ),
+        (subset(stopping={"name": "asha", "grace_period": 1}), ["'grace_period'; the first decision is after"]),
+        (subset(algorithm={"name": "tpe", "multivariate": True}), ["'multivariate'; TPE always models"]),
+        (subset(proxy={"rungs": []}), ["at least 1 item", "but got [] (at search.proxy.rungs in"]),
+        (subset(proxy={"rungs": [0]}), ["but got 0 (at search.proxy.rungs.0 in"]),
+        (subset(proxy={"n_train": 0}), ["but got 0 (at search.proxy.n_train in"]),
+        (subset(confirm={"seeds": []}), ["at least 1 item", "but got [] (at search.confirm.seeds in"]),
+        (subset(confirm={"n_random": -1}), ["but got -1 (at search.confirm.n_random in"]),
         (subset(confirm={"seeds": [1, 1]}), ["a seed must be listed once, but got [1, 1] (at search.confirm.seeds in"]),
         (subset(confirm={"controls": 1}), ["one of seeds, n_chosen, n_random, but got", "search.confirm.controls in"]),
     ],

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.load import parse_space
 from search_spaces.schema import ResourcesConfig
-from search_spaces.search_stages import Asha
+from search_spaces.search_config import Asha
 from sweep import scheduler
 from sweep.cluster import start_ray
 from sweep.folder import create_sweep

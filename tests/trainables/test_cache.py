@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from search_spaces.errors import SponError
 from trainables.cache import cache_root, cached, cached_together, content_key, writable, written_aside
@@ -153,9 +155,10 @@ def test_the_disk_has_the_files_before_they_have_their_name(tmp_path, monkeypatc
 
 
 def test_a_directory_written_aside_can_be_read_by_others(tmp_path):
-    with written_aside(tmp_path / "place"):
-        pass
+    with written_aside(tmp_path / "place") as aside:
+        save_file({"x": torch.zeros(1)}, aside / "tensors.safetensors")  # which safetensors makes for its owner alone
     assert (tmp_path / "place").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "place" / "tensors.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(

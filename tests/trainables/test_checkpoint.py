@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from search_spaces import __version__
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from tests.conftest import trials_of
 from trainables import checkpoint as module
 from trainables.checkpoint import (
     BIASES,
@@ -31,9 +31,10 @@ from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
 
-@pytest.fixture
-def finished(tiny_bench: Workbench, tiny_trial: TrialConfig) -> Checkpoint:
-    return run_trial(tiny_bench, tiny_trial)
+@pytest.fixture(scope="module")
+def finished(tiny_space: dict[str, object]) -> Checkpoint:
+    trial = trials_of(tiny_space)[0]
+    return run_trial(Workbench(trial.model, trial.corpus, "cpu"), trial)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.errors import SponError
-from trainables.wheels import wheel_member
+from trainables.wheels import WheelFile, wheel_member
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ def test_takes_the_member_and_leaves_nothing_else(tmp_path: Path, add_wheel: Cal
     sha256 = add_wheel("words", "words/list.txt", b"alpha\nbeta\n")
     place = tmp_path / "out" / "list.txt"
     place.parent.mkdir()
-    assert wheel_member("words==1.0", "words/list.txt", sha256, place) == place
+    assert wheel_member(WheelFile("words==1.0", "words/list.txt", sha256), place) == place
     assert place.read_bytes() == b"alpha\nbeta\n"
     assert list(place.parent.iterdir()) == [place]
 
@@ -24,7 +24,7 @@ def test_takes_the_member_and_leaves_nothing_else(tmp_path: Path, add_wheel: Cal
 def test_asks_for_a_fixed_platform_on_any_machine(tmp_path: Path, add_wheel: Callable[..., str]) -> None:
     sha256 = add_wheel("words", "words/list.txt", b"alpha", tag="cp311-cp311-win_arm64")
     place = tmp_path / "list.txt"
-    wheel_member("words==1.0", "words/list.txt", sha256, place, platform="win_arm64")
+    wheel_member(WheelFile("words==1.0", "words/list.txt", sha256, "win_arm64"), place)
     assert place.read_bytes() == b"alpha"
 
 
@@ -32,19 +32,19 @@ def test_refuses_a_member_with_another_hash(tmp_path: Path, add_wheel: Callable[
     got = add_wheel("words", "words/list.txt", b"tampered")
     place = tmp_path / "list.txt"
     with pytest.raises(SponError, match=f"must have SHA-256 {'0' * 64}, but got {got}"):
-        wheel_member("words==1.0", "words/list.txt", "0" * 64, place)
+        wheel_member(WheelFile("words==1.0", "words/list.txt", "0" * 64), place)
     assert not place.exists()
 
 
 def test_names_a_missing_member(tmp_path: Path, add_wheel: Callable[..., str]) -> None:
     sha256 = add_wheel("words", "words/list.txt", b"alpha")
     with pytest.raises(SponError, match=r"must contain words/other\.txt, but it does not \(at words-1\.0"):
-        wheel_member("words==1.0", "words/other.txt", sha256, tmp_path / "other.txt")
+        wheel_member(WheelFile("words==1.0", "words/other.txt", sha256), tmp_path / "other.txt")
 
 
 def test_gives_the_last_error_of_pip_in_one_line(tmp_path: Path, add_wheel: Callable[..., str]) -> None:
     with pytest.raises(SponError) as caught:
-        wheel_member("absent==1.0", "absent/file", "0" * 64, tmp_path / "file")
+        wheel_member(WheelFile("absent==1.0", "absent/file", "0" * 64), tmp_path / "file")
     expected = "pip must be able to download absent==1.0, but it says: No matching distribution found for absent==1.0"
     assert str(caught.value) == expected
 
@@ -54,7 +54,7 @@ def test_gives_the_last_line_of_a_traceback_of_pip(tmp_path: Path, monkeypatch: 
     failed = subprocess.CompletedProcess([], 2, "", stderr)
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)
     with pytest.raises(SponError, match=r"but it says: OSError: \[Errno 28\] No space left on device$"):
-        wheel_member("words==1.0", "words/list.txt", "0" * 64, tmp_path / "list.txt")
+        wheel_member(WheelFile("words==1.0", "words/list.txt", "0" * 64), tmp_path / "list.txt")
 
 
 def test_a_failure_leaves_no_file(tmp_path: Path, add_wheel: Callable[..., str]) -> None:
@@ -62,7 +62,7 @@ def test_a_failure_leaves_no_file(tmp_path: Path, add_wheel: Callable[..., str])
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(SponError):
-        wheel_member("words==1.0", "words/list.txt", "0" * 64, out / "list.txt")
+        wheel_member(WheelFile("words==1.0", "words/list.txt", "0" * 64), out / "list.txt")
     assert list(out.iterdir()) == []
 
 
@@ -72,12 +72,12 @@ def test_two_processes_fetch_once(tmp_path: Path, spon_cache: Path, add_wheel: C
     script = f"""
 from pathlib import Path
 from trainables.cache import cached
-from trainables.wheels import wheel_member
+from trainables.wheels import WheelFile, wheel_member
 
 def build(directory):
     with open({str(log)!r}, "a") as log:
         log.write("built\\n")
-    wheel_member("words==1.0", "words/list.txt", {sha256!r}, directory / "list.txt")
+    wheel_member(WheelFile("words==1.0", "words/list.txt", {sha256!r}), directory / "list.txt")
 
 print((cached("words", "key", build) / "list.txt").read_text())
 """

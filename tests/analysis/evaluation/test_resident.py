@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.evaluation.resident import MODES, Resident, check_evaluable, quiet
+from analysis.evaluation.resident import MODES, Resident, quiet
+from analysis.subject import check_repaired
 from search_spaces.errors import SponError
 from trainables.evaluation import score
 from trainables.workbench import Workbench
@@ -29,11 +30,11 @@ def test_teal_scores_as_in_the_trial_and_the_biases_change_it(policy, resident_o
 def test_what_is_not_three_models_is_refused(resident_of):
     checkpoint = resident_of().checkpoint
     with pytest.raises(SponError, match="has no biases"):
-        check_evaluable(replace(checkpoint, biases={}))
+        check_repaired(replace(checkpoint, biases={}), "an evaluation")
     plan = checkpoint.meta.config.plan.model_copy(update={"levels": {}})
     config = checkpoint.meta.config.model_copy(update={"plan": plan})
     with pytest.raises(SponError, match="sparsifies nothing"):
-        check_evaluable(replace(checkpoint, meta=checkpoint.meta.model_copy(update={"config": config})))
+        check_repaired(replace(checkpoint, meta=checkpoint.meta.model_copy(update={"config": config})), "an evaluation")
 
 
 def test_quiet_is_of_the_error_stream_alone(capsys):
