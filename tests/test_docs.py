@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mlflow.cli import cli as mlflow
 
 from analysis.cli import command_line as analysis_line
 from search_spaces.load import load_space, parse_space
@@ -103,13 +104,22 @@ def test_the_commands_of_every_page_are_found() -> None:
     assert len(rooms) > 30
 
 
-def test_benchmarks_and_targets_that_are_named_exist() -> None:
+def test_benchmarks_targets_and_requirements_that_are_named_exist() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
+    assert all((ROOT / file).exists() for file in re.findall(r"-r (requirements\S*\.txt)", text))
     for name in re.findall(r"-m\s+tests\.benchmarks\.([a-z]+)", text):
         assert (ROOT / f"tests/benchmarks/{name}.py").exists(), name
     targets = re.findall(r"^([a-z./]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     named = re.findall(r"`make ([a-z./]+)`|^make ([a-z./]+)", text, flags=re.MULTILINE)
     assert {name for pair in named for name in pair if name} <= set(targets)
+
+
+def test_commands_of_mlflow_are_understood() -> None:
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    used = [re.findall(r" (--[a-z-]+)", line.split("mlflow ", 1)[1]) for line in lines if "mlflow server -" in line]
+    known = {option for given in mlflow.commands["server"].params for option in given.opts}
+    assert len(used) == 1
+    assert {option for options in used for option in options} <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
