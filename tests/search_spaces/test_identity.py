@@ -12,6 +12,7 @@ from search_spaces.search import planned
 from tests.search_spaces.conftest import make_shape
 
 KEPT = {
+    "demo": (2, "4158c5e213b3"),
     "embedded": (12, "fd52847ea6e5"),
     "embedded-levels": (6, "1fcc33b2670c"),
     "embedded-search": (4, "8adda7e22cfc"),
