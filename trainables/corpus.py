@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -199,6 +199,6 @@ def _write(blocks: dict[Split, Blocks], directory: Path) -> None:
             "n_documents": len(set(documents.flatten().tolist())),
             "n_tokens": tokens.numel(),
         }
-        save_file({"tokens": tokens, "documents": documents}, directory / f"{split}.safetensors")
+        (directory / f"{split}.safetensors").write_bytes(save({"tokens": tokens, "documents": documents}))
     meta = {"schema": SCHEMA, "fingerprint": digest.hexdigest(), "splits": counts}
     (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")

@@ -83,11 +83,7 @@ def out_of_memory(what: str) -> str:
 
 
 def claim_gpu(needed: int, share: float) -> None:
-    """Hold this process to its share of the GPU, and refuse a trial that cannot fit into it.
-
-    Args:
-        needed: bytes (``gpu_bytes``).
-        share: fraction of the GPU that is the trial's own; one or more is all of it.
+    """Hold this process to its share of the GPU, and refuse a trial that needs more bytes (``gpu_bytes``) than that.
 
     Raises:
         SponError: if there is no GPU, or the share is smaller than what is needed.

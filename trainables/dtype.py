@@ -49,9 +49,7 @@ def decide_dtype(device: str) -> Decision:
 def with_dtype(space: SpaceConfig, began: SpaceConfig | None = None) -> tuple[SpaceConfig, str]:
     """The space with its dtype decided, and a line that says how.
 
-    Args:
-        space: as the user wrote it.
-        began: the space of the sweep of this name, if there is one: it goes on in the dtype that it began with.
+    A sweep of this name that ``began`` goes on in the dtype that it began with.
     """
     dtype = space.model.dtype
     if dtype != "auto":

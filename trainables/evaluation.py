@@ -16,13 +16,7 @@ from trainables.teacher import Teacher, next_tokens
 
 
 def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:
-    """Sum token scores by block and by document.
-
-    Args:
-        nll: (blocks, seq - 1) nats of each next token.
-        kl: (blocks, seq) nats at each position.
-        blocks: which document each token is from; its last index bounds the documents.
-    """
+    """Sum scores by block and by document: of next tokens, (blocks, seq - 1), and positions, (blocks, seq), nats."""
     n_documents = int(blocks.documents.max()) + 1
 
     def by_document(values: Tensor, documents: Tensor) -> Tensor:

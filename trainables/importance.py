@@ -61,11 +61,7 @@ def shapley(score: Score, players: Sequence[Player], pairs: int, seed: int) -> I
     so that games without higher ones come out exact from any one pair. The values sum to score(none) - score(all),
     in each order and so in the mean. It costs 2 x pairs x (players - 1) + 2 scores.
 
-    Args:
-        score: of a mask; less is better.
-        players: disjoint groups of sites.
-        pairs: orders drawn, each used in both directions. The standard error is that of a mean of pairs.
-        seed: of the draws.
+    The standard error is that of a mean of pairs of orders.
 
     Raises:
         SponError: if there are fewer than two pairs, a player is empty or two share a site.

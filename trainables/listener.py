@@ -55,10 +55,7 @@ class _Ear:
 
 @contextmanager
 def hearing(name: str) -> Iterator[Callable[[], Heard | None]]:
-    """Have workers of this driver heard while the block runs; Ray is connected.
-
-    Args:
-        name: of the ear, one a sweep; workers are told it.
+    """Have workers of this driver heard, by an ear of the name they are told, while the block runs; Ray is connected.
 
     Yields:
         What to ask: it gives what was heard, or None if the ear does not answer.

@@ -245,12 +245,7 @@ class MaskTrainable(_Resident):
     """
 
     def setup(self, config: dict[str, Any], shared: Checkpoint) -> None:  # type: ignore[override]
-        """Begin the actor's first mask.
-
-        Args:
-            config: of the mask.
-            shared: with a bias at every candidate site, by ``tune.with_parameters``: a node need not have it on a disk.
-        """
+        """Begin the actor's first mask; shared biases come by ``tune.with_parameters``, from no node's disk."""
         self._shared = shared
         self._scorer: MaskScorer | None = None
         self._made_from: tuple[Any, ...] = ()

@@ -98,14 +98,9 @@ def paired_bootstrap(
     seed: int = 0,
     tail: float = TAIL,
 ) -> dict[str, Interval]:
-    """Intervals of several statistics from one set of resamples.
+    """Intervals of several statistics of models' scores on one split, from one set of resamples.
 
-    Args:
-        models: scores by name, all of the same split.
-        statistics: functions of the models' means, by name; each returns one figure per resample.
-        resamples: bootstrap draws.
-        seed: of the draws.
-        tail: share of the resamples beyond either end of an interval.
+    Each statistic gives one figure per resample; beyond either end of its interval lies ``tail`` of them.
     """
     unit = bootstrap_unit(next(iter(models.values())))
     means = _resampled_means(models, unit, resamples, seed)
@@ -162,12 +157,6 @@ def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed
     """Spearman's rank correlation, ties at their mean rank, with a bootstrap interval over pairs.
 
     Resamples in which one side is constant have no correlation and are left out.
-
-    Args:
-        x: figures of some things.
-        y: other figures of the same things, in the same order.
-        resamples: bootstrap draws of pairs, with replacement.
-        seed: of the draws.
 
     Raises:
         ValueError: if the lengths differ, there are fewer than three pairs, or one side is constant.

@@ -6,9 +6,10 @@ one frozen value a site, as TEAL defines it; the value is a quantile over calibr
 ``trainables.sparse`` puts the rules into a model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -121,20 +122,16 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
     Returns:
         (in_features,) fp64 on the CPU, by site.
     """
-    model.check_dense()
+    levels = {Site.parse(text): level for text, level in plan.levels.items()}
     sums: dict[Site, Tensor] = {}
-    with ExitStack() as stack:
-        for site, level in ((Site.parse(text), level) for text, level in plan.levels.items()):
 
-            def add(layer: nn.Module, inputs: tuple[Tensor, ...], site: Site = site, level: float = level) -> None:
-                tail = inputs[0][..., plan.dense_prefix(inputs[0].shape[-2]) :, :]
-                sparse = sparse_input(tail, plan, level, thresholds.get(site))
-                removed = (tail - sparse).sum(dim=(0, 1), dtype=torch.float64)
-                sums[site] = sums[site] + removed if site in sums else removed
+    def add(site: Site, x: Tensor) -> None:
+        tail = x[..., plan.dense_prefix(x.shape[-2]) :, :]
+        sparse = sparse_input(tail, plan, levels[site], thresholds.get(site))
+        removed = (tail - sparse).sum(dim=(0, 1), dtype=torch.float64)
+        sums[site] = sums[site] + removed if site in sums else removed
 
-            stack.callback(model.linear(site).register_forward_pre_hook(add).remove)
-        for rows in track(model.batches(tokens), "start vectors", "batch"):
-            model.hidden(tokens[rows].to(model.device))
+    _show_inputs(model, levels, tokens, add, "start vectors")
     return {site: total.cpu() / tokens.numel() for site, total in sums.items()}
 
 
@@ -153,18 +150,31 @@ def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site]
     Returns:
         (sites, 32768) int64 counts, bins in ascending |x|.
     """
-    model.check_dense()
     counts = torch.zeros(len(sites), _BINS, dtype=torch.int64, device=model.device)
-    with ExitStack() as stack:
-        for row, site in zip(counts, sites, strict=True):
+    rows = dict(zip(sites, counts, strict=True))
 
-            def count(layer: nn.Module, inputs: tuple[Tensor, ...], row: Tensor = row) -> None:
-                row += torch.bincount(magnitude_bins(inputs[0][..., dense_prefix:, :]).flatten(), minlength=_BINS)
+    def count(site: Site, x: Tensor) -> None:
+        rows[site].add_(torch.bincount(magnitude_bins(x[..., dense_prefix:, :]).flatten(), minlength=_BINS))
 
-            stack.callback(model.linear(site).register_forward_pre_hook(count).remove)
-        for rows in track(model.batches(tokens), "thresholds", "batch"):
-            model.hidden(tokens[rows].to(model.device))
+    _show_inputs(model, sites, tokens, count, "thresholds")
     return counts
+
+
+def _show_inputs(
+    model: ResidentModel, sites: Iterable[Site], tokens: Tensor, see: Callable[[Site, Tensor], None], what: str
+) -> None:
+    """Run the dense model over (blocks, seq) tokens and show each site's input, (batch, seq, in_features)."""
+    model.check_dense()
+    with ExitStack() as stack:
+        for site in sites:
+            hook = partial(_show, see, site)
+            stack.callback(model.linear(site).register_forward_pre_hook(hook).remove)
+        for rows in track(model.batches(tokens), what, "batch"):
+            model.hidden(tokens[rows].to(model.device))
+
+
+def _show(see: Callable[[Site, Tensor], None], site: Site, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    see(site, inputs[0])
 
 
 def magnitude_bins(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ It is made once per process and shared by all trials of it. What is expensive is
 not depend on the trial, kept in the local cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,12 +141,10 @@ class Workbench:
         prefix = plan.dense_prefix(tokens.shape[1])
         key = content_key(*self._identity(), list(plan.levels), len(tokens), prefix)
 
-        def build(directory: Path) -> None:
-            histograms = magnitude_histograms(self.model, tokens, sites, prefix)
-            save_file({"histograms": histograms.cpu()}, directory / "histograms.safetensors")
+        def measure() -> dict[str, Tensor]:
+            return {"histograms": magnitude_histograms(self.model, tokens, sites, prefix).cpu()}
 
-        histograms = load_file(cached("histograms", key, build) / "histograms.safetensors")["histograms"]
-        return dict(zip(sites, histograms, strict=True))
+        return dict(zip(sites, _kept("histograms", key, "histograms", measure)["histograms"], strict=True))
 
     def fisher_curves(self, plan: TrialPlan, numbers: Sequence[int], draws: int = 1) -> Curves:
         """What each level of each site of a plan costs in KL, on some calibration blocks; kept on disk.
@@ -161,14 +159,12 @@ class Workbench:
         open_levels = plan.model_dump(exclude={"levels"})
         key = content_key(*self._identity(), open_levels, list(plan.levels), list(numbers), draws)
 
-        def build(directory: Path) -> None:
+        def measure() -> dict[str, Tensor]:
             histograms = self._histograms(plan) if plan.rule == "threshold" else {}
             cuts = {s: torch.tensor([quantile_threshold(h, level) for level in LEVELS]) for s, h in histograms.items()}
-            curves = fisher_curves(self.model, plan, cuts, tokens, numbers, draws)
-            save_file({"cost": torch.from_numpy(curves.cost)}, directory / "curves.safetensors")
+            return {"cost": torch.from_numpy(fisher_curves(self.model, plan, cuts, tokens, numbers, draws).cost)}
 
-        cost = load_file(cached("curves", key, build) / "curves.safetensors")["cost"]
-        return Curves(sites, cost.numpy(), tokens.numel())
+        return Curves(sites, _kept("curves", key, "curves", measure)["cost"].numpy(), tokens.numel())
 
     def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
         """E[x - S(x)] of every site of a plan, (in_features,) fp64, in the dense model.
@@ -177,12 +173,12 @@ class Workbench:
         """
         tokens = self.blocks("calibration").tokens[: plan.calibration_blocks or None]
 
-        def build(directory: Path) -> None:
+        def measure() -> dict[str, Tensor]:
             means = mean_removed(self.model, plan, self.thresholds(plan), tokens)
-            save_file({str(site): mean for site, mean in means.items()}, directory / "means.safetensors")
+            return {str(site): mean for site, mean in means.items()}
 
-        place = cached("means", content_key(*self._identity(), plan.model_dump()), build)
-        return {Site.parse(name): mean for name, mean in load_file(place / "means.safetensors").items()}
+        found = _kept("means", content_key(*self._identity(), plan.model_dump()), "means", measure)
+        return {Site.parse(name): mean for name, mean in found.items()}
 
     def dense_baseline(self, split: Split) -> Scores:
         """Scores of the dense model."""
@@ -201,20 +197,19 @@ class Workbench:
             return Baseline(self.dense_baseline(split), {})
         key = content_key(*self._identity(), plan.model_dump(), split)
         if key not in self._baselines:
-            place = cached("baselines", key, lambda directory: self._build_baseline(plan, split, directory))
-            tensors = load_file(place / "scores.safetensors")
+            tensors = _kept("baselines", key, "scores", lambda: self._measure_baseline(plan, split))
             realised = tensors.pop("realised_sparsity")
             by_site = dict(zip(plan.levels, realised.tolist(), strict=True))
             self._baselines[key] = Baseline(Scores(**tensors), by_site)
         return self._baselines[key]
 
-    def _build_baseline(self, plan: TrialPlan, split: Split, directory: Path) -> None:
+    def _measure_baseline(self, plan: TrialPlan, split: Split) -> dict[str, Tensor]:
         meter = SparsityMeter()
         blocks, teacher = self.blocks(split), self.teacher(split)
         with sparsified(self.model, plan, self.thresholds(plan), meter=meter):
             scores = score(self.model, blocks, teacher, f"baseline of the {split} text")
         realised = torch.tensor([meter.realised()[site] for site in plan.levels], dtype=torch.float64)
-        save_file({**scores.tensors(), "realised_sparsity": realised}, directory / "scores.safetensors")
+        return {**scores.tensors(), "realised_sparsity": realised}
 
     def _check_open(self, split: Split) -> None:
         if split == "test" and not self._open_test:
@@ -223,3 +218,9 @@ class Workbench:
     def _identity(self) -> tuple[int, str, str, str, str]:
         prints = self.materials.fingerprints
         return _SCHEMA, prints.model, str(self.model.network.dtype), self.model.device.type, prints.corpus
+
+
+def _kept(kind: str, key: str, name: str, measure: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of the cache, measured first if they are not there."""
+    file = f"{name}.safetensors"
+    return load_file(cached(kind, key, lambda directory: save_file(measure(), directory / file)) / file)

@@ -69,7 +69,7 @@ class TextScores(Config):
     @model_validator(mode="after")
     def _units_are_paired(self) -> "TextScores":
         scores = self.dense_nll, self.teal_nll, self.spon_nll, self.teal_kl, self.spon_kl
-        _check_paired("units", self.text, *scores)
+        _check_paired("text", self.text, *scores)
         return self
 
 

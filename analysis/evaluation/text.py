@@ -118,11 +118,8 @@ def cut_text(resident: Resident, name: str, text: str, cut: Cut, most: int) -> T
 def score_text(resident: Resident, name: str, windows: Tensor, cuts: Sequence[Cut]) -> Iterator[TextScores]:
     """Score the three models on a text, cut in each of several ways, on the same tokens.
 
-    Args:
-        resident: the checkpoint on its model.
-        name: of the text.
-        windows: of the longest cut, (windows, window); each is a unit.
-        cuts: of ``cuts_of``; the last is the longest, and the others' windows divide what is new in its windows.
+    Windows, (windows, window), are of the last cut, the longest, and its units; the other cuts' windows divide what is
+    new in them.
     """
     for cut in cuts:
         begun = time.monotonic()

@@ -13,6 +13,7 @@ from tests.conftest import make_llama, trials_of
 from trainables import trial as module
 from trainables import workbench
 from trainables.checkpoint import Checkpoint
+from trainables.model import ResidentModel
 from trainables.scores import Scores
 from trainables.trial import Trial, recovery, report_test, run_trial
 from trainables.workbench import Workbench
@@ -297,8 +298,8 @@ def test_no_trial_runs_the_dense_model_again(tiny_bench, spon_cache, tiny_trial,
             model.check_dense()
         return real(model, tokens)
 
-    real = workbench.ResidentModel.hidden
-    monkeypatch.setattr(workbench.ResidentModel, "hidden", hidden)
+    real = ResidentModel.hidden
+    monkeypatch.setattr(ResidentModel, "hidden", hidden)
     run_trial(bench, change(seed=7))
 
 
