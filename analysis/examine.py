@@ -89,6 +89,8 @@ def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
     return Examined(
         name=config.name,
         identity=config.identity,
+        model=config.model.source,
+        corpus=config.corpus.source,
         allocation=config.allocation,
         plan=config.plan_label,
         seed=config.training.seed,

@@ -75,6 +75,7 @@ class Examined(Config):
     Attributes:
         name: of the trial.
         identity: of the trial, the hash of its resolved config.
+        model, corpus: where they are from.
         plan: the sparsity plan's label.
         split, n_blocks: text that was read.
         text: hash of that text and of the prompts.
@@ -82,6 +83,8 @@ class Examined(Config):
 
     name: str
     identity: str
+    model: str = ""
+    corpus: str = ""
     allocation: str
     plan: str
     seed: int

@@ -1,4 +1,7 @@
-"""One HTML file with every finding of a directory: nothing in it is loaded from elsewhere, and it has no script."""
+"""One HTML file with every finding of a directory: nothing in it is loaded from elsewhere.
+
+First what all trials have in common, side by side and compared; then each trial, a line a question that opens.
+"""
 
 import base64
 import re
@@ -16,6 +19,19 @@ from analysis.report.figures import drawing_of
 from analysis.report.stored import Stored
 
 _NUMERIC = re.compile(r"[-+\d.,e\[\] ]*|yes|no")
+_WORDS = {
+    "TEAL": "Entries of a linear layer's input that are small in magnitude are set to zero, and the weights that they "
+    "meet need not be read.",
+    "SPON, bias": "A learned vector added to the output of a site, which repairs part of that damage.",
+    "Site, level": "One linear layer of the decoder, and the share of its input that is set to zero.",
+    "Plan": "Which sites are sparse, at which levels, by which rule. Only trials of one plan are compared.",
+    "Allocation": "Which sites have a bias.",
+    "Split": "Text for one purpose: calibration trains, validation chooses, test judges what was chosen.",
+    "KL": "KL(dense || sparse), in nats a token: how far the next-token distribution is from the dense model's.",
+    "Misfit": "What TEAL does to the text's own likelihood beyond the KL: NLL damage = KL + misfit.",
+    "Recovered": "The share of TEAL's damage that the biases take away; 1 is all of it.",
+    "Null": "The figure if there were nothing to find; an effect counts where its interval is clear of it.",
+}
 
 
 def render(results: Sequence[Stored], title: str) -> str:
@@ -32,11 +48,12 @@ def render(results: Sequence[Stored], title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [_section(stored, f"r{place}") for place, stored in enumerate(results, 1)]
+    ordered = sorted(results, key=lambda stored: not stored.compares)
+    sections = [_section(stored, f"r{place}") for place, stored in enumerate(ordered, 1)]
     trials = [section for section in sections if not section["compares"]]
     overview = _overview(trials) if len(trials) > 1 else []
     page = environment.get_template("report.html.j2")
-    return page.render(title=title, sections=sections, trials=trials, overview=overview)
+    return page.render(title=title, sections=sections, trials=trials, overview=overview, words=_WORDS)
 
 
 def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
