@@ -18,10 +18,8 @@ from pathlib import Path
 import gguf
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from search_spaces.errors import SponError
 from search_spaces.schema import SPLITS, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key, is_cached
@@ -150,10 +148,7 @@ def _convert(file: Path, directory: Path) -> None:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     model.load_state_dict(source.state_dict(), assign=True)
     model.tie_weights()
-    try:
-        model.save_pretrained(directory)
-    except SafetensorError as error:  # what it makes of a full disk; it carries no errno
-        raise SponError(f"the embedded model must be writable, but {error} (at {directory.parent})") from error
+    model.save_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be alike everywhere
     tokenizer.save_pretrained(directory)
