@@ -14,6 +14,7 @@ from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
 from sweep.nodes import Nodes, Place, places
+from sweep.progress import Progress
 from sweep.scheduler import InTurn
 from sweep.storage import drop_states, folders_in, states_in
 from trainables.cache import writable
@@ -61,13 +62,12 @@ def run_trials(
     nodes, speed, put_off = Nodes(resources), None, len(trials)
     while put_off and (left := [trial for trial in trials if folder.trial(trial).state == "running"]):  # or not begun
         before, at_once = len(trials) - len(left), places(resources)
-        callback = SweepCallback(
-            folder, shape, tracking_uri, nodes, left, n_before=before, places=at_once, with_test=with_test
-        )
+        progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
+        callback = SweepCallback(folder, progress, tracking_uri, nodes)
         states = states_in(folder.tune)
         jobs = {trial.name: folder.job(trial, states) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
-        speed, put_off = callback.speed or speed, callback.put_off
+        speed, put_off = progress.speed or speed, callback.put_off
     if left := [trial for trial in trials if folder.trial(trial).state == "running"]:
         raise Interrupted(f"{stage}, {len(left)} trials to go")
     drop_states(folder.tune)

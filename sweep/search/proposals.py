@@ -19,6 +19,7 @@ from sweep.cluster import at_once
 from sweep.display import follow, say
 from sweep.folder import SweepFolder
 from sweep.nodes import Nodes, reason
+from sweep.progress import Progress
 from sweep.scheduler import Halving, InTurn
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
@@ -233,8 +234,9 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
         masks: tune.Callback = MaskCallback(scored.log, task.full, search.n_masks, nodes, task.counts)
         fit(folder, stage, scored.trainable, {}, masks, config)
     else:
-        n, most = search.n_masks, at_once(task.space.resources)
-        trials = SweepCallback(folder, task.shape, tracking_uri, nodes, n_trials=n, counts=task.counts, places=most)
+        most = at_once(task.space.resources)
+        progress = Progress(task.shape, [], most, n_trials=search.n_masks, counts=task.counts)
+        trials = SweepCallback(folder, progress, tracking_uri, nodes, searches=True)
         fit(folder, stage, SponTrainable, {}, trials, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")
