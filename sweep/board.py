@@ -76,8 +76,7 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
     Raises:
         SponError: if no trial has finished, or one lacks the split.
     """
-    finished = [trial for trial in folder.trials if trial.state == "finished" and not trial.is_auxiliary]
-    checkpoints = [read_checkpoint(trial.checkpoint_path) for trial in finished]
+    checkpoints = [read_checkpoint(trial.checkpoint_path) for trial in folder.results]
     if not checkpoints:
         raise SponError(f"a board needs a finished trial, but {folder.name!r} has none yet (at {folder.path})")
     tested = all("test.spon" in checkpoint.scores for checkpoint in checkpoints)

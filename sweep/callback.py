@@ -1,6 +1,5 @@
 """What the driver does at each event of Ray Tune: keep it on disk, print and log one line, send it to MLflow."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from search_spaces.schema import TrialConfig
-from search_spaces.sites import ModelShape
 from sweep.display import follow, say
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.nodes import Nodes, noted_errors, reason
@@ -25,50 +23,25 @@ class SweepCallback(tune.Callback):
 
     Args:
         folder: of the sweep.
-        shape: of the model.
+        progress: of its trials.
         tracking_uri: of MLflow.
         nodes: of the sweep, and what they did.
-        trials: that Ray is given, unless it is given them one by one.
-        n_trials: that will come, where Ray is given them one by one.
-        counts: file of a searcher's counts, if the trials are its proposals.
-        n_before: trials that were over before, and which Ray is not given.
-        places: trials at once.
-        with_test: whether the test report is to come after them.
+        searches: whether a searcher gives Ray the trials, which is told at once of one that failed.
 
     Attributes:
         put_off: trials that Ray gave up and that are to be run again: their nodes were lost, or at fault.
     """
 
     def __init__(
-        self,
-        folder: SweepFolder,
-        shape: ModelShape,
-        tracking_uri: str,
-        nodes: Nodes,
-        trials: Sequence[TrialConfig] = (),
-        n_trials: int | None = None,
-        counts: Path | None = None,
-        n_before: int = 0,
-        places: int = 1,
-        with_test: bool = False,
+        self, folder: SweepFolder, progress: Progress, tracking_uri: str, nodes: Nodes, searches: bool = False
     ) -> None:
-        self._folder, self._shape, self._tracking_uri = folder, shape, tracking_uri
-        self._nodes, self._trials, self.put_off = nodes, trials, 0
-        self._n_trials, self._counts, self._n_before = n_trials, counts, n_before
-        self._places, self._with_test = places, with_test
+        self._folder, self._progress, self._tracking_uri = folder, progress, tracking_uri
+        self._nodes, self._searches, self.put_off = nodes, searches, 0
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open MLflow and show the progress, in the driver that runs the sweep."""
         self._sender = Sender(Tracker(self._tracking_uri, self._folder))
-        self._progress = Progress(
-            self._shape, self._trials, self._places, self._n_trials, self._n_before, self._counts, self._with_test
-        )
         follow(self._progress)
-
-    @property
-    def speed(self) -> float | None:
-        """Operations a second in one place, for what comes after the trials; None if it is not known."""
-        return self._progress.speed
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that the trial exists."""
@@ -112,7 +85,7 @@ class SweepCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record the last line of the exception, when Ray's retries are spent, unless its node was at fault."""
         again, out = self._nodes.gave_up(trial)
-        if again and self._counts is None:  # a searcher has been told already that it failed
+        if again and not self._searches:
             self.put_off += 1
             self._lost(trial, out)
         else:

@@ -15,7 +15,7 @@ from ray.util import placement_group, remove_placement_group
 from search_spaces.errors import SponError
 from search_spaces.schema import ResourcesConfig
 from sweep.display import say
-from sweep.nodes import places, selector
+from sweep.nodes import places, selector, take_back
 from trainables.quiet import hush
 from trainables.ray_trainable import connect_ray
 
@@ -37,6 +37,7 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
         SponError: if no node can ever hold a trial, or the cluster does not answer.
     """
     hush()
+    take_back()
     if not ray.is_initialized():
         at_sigterm = signal.getsignal(signal.SIGTERM)
         connect_ray(address)

@@ -191,6 +191,11 @@ class SweepFolder:
         return [TrialFolder(file.parent) for file in sorted(self.path.glob("trials/*/trial.json"))]
 
     @property
+    def results(self) -> list[TrialFolder]:
+        """Finished trials but for those that were trained to measure something."""
+        return [trial for trial in self.trials if trial.state == "finished" and not trial.is_auxiliary]
+
+    @property
     def journal(self) -> Path:
         """Where the Optuna studies of a search are."""
         return self.path / "optuna.log"

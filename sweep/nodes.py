@@ -24,6 +24,11 @@ _taken_out: set[str] = set()
 """Ray's ids of nodes that get no more work from this driver."""
 
 
+def take_back() -> None:
+    """Let all nodes have work again: another sweep begins."""
+    _taken_out.clear()
+
+
 class Place(tune.PlacementGroupFactory):
     """Room for one trial, on any node that was not taken out."""
 

@@ -18,20 +18,21 @@ from search_spaces.sites import ModelShape
 from sweep.board import make_board
 from sweep.cluster import start_ray
 from sweep.display import finish, say, showing
-from sweep.folder import SweepFolder, began, check_sweep, create_sweep
+from sweep.folder import SweepFolder, TrialFolder, began, check_sweep, create_sweep
 from sweep.frontier import write_frontier
 from sweep.levels import read_levels
 from sweep.lock import driving
 from sweep.render import as_text, best_of, write_board
 from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
-from sweep.search.measure import Measurement, without_measured
+from sweep.search.measure import Measurement, NotMeasured, without_measured
 from sweep.search.stages import Search
 from sweep.storage import is_bucket, mirrored, root_of
 from sweep.tracking import Tracker
-from sweep.tuner import Interrupted, Outcome, run_trials
+from sweep.tuner import Interrupted, run_trials
 from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
+from trainables.documents import text_commit
 from trainables.dtype import with_dtype
 from trainables.listener import hearing
 from trainables.selection import SELECTION, read_selection
@@ -71,12 +72,11 @@ def run_sweep(
     before = began(storage, space.name)
     space, decision = with_dtype(space, before)
     if before is not None:
-        space = _at_commit(space, before.model.revision)
+        space = _at_commits(space, before.model.revision, before.corpus.revision)
     check_sweep(storage, space)
     say(decision)
     tell("looking for the model and the text")
-    materials = find_materials(space.model, space.corpus)
-    space = _at_commit(space, materials.model.revision)
+    space, materials = _found(space)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)
     _check_same(SweepFolder(storage / space.name), prints)
@@ -88,28 +88,35 @@ def run_sweep(
     folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
     say(f"{folder.name}: results in {folder.path}")
     with driving(folder.path), mirrored(folder.path):
-        failed = [trial for trial in folder.trials if trial.state == "failed"]
-        for trial in failed if retry_failed else []:
+        for trial in _failed(folder) if retry_failed else []:
             trial.retry()
         try:
             with _heard(folder):
-                outcome = _run(folder, materials, tracking_uri, optuna_storage)
+                _run(folder, materials, tracking_uri, optuna_storage)
         except (Interrupted, KeyboardInterrupt) as stopped:
             Tracker(tracking_uri, folder).stop()
             say(f"stopped: {str(stopped) or 'by Ctrl-C'}; go on with: {_command('sweep resume', folder)}")
             return 130
-        result = _publish(folder, tracking_uri) if outcome.finished else ""
+        result = _publish(folder, tracking_uri)
     tell("stopping Ray")
     ray.shutdown()
     finish()
-    print(result + _closing(folder, tracking_uri, outcome.failed, time.monotonic() - started))
-    return outcome.exit_code
+    print(result + _closing(folder, tracking_uri, time.monotonic() - started))
+    return 1 if _failed(folder) else 0
 
 
-def _at_commit(space: SpaceConfig, commit: str | None) -> SpaceConfig:
-    """The space with its model at a commit of the hub, if it names none: all workers, and a resume, load the same."""
-    pinned = space.model.model_copy(update={"revision": space.model.revision or commit})
-    return space.model_copy(update={"model": pinned})
+def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
+    """The model and the text of a space, and the space at their commits."""
+    text = text_commit(space.corpus)
+    materials = find_materials(space.model, _at_commits(space, None, text).corpus)
+    return _at_commits(space, materials.model.revision, text), materials
+
+
+def _at_commits(space: SpaceConfig, model: str | None, text: str | None) -> SpaceConfig:
+    """The space at commits of the hub where it names none: all workers, and a resume, load the same."""
+    commits = (("model", space.model, model), ("corpus", space.corpus, text))
+    pinned = {key: one.model_copy(update={"revision": one.revision or commit}) for key, one, commit in commits}
+    return space.model_copy(update=pinned)
 
 
 @contextmanager
@@ -124,13 +131,23 @@ def _heard(folder: SweepFolder) -> Iterator[None]:
         yield
 
 
-def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_storage: str | None) -> Outcome:
+def _failed(folder: SweepFolder) -> list[TrialFolder]:
+    """The failed trials, those that only measure something among them."""
+    return [trial for trial in folder.trials if trial.state == "failed"]
+
+
+def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_storage: str | None) -> None:
     """Measure what must be measured first, and run the grid or the search."""
     shape, prints = materials.shape, materials.fingerprints
-    spaces = Measurement(folder, materials, tracking_uri).spaces()
+    try:
+        spaces = Measurement(folder, materials, tracking_uri).spaces()
+    except NotMeasured as why:
+        say(f"the masks cannot be ranked: {why}")
+        return
     if folder.space.search is not None:
-        return Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
-    return _run_grid(folder, shape, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
+        Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
+    else:
+        _run_grid(folder, shape, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
 
 
 def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
@@ -149,41 +166,44 @@ def _check_outlasts(storage: Path) -> None:
 
 def _run_grid(
     folder: SweepFolder, shape: ModelShape, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str
-) -> Outcome:
+) -> None:
     trials = [trial for grid, _ in grids for trial in grid]
     say(f"grid: {len(trials)} trials")
     tell("starting workers")
     for name, known in {pair for _, others in grids for pair in others.items()}:
         say(f"{name} is the same mask as {known} and is trained once")
-    outcome = run_trials(folder, shape, trials, tracking_uri, with_test=True)
-    report_on_test(folder, shape, [folder.trial(trial) for trial in trials], outcome.speed)
-    return outcome
+    speed = run_trials(folder, shape, trials, tracking_uri, with_test=True)
+    report_on_test(folder, shape, [folder.trial(trial) for trial in trials], speed)
 
 
 def _publish(folder: SweepFolder, tracking_uri: str) -> str:
     """Write the board and send it to MLflow; returns what is printed of it."""
     tell("drawing the board")
-    board = make_board(folder)
-    write_board(board, folder.path)
-    levels = read_levels(folder)
-    frontier = write_frontier(folder, board, levels) if levels is not None else ""
+    table, findings = _written_board(folder) if folder.results else "", folder.path / FINDINGS
     tell("telling MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:
-        return f"\n{(folder.path / FINDINGS).read_text()}\n\n"
-    if frontier:
-        return f"\n{frontier}\n\n"
+        table = findings.read_text() if findings.exists() else ""
+    return f"\n{table}\n\n" if table else ""
+
+
+def _written_board(folder: SweepFolder) -> str:
+    """Write the board and, where levels were measured, the frontier; returns what people look at first."""
+    board, levels = make_board(folder), read_levels(folder)
+    write_board(board, folder.path)
+    if levels is not None:
+        return write_frontier(folder, board, levels)
     best = best_of(board)
     rest = f"\nthe best of each plan; all {len(board)} trials are in board.txt" if len(best) < len(board) else ""
-    return f"\n{as_text(best)}{rest}\n\n"
+    return as_text(best) + rest
 
 
-def _closing(folder: SweepFolder, tracking_uri: str, failed: int, seconds: float) -> str:
+def _closing(folder: SweepFolder, tracking_uri: str, seconds: float) -> str:
     """What it took, what failed and, a line each, what to do next."""
     lines = [f"{folder.name} took {seconds / 60:.1f} min; table, figure and checkpoints are in {folder.path}"]
-    if failed:
-        lines.append(f"{failed} trials FAILED:")
-        lines += [f"  {trial.path.name}: {trial.failure}" for trial in folder.trials if trial.state == "failed"]
+    if failed := _failed(folder):
+        lines.append(f"{len(failed)} trials FAILED:")
+        lines += [f"  {trial.path.name}: {trial.failure}" for trial in failed]
     lines.append(f"compare in MLflow:  {_mlflow(tracking_uri)}")
     best = _best(folder)
     if best is not None:
@@ -216,7 +236,7 @@ def _candidates(folder: SweepFolder) -> list[Path]:
     if file.exists():
         masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
         return [folder.path / place for mask in masks for place in mask.checkpoints]
-    return [trial.checkpoint_path for trial in folder.trials if trial.state == "finished" and not trial.is_auxiliary]
+    return [trial.checkpoint_path for trial in folder.results]
 
 
 def _command(command: str, folder: SweepFolder) -> str:

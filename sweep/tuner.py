@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -15,6 +14,7 @@ from search_spaces.sites import ModelShape
 from sweep.callback import SweepCallback
 from sweep.folder import SweepFolder
 from sweep.nodes import Nodes, Place, places
+from sweep.progress import Progress
 from sweep.scheduler import InTurn
 from sweep.storage import drop_states, folders_in, states_in
 from trainables.cache import writable
@@ -29,21 +29,6 @@ class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
     """A stage was stopped before its end, with the results in hand stored; the message says what is left."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Trials of a sweep by how they ended, and the operations a second of a place, if some were trained now."""
-
-    finished: int
-    failed: int
-    unfinished: int
-    speed: float | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all finished, 1 if one failed."""
-        return 1 if self.failed else 0
-
-
 def run_trials(
     folder: SweepFolder,
     shape: ModelShape,
@@ -51,7 +36,7 @@ def run_trials(
     tracking_uri: str,
     stage: str = "grid",
     with_test: bool = False,
-) -> Outcome:
+) -> float | None:
     """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
 
     Trials that their nodes failed are run again when the others have ended. Ctrl-C stops after the results in hand are
@@ -65,6 +50,9 @@ def run_trials(
         stage: names Ray's folder of it.
         with_test: whether the test report comes after it, which counts in the time that is left.
 
+    Returns:
+        Operations a second of a place, if some were trained now.
+
     Raises:
         Interrupted: if it was stopped.
         SponError: if the storage is full, or cannot be written any more.
@@ -74,18 +62,16 @@ def run_trials(
     nodes, speed, put_off = Nodes(resources), None, len(trials)
     while put_off and (left := [trial for trial in trials if folder.trial(trial).state == "running"]):  # or not begun
         before, at_once = len(trials) - len(left), places(resources)
-        callback = SweepCallback(
-            folder, shape, tracking_uri, nodes, left, n_before=before, places=at_once, with_test=with_test
-        )
+        progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
+        callback = SweepCallback(folder, progress, tracking_uri, nodes)
         states = states_in(folder.tune)
         jobs = {trial.name: folder.job(trial, states) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
-        speed, put_off = callback.speed or speed, callback.put_off
-    done = outcome(folder, trials)
-    if done.unfinished:
-        raise Interrupted(f"{stage}, {done.unfinished} trials to go")
+        speed, put_off = progress.speed or speed, callback.put_off
+    if left := [trial for trial in trials if folder.trial(trial).state == "running"]:
+        raise Interrupted(f"{stage}, {len(left)} trials to go")
     drop_states(folder.tune)
-    return replace(done, speed=speed)
+    return speed
 
 
 def _steps(trial: TrialConfig) -> int:
@@ -179,9 +165,3 @@ def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _trial_name(trial: tune.experiment.Trial) -> str:
     return str(trial.config["name"])
-
-
-def outcome(folder: SweepFolder, trials: list[TrialConfig]) -> Outcome:
-    """How the trials stand."""
-    states = [folder.trial(trial).state for trial in trials]
-    return Outcome(states.count("finished"), states.count("failed"), states.count("running"))

@@ -7,6 +7,7 @@ Nothing is ever read in place of what was asked for: a text that is missing, gat
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +38,7 @@ _REACH_IT = (
     "or put the text in local files and use source: files"
 )
 _SAMPLE_BY = {"row": "line", "heading": "line", "paragraph": "paragraph", "file": "document"}
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LEVEL_ONE = re.compile(r"= (?!= ).*(?<! =) =")
 _FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".parquet": "parquet"}
 
@@ -130,32 +132,50 @@ def _load_files(corpus: CorpusConfig, split: Split, scratch: Path) -> Dataset:
 
 
 def _load_from_hub(corpus: CorpusConfig) -> dict[Split, Dataset]:
-    what = f"dataset {corpus.source}, config {corpus.name or 'default'}, splits {', '.join(corpus.splits.values())}"
+    what = _what(corpus)
+    revision = text_commit(corpus)
+    with _of_hub(what):
+        loaded = load_dataset(corpus.source, corpus.name, revision=revision, split=list(corpus.splits.values()))
+    rows = dict(zip(corpus.splits, loaded, strict=True))
+    _check_commit(rows["calibration"], revision, what)
+    return rows
+
+
+def text_commit(corpus: CorpusConfig) -> str | None:
+    """The commit of a hub dataset; offline, the revision as asked for. None for text that is not on the hub.
+
+    The request is made once, while the ``datasets`` library would retry for half a minute when there is no network.
+
+    Raises:
+        NodeError: if the hub does not answer.
+        SponError: if it has no such dataset or revision.
+    """
+    if corpus.source in (EMBEDDED, "files") or _COMMIT.fullmatch(corpus.revision or ""):
+        return corpus.revision
     if Path(corpus.source).exists():
         raise SponError(f"local text must be given as source: files, but got a path (at corpus.source {corpus.source})")
+    with _of_hub(_what(corpus)):
+        try:
+            return HfApi().dataset_info(corpus.source, revision=corpus.revision, timeout=_HUB_TIMEOUT_S).sha
+        except OfflineModeIsEnabled:
+            return corpus.revision
+
+
+def _what(corpus: CorpusConfig) -> str:
+    return f"dataset {corpus.source}, config {corpus.name or 'default'}, splits {', '.join(corpus.splits.values())}"
+
+
+@contextmanager
+def _of_hub(what: str) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one line."""
     try:
-        revision = _hub_commit(corpus)
-        loaded = load_dataset(corpus.source, corpus.name, revision=revision, split=list(corpus.splits.values()))
+        yield
     except (FileNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise SponError(f"cannot read {what}: {_reason(error)} ({_FIND_IT})") from error
     except (ConnectionError, HfHubHTTPError, XetDownloadError, httpx.TransportError) as error:
         raise NodeError(f"cannot reach the hub for {what}: {_reason(error)} ({_REACH_IT})") from error
     except (DatasetsError, ValueError, RuntimeError) as error:
         raise SponError(f"cannot read {what}: {_reason(error)} (at corpus)") from error
-    rows = dict(zip(corpus.splits, loaded, strict=True))
-    _check_commit(rows["calibration"], revision, what)
-    return rows
-
-
-def _hub_commit(corpus: CorpusConfig) -> str | None:
-    """The commit to read; offline, the revision as asked for.
-
-    The request is made once, while the ``datasets`` library would retry for half a minute when there is no network.
-    """
-    try:
-        return HfApi().dataset_info(corpus.source, revision=corpus.revision, timeout=_HUB_TIMEOUT_S).sha
-    except OfflineModeIsEnabled:
-        return corpus.revision
 
 
 def _check_commit(rows: Dataset, commit: str | None, what: str) -> None:

@@ -9,10 +9,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from search_spaces.samplers import make_sampler
 from search_spaces.schema import TrialConfig
@@ -35,64 +33,56 @@ def open_journal(file: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(file.resolve())))
 
 
-class MaskSearch(OptunaSearch):
-    """``OptunaSearch`` over masks.
+class MaskSearch(Searcher):
+    """Asks an Optuna study for masks, and tells it what became of them.
 
-    Beyond it: a suggestion becomes a validated trial; a mask that was evaluated before is told to the sampler and not
-    run; the space's own allocations come first; and a mask that a scheduler stopped is told as pruned, never with a
-    score that others have on more text or after more training.
+    A suggestion becomes a validated trial; a mask that was evaluated before is told to the sampler and not run; the
+    space's own allocations come first; and a mask that a scheduler stopped is told as pruned, never with a score that
+    others have on more text or after more training.
 
     Args:
         task: what is searched.
         journal: file of Optuna's storage.
+
+    Attributes:
+        given: identities of masks that earlier processes gave out to be evaluated.
     """
 
     def __init__(self, task: Task, journal: Path) -> None:
+        super().__init__()
         search = search_of(task.space)
-        objectives: Any = list(search.objectives) if len(search.objectives) > 1 else search.objectives[0]
-        mode: Any = ["min"] * len(search.objectives) if len(search.objectives) > 1 else "min"
-        super().__init__(
-            metric=objectives,
-            mode=mode,
-            sampler=make_sampler(search.algorithm, search.seed),
+        self._task, self._budget, self._objectives = task, search.n_masks, search.objectives
+        self._counts = Counts.read(task.counts)
+        self._sampler, self._stray = make_sampler(search.algorithm, search.seed), RandomSampler(seed=search.seed)
+        self._under_way: dict[str, str] = {}
+        self._asked: dict[str, list[Trial]] = {}
+        self._study = optuna.create_study(
             study_name=task.space.name,
             storage=open_journal(journal),
+            directions=["minimize"] * len(search.objectives),
+            load_if_exists=True,
         )
-        self._task, self._budget = task, search.n_masks
-        self._counts = Counts.read(task.counts)
-        self._ask_sampler, self._stray = self._sampler, RandomSampler(seed=search.seed)
-        self._identities: dict[str, str] = {}
-        self._same: dict[str, list[Trial]] = {}
-        self._setup_study(mode)
-        given = [trial for trial in self._study.get_trials(deepcopy=False) if _IDENTITY in trial.user_attrs]
-        lost = self._lost
+        trials = self._study.get_trials(deepcopy=False)
+        given = [trial for trial in trials if _IDENTITY in trial.user_attrs]
+        lost = {trial.user_attrs[_LOST] for trial in trials if _LOST in trial.user_attrs}
         over = [trial for trial in given if trial.state.is_finished() and trial.number not in lost]
         self._ended = {t.user_attrs[_IDENTITY]: t.state for t in over if t.state is not TrialState.COMPLETE}
+        self.given = {trial.user_attrs[_IDENTITY] for trial in given}
         self._counts.new = len(over)  # the file may be older than the study
         for parameters in named_suggestions(task.space, task.shape):  # an earlier process may have been lost among them
             self._study.enqueue_trial(parameters, skip_if_exists=True)
-        self._has_begun = False
+        self._give_up_open(lost)
 
-    @property
-    def _study(self) -> Study:
-        study: Any = self._ot_study
-        assert isinstance(study, Study)
-        return study
-
-    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
-        """Nothing of what Ray knows is left open."""
-        return True
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is left to be saved: the journal has all."""
 
     def suggest(self, trial_id: str) -> Any:
         """Ray's config of the next mask that must be evaluated, or that there is none."""
-        if not self._has_begun:  # an earlier process may have, whose state of Ray is lost
-            self._has_begun = True
-            self._give_up_open()
         if self._counts.new >= self._budget:
-            return None if self._identities else self._end()  # what is under way may be lost, and proposed again
+            return None if self._under_way else self._end()  # what is under way may be lost, and proposed again
         for repeated in range(_GIVE_UP):
             strays = repeated >= PATIENCE
-            self._study.sampler = self._stray if strays else self._ask_sampler
+            self._study.sampler = self._stray if strays else self._sampler
             suggestion = self._study.ask()
             trial = trial_of_suggestion(self._task.space, suggestion, self._task.shape, self._task.fingerprints)
             if not self._tell_known(suggestion, trial):
@@ -100,8 +90,7 @@ class MaskSearch(OptunaSearch):
                 self._counts.strayed += strays
                 self._counts.ended = self._counts.new >= self._budget  # Ray asks no more
                 suggestion.set_user_attr(_IDENTITY, trial.identity)
-                self._ot_trials[trial_id], self._identities[trial_id] = suggestion, trial.identity
-                self._same[trial.identity] = []
+                self._under_way[trial_id], self._asked[trial.identity] = trial.identity, [suggestion]
                 self._note()
                 return self._task.job(trial, self._task.rungs)
         return self._end()
@@ -112,7 +101,7 @@ class MaskSearch(OptunaSearch):
         return str(Searcher.FINISHED)
 
     def _note(self) -> None:
-        self._counts.open = len(self._identities)
+        self._counts.open = len(self._under_way)
         self._counts.write(self._task.counts)
 
     def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
@@ -120,8 +109,8 @@ class MaskSearch(OptunaSearch):
         values = self._task.known(trial, self._task.full)
         if values is not None:
             self._study.tell(suggestion, list(values))
-        elif trial.identity in self._same:
-            self._same[trial.identity].append(suggestion)
+        elif trial.identity in self._asked:
+            self._asked[trial.identity].append(suggestion)
         elif trial.identity in self._ended:
             self._study.tell(suggestion, state=self._ended[trial.identity])
         else:
@@ -130,17 +119,18 @@ class MaskSearch(OptunaSearch):
         return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass an intermediate score on; after a crash, one of a mask that was told before it changes nothing."""
-        if FAILURE not in result and trial_id in self._identities:
+        """Pass an intermediate score on, where Optuna takes one; of a mask that was told before, it changes nothing."""
+        if FAILURE not in result and trial_id in self._under_way and len(self._objectives) == 1:
+            asked, *_ = self._asked[self._under_way[trial_id]]
             with suppress(UpdateFinishedTrialError):
-                super().on_trial_result(trial_id, result)
+                asked.report(result[self._objectives[0]], result["training_iteration"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the sampler how a mask ended, and with it the same mask where it was proposed meanwhile."""
-        identity = self._identities.pop(trial_id, None)
+        identity = self._under_way.pop(trial_id, None)
         if identity is None:
             return
-        asked, same = self._ot_trials.pop(trial_id), self._same.pop(identity)
+        asked, *same = self._asked.pop(identity)
         values, state = self._outcome(result or {}, error)
         if error and self._task.rungs and _LOST not in asked.user_attrs:
             self._propose_again(self._study.get_trials(deepcopy=False)[asked.number])
@@ -156,18 +146,17 @@ class MaskSearch(OptunaSearch):
             return None, TrialState.FAIL
         if not result.get(COMPLETE):
             return None, TrialState.PRUNED
-        return [float(result[name]) for name in search_of(self._task.space).objectives], TrialState.COMPLETE
+        return [float(result[name]) for name in self._objectives], TrialState.COMPLETE
 
-    def _give_up_open(self) -> None:
+    def _give_up_open(self, lost: set[int]) -> None:
         """Tell the sampler that what an earlier process was about to evaluate has failed, and have it proposed again.
 
         It costs the budget nothing.
+
+        Args:
+            lost: numbers of those that have been proposed again already.
         """
-        same = (suggestion for waiting in self._same.values() for suggestion in waiting)
-        open_numbers, lost = {suggestion.number for suggestion in (*self._ot_trials.values(), *same)}, self._lost
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if frozen.number in open_numbers:
-                continue
             if frozen.number not in lost:
                 self._propose_again(frozen)
             self._study.tell(frozen.number, state=TrialState.FAIL)
@@ -177,12 +166,6 @@ class MaskSearch(OptunaSearch):
     def _propose_again(self, lost: FrozenTrial) -> None:
         asked = lost.system_attrs.get("fixed_params", lost.params)
         self._study.enqueue_trial(asked, user_attrs={_LOST: lost.number})
-
-    @property
-    def _lost(self) -> set[int]:
-        """Numbers of what was under way when a process was lost, and is proposed again."""
-        trials = self._study.get_trials(deepcopy=False)
-        return {trial.user_attrs[_LOST] for trial in trials if _LOST in trial.user_attrs}
 
     @property
     def stopped(self) -> set[str]:

@@ -37,6 +37,10 @@ SHAPLEY_PAIRS = 2
 _GRADIENT_BLOCKS = 16
 
 
+class NotMeasured(Exception):  # noqa: N818 - no error: the trial that failed is reported as such
+    """A figure cannot be had, because a trial that it needs has failed; the message says which."""
+
+
 def without_ranked(space: SpaceConfig) -> SpaceConfig:
     """The space without the allocations that must be measured first."""
     known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
@@ -77,6 +81,7 @@ class Measurement:
 
         Raises:
             Interrupted: if it was stopped.
+            NotMeasured: if a trial has failed without which no mask can be proposed.
             SponError: if a figure does not choose any layer, or has no elbow.
         """
         space = self.folder.space
@@ -95,8 +100,8 @@ class Measurement:
 
     def _with_chosen(self, space: SpaceConfig) -> SpaceConfig:
         """The space with the layers or sites that the measured figures choose, and the gains by which masks rank."""
-        allocations = tuple(self._chosen(space, a) if a.is_measured else a for a in space.allocations)
-        chosen = space.model_copy(update={"allocations": allocations})
+        allocations = (self._chosen(space, a) if a.is_measured else a for a in space.allocations)
+        chosen = space.model_copy(update={"allocations": tuple(filter(None, allocations))})
         if not asks_for_gains(space):
             return chosen
         gain = AllocationConfig(name="GAIN", modules=search_of(space).masks.modules)
@@ -105,10 +110,14 @@ class Measurement:
         gains = {str(site): figures[place] for place, player in enumerate(players) for site in player}
         return with_gains(chosen, gains)
 
-    def _chosen(self, space: SpaceConfig, allocation: AllocationConfig) -> AllocationConfig:
-        players = self._players(space, allocation)
-        taken = self._choose(allocation, self._figures(space, allocation, players))
-        where = f"{allocation.label} at {space.sparsity[0]:g}"
+    def _chosen(self, space: SpaceConfig, allocation: AllocationConfig) -> AllocationConfig | None:
+        """The allocation with the layers or sites that its figure chooses; None if that cannot be measured."""
+        players, where = self._players(space, allocation), f"{allocation.label} at {space.sparsity[0]:g}"
+        try:
+            taken = self._choose(allocation, self._figures(space, allocation, players))
+        except NotMeasured as why:
+            say(f"{where} is left out: {why}")
+            return None
         if not _ranks_sites(allocation):
             say(f"{where}: layers {', '.join(map(str, taken))}")
             return allocation.model_copy(update={"layers": taken})
@@ -208,6 +217,9 @@ class Measurement:
         missing = Ledger(self.folder).missing(trials)
         if missing:
             run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
+        failed = [trial.name for trial in trials if self.folder.trial(trial).state == "failed"]
+        if failed:
+            raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, and failed")
 
 
 def _method(allocation: AllocationConfig) -> str:

@@ -19,6 +19,7 @@ from sweep.cluster import at_once
 from sweep.display import follow, say
 from sweep.folder import SweepFolder
 from sweep.nodes import Nodes, reason
+from sweep.progress import Progress
 from sweep.scheduler import Halving, InTurn
 from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
@@ -224,7 +225,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
     searcher = MaskSearch(task, folder.journal)
     config = tune.TuneConfig(
         search_alg=searcher,
-        scheduler=_scheduler(folder, task, scored.log if scored else None, searcher.stopped),
+        scheduler=_scheduler(folder, task, scored.log if scored else None, searcher),
         num_samples=-1,  # until the searcher says that it has no more
         max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
     )
@@ -233,27 +234,30 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
         masks: tune.Callback = MaskCallback(scored.log, task.full, search.n_masks, nodes, task.counts)
         fit(folder, stage, scored.trainable, {}, masks, config)
     else:
-        n, most = search.n_masks, at_once(task.space.resources)
-        trials = SweepCallback(folder, task.shape, tracking_uri, nodes, n_trials=n, counts=task.counts, places=most)
+        most = at_once(task.space.resources)
+        progress = Progress(task.shape, [], most, n_trials=search.n_masks, counts=task.counts)
+        trials = SweepCallback(folder, progress, tracking_uri, nodes, searches=True)
         fit(folder, stage, SponTrainable, {}, trials, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")
     drop_states(folder.tune)
 
 
-def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None, stopped: set[str]) -> TrialScheduler:
+def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None, searcher: MaskSearch) -> TrialScheduler:
     """Ray's scheduler; a rung of the proxy, or a validation of a training, is an iteration.
 
-    It is told of the masks that came to their end or were ``stopped``: the others are evaluated again.
+    It is told of the masks that the searcher gave out and that came to their end or were stopped: others are evaluated
+    again, and what was trained to measure something, or in another sweep, never met it.
     """
     search, resources = search_of(task.space), task.space.resources
     if search.stopping is None:
         return InTurn(resources)
     if log is not None:
-        over = stopped | {record.trial.identity for record in log.on(task.full)}
+        over = searcher.stopped | {record.trial.identity for record in log.on(task.full)}
         records = [(mask, blocks, r.kl_nats) for (mask, blocks), r in log.records.items() if mask in over]
         known = [(mask, task.rungs.index(blocks) + 1, kl) for mask, blocks, kl in records]
         return Halving(resources, search.stopping, len(task.rungs), known)
-    trained = [(t.path.name, t.progress) for t in folder.trials if t.state in ("finished", "stopped")]
+    ended = (trial for trial in folder.trials if trial.state in ("finished", "stopped"))
+    trained = [(t.path.name, t.progress) for t in ended if t.config.identity in searcher.given]
     known = [(name, n, v[_METRIC]) for name, progress in trained for n, v in enumerate(progress, start=1)]
     return Halving(resources, search.stopping, _ENDLESS, known)

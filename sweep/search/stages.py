@@ -4,12 +4,11 @@ Each stage goes on where it stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from search_spaces.comparison import RANDOM, reference_masks, shared_trial
-from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
@@ -28,7 +27,7 @@ from sweep.search.power import Power, power_lines, power_of
 from sweep.search.proposals import ScoredMasks, TrainedMasks, propose, score_masks
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
 from sweep.search.task import Counts, Task
-from sweep.tuner import Outcome, outcome, run_trials
+from sweep.tuner import run_trials
 from trainables.activity import tell
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.selection import Selection, write_selection
@@ -79,31 +78,30 @@ class Search:
         """The trial of the proxy's shared biases."""
         return shared_trial(self.space, self.shape, self.fingerprints)
 
-    def run(self) -> Outcome:
+    def run(self) -> None:
         """Run what is left, and write ``findings.txt`` and, unless the text cannot tell, ``selection.json``.
+
+        Neither is written if the shared biases cannot be trained.
 
         Raises:
             Interrupted: if a stage was stopped.
-            SponError: if the shared biases cannot be trained.
         """
         power = None
         if proxy := search_of(self.space).proxy:
-            self._share()
+            if not self._share():
+                return
             power = self._look(proxy)
             if power and power.reliability is not None and power.reliability < proxy.least_reliability:
-                for line in write_stop(power, proxy.least_reliability, self.folder.path):
-                    say(line)
-                return Outcome(0, 0, 0)
+                write_stop(power, proxy.least_reliability, self.folder.path)
+                return
         self._propose()
-        trained = self._train("train", [*self.named, *self.candidates()])
+        self._train("train", [*self.named, *self.candidates()])
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
         final = [trial for _, trials in groups.values() for trial in trials]
-        confirmed = self._train("confirm", final)
-        report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], confirmed.speed)
+        speed = self._train("confirm", final)
+        report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], speed)
         tell("comparing the chosen masks")
         self._report(compare(self.space, self.folder, groups), power)
-        failed = sum(trial.state == "failed" for trial in self.folder.trials)  # proposals that were trained, too
-        return Outcome(trained.finished + confirmed.finished, failed, 0)
 
     def _report(self, selection: Selection | None, power: Power | None) -> None:
         """Write the selection, what was found, and the pictures: all from what is on disk."""
@@ -126,25 +124,25 @@ class Search:
             num_layers=self.shape.num_layers,
         )
 
-    def _train(self, stage: str, trials: Sequence[TrialConfig]) -> Outcome:
-        """Train some trials; those that the ledger knows are taken over."""
+    def _train(self, stage: str, trials: Sequence[TrialConfig]) -> float | None:
+        """Train some trials, as ``run_trials`` does; those that the ledger knows are taken over."""
         distinct = list({trial.identity: trial for trial in trials}.values())
         missing = Ledger(self.folder).missing(distinct)
         if distinct:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             say(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps")
-        speed = run_trials(self.folder, self.shape, missing, self.tracking_uri, stage).speed if missing else None
-        return replace(outcome(self.folder, distinct), speed=speed)
+        return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage) if missing else None
 
-    def _share(self) -> None:
+    def _share(self) -> bool:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
         folder = self.folder.trial(self.shared)
         if self.shared.identity not in {trial.identity for trial in self.named}:
             folder.set_aside(self.shared)
-        if self._train("shared", [self.shared]).failed:
-            rule = "shared biases must be trained before masks are scored"
-            raise SponError(f"{rule}, but {folder.failure} (at search.proxy)")
+        self._train("shared", [self.shared])
+        if folder.state == "failed":
+            say("no mask can be scored: the trial of the shared biases has failed")
+        return folder.state == "finished"
 
     def _look(self, proxy: ProxyConfig) -> Power | None:
         """Score masks that span the search, and see how well this text tells them apart."""
@@ -202,5 +200,4 @@ class Search:
     def trained(self) -> list[Checkpoint]:
         """All that was trained with the first seed, but for what is auxiliary; the final comparison has other seeds."""
         seed = self.space.seeds[0]
-        found = [t for t in self.folder.trials if t.state == "finished" and not t.is_auxiliary]
-        return [read_checkpoint(t.checkpoint_path) for t in found if t.config.training.seed == seed]
+        return [read_checkpoint(t.checkpoint_path) for t in self.folder.results if t.config.training.seed == seed]

@@ -13,6 +13,7 @@ from sweep.callback import SweepCallback
 from sweep.display import Display
 from sweep.folder import SweepFolder, create_sweep
 from sweep.nodes import Nodes
+from sweep.progress import Progress
 from trainables.workbench import find_materials
 
 
@@ -28,7 +29,8 @@ def shape(folder: SweepFolder) -> ModelShape:
 
 @pytest.fixture
 def callback(folder: SweepFolder, shape: ModelShape, tmp_path: Path) -> SweepCallback:
-    callback = SweepCallback(folder, shape, f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources))
+    uri, nodes = f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources)
+    callback = SweepCallback(folder, Progress(shape, []), uri, nodes)
     callback.setup()
     return callback
 
@@ -67,7 +69,7 @@ def test_a_sweep_that_goes_on_counts_what_was_over_before(
 ) -> None:
     with Display(io.StringIO()) as display:
         uri, nodes = f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources)
-        callback = SweepCallback(folder, shape, uri, nodes, [tiny_trial], n_before=3)
+        callback = SweepCallback(folder, Progress(shape, [tiny_trial], n_before=3), uri, nodes)
         callback.setup()
         assert display.view().text == "3 of 4 trials done; workers are starting"
         callback.on_experiment_end([])

@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from search_spaces.errors import NodeError
 from search_spaces.schema import ResourcesConfig
-from sweep import nodes
+from sweep import cluster, nodes
 from sweep.nodes import Nodes
 
 Lost = Callable[..., SimpleNamespace]
@@ -54,6 +54,16 @@ def test_a_node_is_taken_out_after_three_trials_in_a_row(lost: Lost) -> None:
     assert out == "3 trials in a row failed on node bad, which gets no more: the disk must have room for the output"
     assert nodes.selector() == {"ray.io/node-id": "!in(bad)"}
     assert nodes.places(ResourcesConfig()) == 2
+
+
+def test_another_sweep_of_this_process_starts_with_all_nodes(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Nodes(ResourcesConfig())
+    for _ in range(3):
+        watched.recovered(lost(full_disk()))
+    assert nodes.places(ResourcesConfig()) == 2
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    cluster.start_ray(ResourcesConfig())
+    assert nodes.places(ResourcesConfig()) == 4
 
 
 def test_a_result_between_two_faults_starts_the_count_again(lost: Lost) -> None:

@@ -12,11 +12,14 @@ from mlflow import MlflowClient
 from mlflow.cli import cli
 
 from search_spaces.errors import SponError
+from search_spaces.load import parse_space
 from search_spaces.resolve import Fingerprints
+from search_spaces.schema import CorpusConfig, ModelConfig
 from sweep.display import ACTIVITY
 from sweep.folder import SweepFolder
-from sweep.run import _check_outlasts, _check_same, _closing
+from sweep.run import _check_outlasts, _check_same, _closing, _found
 from tests.swept import ROOT, SECRETS, Swept, run, write_space
+from trainables import documents
 from trainables.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.ray
@@ -44,7 +47,7 @@ def test_a_sweep_of_teal_alone_has_nothing_to_analyse_or_to_use(swept: Swept, tm
     (teal,) = [trial for trial in swept.folder.trials if not trial.config.sites]
     folder.trial(teal.config).start(teal.config)
     folder.trial(teal.config).store(read_checkpoint(teal.checkpoint_path))
-    took, compare = _closing(folder, "http://server:5000", 0, 90).splitlines()
+    took, compare = _closing(folder, "http://server:5000", 90).splitlines()
     assert took == f"teal took 1.5 min; table, figure and checkpoints are in {folder.path}"
     assert compare == "compare in MLflow:  http://server:5000"
 
@@ -195,6 +198,30 @@ def test_a_sweep_goes_on_with_its_own_model_and_text_only(swept: Swept) -> None:
         _check_same(swept.folder, replace(own, corpus="other"))
 
 
+def test_the_driver_pins_the_commits_of_model_and_text_for_all_workers_and_a_resume(
+    tiny_raw: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shas, asked, found = {"main": "c" * 40}, [], []
+
+    class Hub:
+        def dataset_info(self, name: str, revision: str | None, timeout: float) -> SimpleNamespace:
+            asked.append(revision)
+            return SimpleNamespace(sha=shas["main"])
+
+    def find(model: ModelConfig, corpus: CorpusConfig) -> SimpleNamespace:
+        found.append(corpus.revision)
+        return SimpleNamespace(model=SimpleNamespace(revision="m" * 40))
+
+    monkeypatch.setattr(documents, "HfApi", Hub)
+    monkeypatch.setattr("sweep.run.find_materials", find)
+    raw = tiny_raw | {"model": {"source": "some/model"}, "corpus": {"source": "some/text"}}
+    space, _ = _found(parse_space(raw, "test"))
+    assert (space.model.revision, space.corpus.revision) == ("m" * 40, "c" * 40)
+    shas["main"] = "d" * 40  # the hub has moved on
+    again, _ = _found(space)
+    assert (again.corpus.revision, found, asked) == ("c" * 40, ["c" * 40] * 2, [None])
+
+
 def test_a_name_taken_by_another_space_is_refused(swept: Swept) -> None:
     ran = run("run", swept.space, "--storage", swept.storage, "--set", "training.epochs=3")
     assert ran.code == 2
@@ -229,7 +256,7 @@ def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -
 def test_a_trial_that_diverges_is_marked_and_the_others_finish_and_it_is_tried_again_on_demand(
     tiny_space: dict[str, object], tmp_path: Path
 ) -> None:
-    raw = tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
+    raw = tiny_space | {"allocations": ["BASELINE-TEAL", "UNIF-ALL", "CRITICAL-ONLY-50"]}
     raw["training"] = raw["training"] | {"lr": 1.0, "weight_decay": 1e30}
     ran = run("run", write_space(raw, tmp_path), "--storage", tmp_path / "runs")
     states = {trial.config.allocation: trial for trial in SweepFolder(tmp_path / "runs" / "tiny").trials}
@@ -238,6 +265,8 @@ def test_a_trial_that_diverges_is_marked_and_the_others_finish_and_it_is_tried_a
     assert states["UNIF-ALL"].state == "failed"
     assert "finite" in states["UNIF-ALL"].failure
     assert "finite" in ran.out.split("FAILED:")[1]
+    assert "CRITICAL-ONLY-50 at 0.6 is left out: only-0_s0.60" in ran.out
+    assert ran.out.count("  FAILED ") == 3  # UNIF-ALL, and the two that measure CRITICAL-ONLY
     again = run("resume", "tiny", "--storage", tmp_path / "runs", "--retry-failed", "--set", "resources.max_minutes=9")
     assert again.code == 1
     log = states["UNIF-ALL"].log_path.read_text()

@@ -3,14 +3,16 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
-from search_spaces.errors import SponError
+from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import SPLITS
 from trainables import embedded
-from trainables.cache import cache_root
+from trainables.cache import cache_root, cached
 from trainables.embedded import WheelFile, documents, model_dir, split_of
 
 
@@ -84,6 +86,17 @@ def test_a_changed_file_is_refused(small_text: WheelFile, monkeypatch: pytest.Mo
     monkeypatch.setattr(embedded, "TEXT", WheelFile(small_text.requirement, small_text.member, "0" * 64))
     with pytest.raises(SponError, match="must have SHA-256"):
         documents()
+
+
+@pytest.mark.usefixtures("spon_cache")
+def test_a_full_disk_under_the_converted_model_is_the_nodes_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model(MagicMock):
+        def save_pretrained(self, directory: Path) -> None:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(embedded, "AutoModelForCausalLM", MagicMock(from_config=lambda *_, **__: Model()))
+    with pytest.raises(NodeError, match="the disk must have room for the output"):
+        cached("models", "m", lambda directory: embedded._convert(directory / "model.gguf", directory))
 
 
 @pytest.mark.model

@@ -152,6 +152,24 @@ def test_a_search_by_measured_gains_stops_where_its_text_cannot_tell(tiny_space:
     assert "its text cannot tell masks apart" in status.out
 
 
+RANKED = {"family": "ranked", "modules": MODULES, "k": 2}
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"), [(SEARCH["masks"], "no mask can be scored: "), (RANKED, "the masks cannot be ranked: ")]
+)
+def test_a_search_whose_shared_biases_diverge_reports_that_trial(
+    tiny_space: dict[str, object], tmp_path: Path, masks: dict[str, object], says: str
+) -> None:
+    raw = searched_space(tiny_space, masks=masks)
+    raw["training"] |= {"lr": 1.0, "weight_decay": 1e30}
+    ran = run("search", write_space(raw, tmp_path), "--storage", tmp_path / "runs")
+    assert ran.code == 1, ran.out + ran.err
+    assert says in ran.out
+    assert "finite" in ran.out.split("1 trials FAILED:")[1]
+    assert not (tmp_path / "runs" / "tiny" / "masks.jsonl").exists()
+
+
 def test_the_same_command_again_runs_nothing(searched: Swept) -> None:
     before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
     ran = run("search", searched.space, "--storage", searched.storage)

@@ -1,0 +1,48 @@
+"""What a scheduler is told of a search that goes on, from a folder and a study that were made up."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from search_spaces.resolve import Fingerprints, resolve_space
+from search_spaces.schema import SpaceConfig
+from sweep.folder import SweepFolder
+from sweep.search import proposals
+from sweep.search.mask_search import MaskSearch
+from sweep.search.task import Task
+from tests.search_spaces.conftest import make_shape
+
+SEARCH = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, "stopping": "asha"}
+
+
+def test_of_trained_masks_the_scheduler_knows_those_that_the_search_gave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["UNIF-ALL", "TOP-50", "TOP-25"]
+    given = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": names}
+    space = SpaceConfig.model_validate(given | {"search": SEARCH})
+    shape, prints = make_shape(4), Fingerprints("m", "c")
+    everywhere, half, quarter = resolve_space(SpaceConfig.model_validate(given), shape, prints)
+    folder = SweepFolder(tmp_path)
+    task = Task(
+        space=space,
+        shape=shape,
+        fingerprints=prints,
+        rungs=(),
+        known=lambda trial, blocks: (0.5,) if trial.identity == half.identity else None,  # adopted
+        job=lambda trial, rungs: {"name": trial.name},
+        counts=tmp_path / "proposals.json",
+    )
+    first = MaskSearch(task, folder.journal)
+    assert [first.suggest(i)["name"] for i in "ab"] == [everywhere.name, quarter.name]
+    for trial in (everywhere, half, quarter):
+        found = folder.trial(trial)
+        found.start(trial)
+        found.add_progress({"step": 4.0, "val_kl_nats": 0.25 if trial is everywhere else 0.1})
+    folder.trial(everywhere).stop()  # quarter is under way when the driver is lost
+    folder.trial(half).stop()
+
+    monkeypatch.setattr(proposals, "Halving", lambda resources, asha, rungs, known: SimpleNamespace(known=known))
+    scheduler = proposals._scheduler(folder, task, None, MaskSearch(task, folder.journal))
+    assert list(scheduler.known) == [(everywhere.name, 1, 0.25)]
