@@ -11,8 +11,7 @@ from sweep.display import follow, say
 from sweep.folder import SweepFolder, TrialFolder
 from sweep.nodes import Nodes, noted_errors, reason
 from sweep.progress import Progress
-from sweep.sender import Sender
-from sweep.tracking import Tracker
+from sweep.tracking import Sender, Tracker
 from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import COMPLETE, FAILURE, NODE, VALIDATIONS

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search_spaces import __version__
 from search_spaces.errors import SponError
@@ -26,6 +27,9 @@ from sweep.display import Display
 from sweep.lock import driving, stop_driver
 from trainables.activity import tell
 from trainables.quiet import hush
+
+if TYPE_CHECKING:
+    from sweep.folder import SweepFolder
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -144,6 +148,13 @@ def _storage(text: str) -> Path:
     return home_of(text)
 
 
+def _opened(arguments: argparse.Namespace, name: str | None = None) -> "SweepFolder":
+    """A sweep of the storage, which is the one that was named unless it is said."""
+    from sweep.folder import open_sweep
+
+    return open_sweep(arguments.storage, name or arguments.name)
+
+
 # The commands import what they use: `--help` and bad input answer before torch, Ray and MLflow are loaded.
 
 
@@ -184,9 +195,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
-
-    folder = open_sweep(arguments.storage, arguments.name)
+    folder = _opened(arguments)
     space = load_space(folder.path / "space.json", arguments.set) if arguments.set else folder.space
     return _sweep(space, arguments)
 
@@ -206,11 +215,10 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
     from sweep.status import as_lines, status_of
     from sweep.storage import sweeps_in
 
-    found = [status_of(open_sweep(arguments.storage, name)) for name in sweeps_in(arguments.storage)]
+    found = [status_of(_opened(arguments, name)) for name in sweeps_in(arguments.storage)]
     if arguments.json:
         print(json.dumps([{"name": one.name, "driver": one.driver, **one.states} for one in found], indent=1))
     else:
@@ -219,11 +227,10 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
     from sweep.status import as_lines, status_of
 
     while True:
-        status = status_of(open_sweep(arguments.storage, arguments.name))
+        status = status_of(_opened(arguments))
         if arguments.watch and sys.stdout.isatty():
             print(_CLEAR, end="")
         print(json.dumps(asdict(status), indent=1) if arguments.json else "\n".join(as_lines(status)), flush=True)
@@ -233,18 +240,16 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
     from sweep.status import log_lines
 
-    print(*log_lines(open_sweep(arguments.storage, arguments.name), arguments.trial), sep="\n")
+    print(*log_lines(_opened(arguments), arguments.trial), sep="\n")
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from sweep.compare import as_text, compare
-    from sweep.folder import open_sweep
 
-    pairs = compare(*(open_sweep(arguments.storage, name) for name in (arguments.name, arguments.other)))
+    pairs = compare(_opened(arguments), _opened(arguments, arguments.other))
     if arguments.json:
         print(json.dumps([{**pair._asdict(), "difference": pair.difference._asdict()} for pair in pairs], indent=1))
     else:
@@ -253,9 +258,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
-
-    holder = stop_driver(open_sweep(arguments.storage, arguments.name).path)
+    holder = stop_driver(_opened(arguments).path)
     print(f"stopped {holder}" if holder else f"nobody drives {arguments.name}")
     return 0
 
@@ -263,10 +266,9 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _board(arguments: argparse.Namespace) -> int:
     from sweep import against
     from sweep.board import make_board
-    from sweep.folder import open_sweep
     from sweep.render import as_latex, as_text, as_wide_text
 
-    board = make_board(open_sweep(arguments.storage, arguments.name), arguments.split)
+    board = make_board(_opened(arguments), arguments.split)
     if arguments.against:
         print(against.as_text(board, against.read_published(arguments.against)))
         return 0
@@ -282,12 +284,11 @@ def _board(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from sweep.folder import open_sweep
     from sweep.storage import mirrored
     from sweep.tracking import Tracker
     from trainables.tracking import tracking_uri
 
-    folder, database, copied = open_sweep(arguments.storage, arguments.name), arguments.optuna_storage, True
+    folder, database, copied = _opened(arguments), arguments.optuna_storage, True
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     with driving(folder.path), mirrored(folder.path):
         if database:  # only then: it imports Ray and Optuna

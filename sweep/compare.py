@@ -46,9 +46,9 @@ def as_text(pairs: list[Pair], first: str, second: str) -> str:
     width = max(len(pair.allocation) for pair in pairs)
     lines = []
     for pair in pairs:
-        (kl, kl_then), (ppl, ppl_then), (change, low, high) = pair.kl_nats, pair.ppl, pair.difference
+        (kl, kl_then), (ppl, ppl_then) = pair.kl_nats, pair.ppl
         who = f"{pair.allocation:{width}}  {pair.sparsity:4.0%}  seed {pair.seed}"
-        changed = f"KL {kl:.4f} -> {kl_then:.4f}, {change:+.4f} [{low:+.4f}, {high:+.4f}]"
+        changed = f"KL {kl:.4f} -> {kl_then:.4f}, {pair.difference:+.4f}"
         lines.append(f"{who}  {changed}  PPL {ppl:.2f} -> {ppl_then:.2f}")
     key = f"{first} -> {second}, test split; KL in nats a token; the difference with its paired 95% interval"
     return "\n".join([*lines, key])

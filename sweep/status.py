@@ -16,6 +16,7 @@ from sweep.folder import State, SweepFolder, TrialFolder
 from sweep.lock import driver_of
 from sweep.search.status import search_lines
 from sweep.storage import writer_of
+from sweep.view import duration
 from trainables.schedule import total_steps
 
 _OLD_SECONDS = 30.0
@@ -133,7 +134,7 @@ def _now(file: Path) -> tuple[str, ...]:
     except FileNotFoundError:  # no driver lives
         return ()
     age = time.time() - view["at"]
-    old = f" (said {_duration(age)} ago)" if age > _OLD_SECONDS else ""
+    old = f" (said {duration(age)} ago)" if age > _OLD_SECONDS else ""
     head = ", ".join(filter(None, (view["text"], view["left"])))
     return f"now: {head}{old}", *(f"  {who}: {what}" for who, what in view["workers"])
 
@@ -177,7 +178,7 @@ def as_lines(status: Status) -> list[str]:
     under_way = "running" if status.driver else "interrupted"
     words = {state: under_way if state == "running" else state for state in _ORDER}
     counts = ", ".join(f"{states[state]} {words[state]}" for state in _ORDER if states[state]) or "none yet"
-    sign = "" if status.quiet_seconds is None else f"; last sign of life {_duration(status.quiet_seconds)} ago"
+    sign = "" if status.quiet_seconds is None else f"; last sign of life {duration(status.quiet_seconds)} ago"
     lines = [f"{status.name}: {total} trials: {counts}{sign}", *status.search, *status.now]
     if status.driver:
         lines.append(f"driver: {status.driver}")
@@ -198,7 +199,7 @@ def as_lines(status: Status) -> list[str]:
     left, at_once = status.seconds_left or 0.0, max(1, status.at_once)
     known = " known so far" if status.search else ""
     lines.append(
-        f"left: about {_duration(left / at_once)}; {_hours(left)} of trials{known}, after {_hours(status.seconds)}"
+        f"left: about {duration(left / at_once)}; {_hours(left)} of trials{known}, after {_hours(status.seconds)}"
     )
     if status.price_per_hour is not None:
         left_cost, cost = (seconds / 3600 * status.price_per_hour for seconds in (left, status.seconds))
@@ -216,7 +217,3 @@ def _per_hour(status: Status) -> str:
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else _hours(seconds)

@@ -7,7 +7,9 @@ away, it goes on where it stopped, and no trial gets a second run. An MLflow tha
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -28,6 +30,8 @@ _SENT, _PARENT = "mlflow.json", "parent.json"
 _ARTIFACTS = ("board.*", "frontier.*", "levels.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
 """Of a sweep as a whole, for its parent run."""
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_LAST_SECONDS = 5.0
+"""That a stage waits at its end for MLflow."""
 
 hush()
 bound_waiting()
@@ -178,6 +182,38 @@ class Tracker:
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
         return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+
+
+class Sender:
+    """Sends trials in a thread of its own: workers would wait for their next trial while the driver waits for MLflow.
+
+    What comes for a trial that waits goes with it.
+
+    Args:
+        tracker: that nobody else uses until ``close``.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._jobs: dict[Path, Future[bool]] = {}
+
+    def send(self, trial: TrialFolder) -> None:
+        """Have sent what MLflow does not have of a trial yet, as the trial's files are now or later."""
+        job = self._jobs.get(trial.path)
+        if job is None or job.running() or job.done():
+            self._jobs[trial.path] = self._pool.submit(self._tracker.sync, trial)
+
+    def close(self) -> None:
+        """Send what waits, for some seconds; what is left is for ``sync_all``, now or when the sweep goes on.
+
+        Raises:
+            OSError: if a trial's files could not be read, or what was sent not be noted.
+        """
+        ended, _ = wait(self._jobs.values(), timeout=_LAST_SECONDS)
+        self._pool.shutdown(cancel_futures=True)
+        for job in ended:
+            job.result()
 
 
 def trial_params(config: TrialConfig) -> dict[str, object]:

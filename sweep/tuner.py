@@ -57,6 +57,8 @@ def run_trials(
         Interrupted: if it was stopped.
         SponError: if the storage is full, or cannot be written any more.
     """
+    if not trials:
+        return None
     folder.plan({trial.name: _steps(trial) for trial in trials})
     resources = folder.space.resources
     nodes, speed, put_off = Nodes(resources), None, len(trials)

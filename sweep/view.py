@@ -60,8 +60,11 @@ def short(name: str) -> str:
 
 def time_left(seconds: float | None) -> str:
     """In words; nothing if it is not known."""
-    if seconds is None:
-        return ""
+    return "" if seconds is None else f"about {duration(max(seconds, 1))} left"
+
+
+def duration(seconds: float) -> str:
+    """In words, such as ``45 s``, ``9 min`` or ``2.5 h``."""
     if seconds < 100:
-        return f"about {max(seconds, 1):.0f} s left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 6000 else f"about {seconds / 3600:.1f} h left"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

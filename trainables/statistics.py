@@ -28,6 +28,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Each of the three in this format, such as ``-0.0386 [-0.0415, -0.0353]``."""
+        value, low, high = (format(number, spec) for number in self)
+        return f"{value} [{low}, {high}]"
+
 
 class Means(NamedTuple):
     """One model under every resample, the data itself first: (1 + resamples,) each."""

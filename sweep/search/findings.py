@@ -142,7 +142,7 @@ def _lines(findings: Findings) -> list[str]:
 
 
 def _rho(interval: Interval | None) -> str:
-    return f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "not defined"
+    return f"{interval:+.2f}" if interval else "not defined"
 
 
 def _compared(selection: Selection) -> list[str]:
@@ -165,8 +165,7 @@ def _compared(selection: Selection) -> list[str]:
         f"intervals over {selection.bootstrap_over} and seeds, {selection.confidence:.2%} each: 95% for all together",
     ]
     lines += [
-        f"{d.chosen:>20} - {d.against:<16} {_signed(d.kl_nats)}  "
-        f"{' '.join(f'{value:+.4f}' for value in d.kl_nats_by_seed)}"
+        f"{d.chosen:>20} - {d.against:<16} {d.kl_nats:+.5f}  {' '.join(f'{value:+.4f}' for value in d.kl_nats_by_seed)}"
         for d in selection.differences
     ]
     verdicts = [_verdict(selection, chosen, rival) for chosen, rival in selection.best_rival.items()]
@@ -174,12 +173,8 @@ def _compared(selection: Selection) -> list[str]:
 
 
 def _share(interval: Interval | None) -> str:
-    text = f"{interval.value:+.1%} [{interval.low:+.1%}, {interval.high:+.1%}]" if interval else "no clear damage"
+    text = f"{interval:+.1%}" if interval else "no clear damage"
     return f"{text:>24}"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.5f} [{interval.low:+.5f}, {interval.high:+.5f}]"
 
 
 def _verdict(selection: Selection, chosen: str, rival: str | None) -> str:
@@ -188,4 +183,4 @@ def _verdict(selection: Selection, chosen: str, rival: str | None) -> str:
         return f"{chosen}: no allocation of the space is as small"
     kl = next(d.kl_nats for d in selection.differences if (d.chosen, d.against) == (chosen, rival))
     verdict = "is better than" if kl.high < 0 else "is worse than" if kl.low > 0 else "is not clearly better than"
-    return f"{chosen} {verdict} {rival}, the best named of its size: KL {_signed(kl)}"
+    return f"{chosen} {verdict} {rival}, the best named of its size: KL {kl:+.5f}"

@@ -214,9 +214,7 @@ class Measurement:
         for trial in trials:
             if trial.identity not in results:
                 self.folder.trial(trial).set_aside(trial)
-        missing = Ledger(self.folder).missing(trials)
-        if missing:
-            run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
+        run_trials(self.folder, self.shape, Ledger(self.folder).missing(trials), self.tracking_uri, stage)
         failed = [trial.name for trial in trials if self.folder.trial(trial).state == "failed"]
         if failed:
             raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, and failed")

@@ -1,11 +1,6 @@
 """A search in pictures: which masks it proposed, how fast it found them, and what training them came to.
 
-The tables, a row a mask:
-
-- masks, in the order in which they were proposed: ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` (the score) and
-  ``blocks`` (forward blocks spent on it). The reference, masks drawn at random, has the same columns or is empty.
-- trained, with one seed: ``name``, ``kind`` (named or searched), ``sites``, ``n_spon_params``, ``val_kl_nats``,
-  ``val_ppl`` and ``proxy_kl_nats`` (NaN without a score on the proxy).
+The tables are those of ``sweep.search.tables``; any may be empty.
 """
 
 from collections.abc import Mapping
@@ -42,15 +37,6 @@ def expected_best(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return expected
 
 
-def pareto_front(trained: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Rows that no other beats in a score (less is better) with as few or fewer parameters, the smallest mask first.
-
-    Of rows equal in both, one stands for all.
-    """
-    rows = trained.sort_values(["n_spon_params", score], kind="stable")
-    return rows[rows[score] < rows[score].cummin().shift(fill_value=np.inf)]
-
-
 def mask_arrays(masks: pd.DataFrame, num_layers: int) -> dict[str, NDArray[np.bool_]]:
     """Which sites each mask chooses, one array a module type that occurs, in the order of the forward pass.
 
@@ -74,9 +60,9 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
     axes = figure.subplots(1, 2)
     scores = {"val_kl_nats": "validation KL, nats per token", "val_ppl": "validation perplexity"}
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
-        front = pareto_front(trained, score)
-        params, best = [*front["n_spon_params"], trained["n_spon_params"].max()], [*front[score], front[score].min()]
-        axis.step(params, best, where="post", color="grey", linewidth=1, label="Pareto front")
+        rows = trained.sort_values(["n_spon_params", score])
+        best = rows[score].cummin()
+        axis.step(rows["n_spon_params"], best, where="post", color="grey", linewidth=1, label="Pareto front")
         _points(axis, trained, "n_spon_params", score)
         axis.set(xlabel="SPON parameters", ylabel=label)
         axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -186,9 +172,9 @@ def write_pictures(
 
     Args:
         directory: to write into.
-        masks: with the columns above, as the others; each table may be empty.
-        reference: masks drawn at random.
-        trained: with one seed.
+        masks: by ``mask_table`` or ``trained_masks``.
+        reference: masks drawn at random, by ``mask_table``.
+        trained: by ``trained_table``.
         importances: search parameter -> importance, or empty.
         num_layers: of the model.
     """

@@ -132,7 +132,7 @@ class Search:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             say(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps")
-        return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage) if missing else None
+        return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
 
     def _share(self) -> bool:
         """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep import sender
+from sweep import tracking
 from sweep.folder import TrialFolder
-from sweep.sender import Sender
+from sweep.tracking import Sender
 
 ONE, OTHER = TrialFolder(Path("one")), TrialFolder(Path("other"))
 
@@ -53,7 +53,7 @@ def test_a_trial_is_sent_again_after_it_was(held: Held) -> None:
 
 
 def test_the_end_does_not_wait_for_ever(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "_LAST_SECONDS", 0.01)
+    monkeypatch.setattr(tracking, "_LAST_SECONDS", 0.01)
     sends = Sender(held)
     sends.send(ONE)
     held.begun.wait()
