@@ -49,7 +49,7 @@ def page(text):
 def test_nothing_is_loaded_from_elsewhere(text, page):
     assert page.of("link", "iframe") == []
     assert page.of("script") == [{}]
-    assert all(image["src"].startswith("data:image/png;base64,") for image in page.of("img"))
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.of("img"))
     assert not re.search(r"https?://|url\(|@import", text)
 
 
