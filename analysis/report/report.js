@@ -1,4 +1,5 @@
-// Tables sort by a click on a head, and long ones have a box that filters their rows. The page reads as well without this.
+// Tables sort by a click on a head, long ones have a box that filters their rows, and a link opens the answer that it
+// leads to. The page reads as well without this.
 const value = (row, column) => row.cells[column].textContent.replaceAll("\u2212", "-").replaceAll(",", "").trim();
 
 function sort(table, head) {
@@ -29,3 +30,14 @@ for (const table of document.querySelectorAll("table.sorted")) {
   }
   if (table.tBodies[0].rows.length > 10) filter(table);
 }
+
+function reveal() {
+  const target = document.getElementById(location.hash.slice(1));
+  const fold = target?.closest("details");
+  if (fold && !fold.open) {
+    fold.open = true;
+    target.scrollIntoView();
+  }
+}
+addEventListener("hashchange", reveal);
+reveal();
