@@ -87,7 +87,7 @@ def shift(finding: Finding) -> Figure:
     for name, colour in zip(thirds, SHADES, strict=True):
         line(axes["thirds"], layers, stream, f"recovery_{name}_third", colour)
     axes["thirds"].set(title="By third of the block's positions", ylabel=_TAKEN_BACK)
-    colours = [RANDOM if effect.label.endswith(", random vectors") else BIASES for effect in finding.effects]
+    colours = [BIASES if ", biases" in effect.label else RANDOM for effect in finding.effects]
     effects_panel(axes["pooled"], finding.effects, colours)
     axes["pooled"].set(title="All of a kind together")
     for name in ("sites", "stream", "thirds"):
