@@ -193,12 +193,13 @@ def _effects(
     ]
 
 
-def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATIONS) -> Array:
+def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATIONS, seed: int = 0) -> Array:
     """Mean over sites of the share in the span over k / d, if all vectors of one width d are turned at random together.
 
     Args:
         pairs: a vector (width,) and k components of each site.
         draws: rotations.
+        seed: of the rotations.
 
     Returns:
         (draws,).
@@ -208,7 +209,7 @@ def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATION
         some = [(vector, components.vectors) for vector, components in pairs if len(vector) == width]
         units = np.stack([(vector / (vector.norm() or 1.0)).double().numpy() for vector, _ in some])
         spans = np.stack([components.numpy() for _, components in some])
-        for draw, vectors in enumerate(turned(units, draws, seed=width)):
+        for draw, vectors in enumerate(turned(units, draws, seed + width)):
             total[draw] += np.square(vectors[:, None] @ spans).sum() * width / spans.shape[2]
     return total / len(pairs)
 

@@ -65,7 +65,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "norms": Drawing(
         norms,
         "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of what sparsity "
-        "takes there; and their rank correlations with depth, with the range under shuffled depth in grey.",
+        "takes there; and their rank correlations with depth, with the range without a trend in grey.",
     ),
     "logits": Drawing(
         logits,
@@ -80,7 +80,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "cross": Drawing(
         cross,
         "Cosines of the biases of every two trials on the sites that they share, a tick a site, and their mean. Grey: "
-        "the mean if layers are shuffled.",
+        "the mean if layers are shifted.",
     ),
 }
 """By the name of the question, in the order of the report."""

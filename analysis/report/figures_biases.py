@@ -111,7 +111,7 @@ def moments(finding: Finding) -> Figure:
     effects_panel(axes["counts"], finding.effects, "black")
     axes["counts"].set(title="Biases that clearly differ from a Gaussian around zero")
     hollow = dot("black", "hollow: as a Gaussian", fill="white")
-    key(figure, [*module_key(rows), hollow, dashed("Gaussian around zero"), bar("count at chance level")])
+    key(figure, [*module_key(rows), hollow, dashed("Gaussian around zero"), bar("none by chance")])
     return figure
 
 
@@ -143,7 +143,7 @@ def norms(finding: Finding) -> Figure:
     effects_panel(axes["effects"], finding.effects, "black", labels)
     at(axes["effects"], 0, vertical=True)
     axes["effects"].set(title="Rank correlation with depth", xlim=(-1.05, 1.05), xlabel="Spearman correlation")
-    key(figure, [*module_key(rows), bar("depth shuffled")])
+    key(figure, [*module_key(rows), bar("no trend")])
     return figure
 
 
@@ -164,5 +164,5 @@ def logits(finding: Finding) -> Figure:
     axes["counts"].set(title="Biases beyond random vectors")
     random = dot(RANDOM, "random vectors, median (null)", "_")
     hollow = dot("black", f"hollow: p of {_LEVEL} or more", fill="white")
-    key(figure, [*module_key(rows), hollow, random, bar("count at chance level")])
+    key(figure, [*module_key(rows), hollow, random, bar("none by chance")])
     return figure

@@ -108,7 +108,7 @@ def cross(finding: Finding) -> Figure:
     axes["names"].text(0, 1, "\n".join(names), va="top", fontsize=8, transform=axes["names"].transAxes)
     axes["names"].set_axis_off()
     mean = dot(BIASES, "mean over shared sites", line="-")
-    key(figure, [mean, dot(BIASES, "a site", "|"), bar("mean, layers shuffled"), dashed("zero")])
+    key(figure, [mean, dot(BIASES, "a site", "|"), bar("mean, layers shifted"), dashed("zero")])
     return figure
 
 

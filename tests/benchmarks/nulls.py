@@ -110,7 +110,8 @@ _SHARED = Components(torch.eye(_WIDTH, dtype=torch.float64)[:, :_COMPONENTS], np
 def span(n: int, rho: float, rng: np.random.Generator) -> bool:
     """A share inside the span of components that all layers have in common."""
     biases = list(_biases(n, rho, rng).values())
-    low, high = null_range(chance_ratios([(bias, _SHARED) for bias in biases], 200))
+    pairs = [(bias, _SHARED) for bias in biases]
+    low, high = null_range(chance_ratios(pairs, 500, seed=int(rng.integers(2**31))))
     return not low <= _share(biases) <= high
 
 
