@@ -12,7 +12,7 @@ import ray
 
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from search_spaces.sites import ModelShape
 from sweep.board import make_board
@@ -32,7 +32,6 @@ from sweep.tracking import Tracker
 from sweep.tuner import Interrupted, run_trials
 from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
-from trainables.documents import text_commit
 from trainables.dtype import with_dtype
 from trainables.listener import hearing
 from trainables.selection import SELECTION, read_selection
@@ -107,7 +106,11 @@ def run_sweep(
 
 def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
     """The model and the text of a space, and the space at their commits."""
-    text = text_commit(space.corpus)
+    text = space.corpus.revision
+    if space.corpus.source not in (EMBEDDED, "files"):
+        from trainables.documents import text_commit  # imports datasets, a second that other text need not wait
+
+        text = text_commit(space.corpus)
     materials = find_materials(space.model, _at_commits(space, None, text).corpus)
     return _at_commits(space, materials.model.revision, text), materials
 

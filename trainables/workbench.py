@@ -7,6 +7,7 @@ not depend on the trial, kept in the local cache.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def find_materials(model: ModelConfig, corpus: CorpusConfig) -> Materials:
     with embedded.text_ahead() if both else nullcontext():
         source = find_model(model)
         shape = read_shape(source)
-        prepared = prepare_corpus(corpus, load_tokenizer(source), source.fingerprint)
+        prepared = prepare_corpus(corpus, partial(load_tokenizer, source), source.fingerprint)
     return Materials(source, shape, prepared, Fingerprints(source.fingerprint, corpus_fingerprint(prepared)))
 
 

@@ -94,7 +94,7 @@ def test_a_full_disk_under_the_converted_model_is_the_nodes_fault(monkeypatch: p
         def save_pretrained(self, directory: Path) -> None:
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(embedded, "AutoModelForCausalLM", MagicMock(from_config=lambda *_, **__: Model()))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM", MagicMock(from_config=lambda *_, **__: Model()))
     with pytest.raises(NodeError, match="the disk must have room for the output"):
         cached("models", "m", lambda directory: embedded._convert(directory / "model.gguf", directory))
 

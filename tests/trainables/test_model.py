@@ -93,6 +93,13 @@ def test_the_shape_without_weights_is_that_of_the_loaded_model(family):
     assert read_shape(find_model(ModelConfig(source=str(family)))) == load(family).shape
 
 
+def test_the_shape_is_read_once(family, monkeypatch):
+    source = find_model(ModelConfig(source=str(family)))
+    first = read_shape(source)
+    monkeypatch.setattr("trainables.model._architecture", pytest.fail)
+    assert read_shape(source) == first
+
+
 def test_a_site_is_the_linear_layer_at_its_path(family):
     resident = load(family)
     assert resident.linear(Site(1, "down_proj")) is resident.network.model.layers[1].mlp.down_proj
