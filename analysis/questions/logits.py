@@ -124,11 +124,9 @@ def _rows(effects: Mapping[Site, DirectEffect], tokenizer: PreTrainedTokenizerBa
 
 def _effects(part: str, rows: list[Row]) -> list[Effect]:
     return [
-        Effect(
-            label=f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
-            value=sum(float(row[f"p_{name}"]) < _LEVEL for row in rows),  # type: ignore[arg-type]
-            null=(0, 0),
-            unit="sites",
+        Effect.count(
+            f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
+            [float(row[f"p_{name}"]) < _LEVEL for row in rows],  # type: ignore[arg-type]
         )
         for name, what in _FIGURES.items()
     ]
@@ -137,8 +135,5 @@ def _effects(part: str, rows: list[Row]) -> list[Effect]:
 def _verdict(effects: list[Effect], n: int) -> str:
     if not n:
         return "no bias is added to the residual stream"
-    words = (
-        f"{effect.value:.0f} of {n} {what} than random vectors"
-        for effect, what in zip(effects, _FIGURES.values(), strict=True)
-    )
-    return "; ".join(words)
+    counted = zip(effects, _FIGURES.values(), strict=True)
+    return "; ".join(f"{effect.value:.0f} of {n} {what} than random vectors" for effect, what in counted)

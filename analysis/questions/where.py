@@ -180,12 +180,13 @@ def _helped(subject: Subject, by_category: list[Bin]) -> str:
     return f"clearly helps on {helped} of {len(by_category)} categories of prompts"
 
 
+_TRENDS = {1: "recovers more at its high end", -1: "recovers less at its high end", 0: "no clear trend"}
+
+
 def _verdict(effects: list[Effect], helped: str) -> str:
     words = []
     for effect in effects:
         name, _, figure = effect.label.partition(": ")
-        low, high = effect.interval or (-np.inf, np.inf)
         if figure.startswith("recovery"):
-            trend = "more" if low > 0 else "less" if high < 0 else None
-            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no clear trend")
+            words.append(f"{name}: {_TRENDS[effect.sign]}")
     return "; ".join([*words, helped])
