@@ -56,12 +56,7 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
     spread = change.square().mean(dim=1).sqrt()
     peak = change.abs().amax(dim=1) / spread.where(spread > 0, 1.0)
     order = change[0].argsort(descending=True).tolist()
-    return DirectEffect(
-        spread.cpu().numpy(),
-        peak.cpu().numpy(),
-        tuple(order[:shown]),
-        tuple(order[::-1][:shown]),
-    )
+    return DirectEffect(spread.cpu().numpy(), peak.cpu().numpy(), tuple(order[:shown]), tuple(order[::-1][:shown]))
 
 
 def find(subject: Subject) -> Finding:

@@ -94,11 +94,7 @@ def _join(shifts: list[Shift]) -> Shift:
     return Shift(np.concatenate([shift.by_block for shift in shifts]), by_position)
 
 
-_RECOVERIES: dict[str, Mode] = {
-    "recovery": "spon",
-    "random_recovery": "random",
-    "weighted_recovery": "weighted",
-}
+_RECOVERIES: dict[str, Mode] = {"recovery": "spon", "random_recovery": "random", "weighted_recovery": "weighted"}
 
 
 def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:

@@ -167,12 +167,7 @@ def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
     return main_effects(on, np.array(kl)), main_effects(on, np.array(nll))
 
 
-def difference(
-    one: Scores,
-    other: Scores,
-    units: Units | None = None,
-    figure: Literal["kl", "nll"] = "kl",
-) -> Interval:
+def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:
     """One minus another, mean nats a token, with a paired interval over units of blocks.
 
     Args:
@@ -211,14 +206,15 @@ def _effects(
 ) -> tuple[Effect, ...]:
     sites = [row for row in rows if row["variant"] == "site"]
 
-    def effect(label: str, one: str, other: str) -> Effect:
-        return Effect.of(label, difference(scores[one], scores[other], subject.units), "nats")
-
+    whole = {
+        "KL, all biases minus TEAL": _AS_THEY_ARE,
+        "KL, all random minus TEAL": "all random",
+        "KL, only the part along the mean error, minus TEAL": "on the mean error",
+        "KL, only the part across it, minus TEAL": "off the mean error",
+    }
     found = [
-        effect("KL, all biases minus TEAL", _AS_THEY_ARE, "none"),
-        effect("KL, all random minus TEAL", "all random", "none"),
-        effect("KL, only the part along the mean error, minus TEAL", "on the mean error", "none"),
-        effect("KL, only the part across it, minus TEAL", "off the mean error", "none"),
+        Effect.of(label, difference(scores[name], scores["none"], subject.units), "nats")
+        for label, name in whole.items()
     ]
     for way, sign in (("lowers", 1), ("raises", -1)):
         found.append(Effect.count(f"sites whose bias clearly {way} the KL, of {len(sites)}", _surely(sites, sign)))

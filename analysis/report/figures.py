@@ -4,7 +4,6 @@ A question declares blocks of panels, which ``panels`` draws. One more is a func
 """
 
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from analysis.finding import Effect, Finding
 from analysis.report.columns import columns_for, effects_of, numbers, place_sites, words
 from analysis.report.layout import Block, blank, figure_of
-from analysis.report.panels import Effects, Lines, Note, Sites
+from analysis.report.panels import Effects, Lines, Sites
 from analysis.report.style import BIASES, RANDOM, SHADES, TEAL, bar, dashed, dot, hollow, look
 from search_spaces.errors import SponError
 
@@ -25,7 +24,6 @@ _LEVEL = 0.05  # filled markers
 _AFTER = "after layer "
 _THIRDS = dict(zip(("first", "middle", "last"), SHADES, strict=True))
 _TAKEN_BACK, _RELATIVE = "taken back,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
-_NAMES = 170  # characters of a line
 _DPI = 120
 _META = {"png": {"Software": None}, "svg": {"Date": None}}  # the same finding is the same file
 
@@ -209,16 +207,16 @@ def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     pairs = sorted(dict.fromkeys(of), key=lambda pair: pair[2])
     labels = [f"{trials.index(one) + 1} and {trials.index(other) + 1}: {how}" for one, other, how in pairs]
     found = {effect.label: effect for effect in finding.effects}
+    names = [dot("none", f"{place} is {trial}") for place, trial in enumerate(trials, 1)]
     panels = []
-    for column, title, what in (
-        ("cosine", "Whole biases", "mean cosine"),
-        ("moved_cosine", "What training added to the start", "mean cosine of what training added"),
+    for column, title, what, key in (
+        ("cosine", "Whole biases", "mean cosine", names),
+        ("moved_cosine", "What training added to the start", "mean cosine of what training added", []),
     ):
         means = [[found.get(f"{one} and {other} ({how}): {what}")] for one, other, how in pairs]
         single = [numbers(rows, column)[[site == pair for site in of]] for pair in pairs]
-        panels.append(Effects(title, "cosine", dict(zip(labels, means, strict=True)), single, at=0))
-    names = textwrap.wrap(";  ".join(f"{place} is {trial}" for place, trial in enumerate(trials, 1)), _NAMES)
-    return [Block(2, panels), Block(1, [Note("", "\n".join(names))])]
+        panels.append(Effects(title, "cosine", dict(zip(labels, means, strict=True)), single, at=0, key=key))
+    return [Block(2, panels)]
 
 
 class Drawing(NamedTuple):

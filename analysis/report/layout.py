@@ -46,9 +46,10 @@ def figure_of(finding: Finding, blocks: Sequence[Block], key: Iterable[Artist]) 
         blocks: of panels, one below the other.
         key: entries of the legend, beside those of the modules of sites.
     """
-    placed = [modules_of(p.rows) for block in blocks for p in block.panels if isinstance(p, Sites)]
-    modules = [module for module in MODULE_COLOURS if any(module in some for some in placed)]
-    handles = [*(dot(MODULE_COLOURS[module], module, MODULE_MARKERS[module]) for module in modules), *key]
+    panels = [panel for block in blocks for panel in block.panels]
+    present = {module for panel in panels if isinstance(panel, Sites) for module in modules_of(panel.rows)}
+    modules = (dot(MODULE_COLOURS[name], name, marker) for name, marker in MODULE_MARKERS.items() if name in present)
+    handles = [*modules, *key, *(entry for panel in panels for entry in panel.key)]
     columns = max(1, min(7, _KEY_CHARACTERS // (7 + max(len(str(handle.get_label())) for handle in handles))))
     heights = [sum(block.heights) for block in blocks]
     figure = blank(finding, sum(heights) + _PAD + _KEY * -(-len(handles) // columns))

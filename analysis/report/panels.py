@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class Panel:
         at: value of the null if it is a single one, a dashed line.
         scale: of the values; ``symlog`` is linear unless there are wide ones, ``log`` unless all are above zero, and
             ``cut`` leaves far outliers below out.
+        key: entries of the legend, beside those of the question and of modules.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Panel:
     _: KW_ONLY
     at: float | None = None
     scale: Literal["linear", "from zero", "log", "symlog", "cut"] = "linear"
+    key: Sequence[Artist] = ()
     upright: ClassVar[bool] = True
 
     def height(self, columns: int) -> float:
@@ -204,17 +207,3 @@ def _colour(label: str) -> str:
     if "bias" in label:
         return BIASES
     return RANDOM if "random" in label else TEAL if "TEAL" in label else BIASES
-
-
-@dataclass(frozen=True)
-class Note(Panel):
-    """Its label as lines of text."""
-
-    def height(self, columns: int) -> float:
-        """Inches that it needs where so many panels stand side by side."""
-        return 0.1 + 0.18 * (1 + self.label.count("\n"))
-
-    def draw(self, axis: Axes, columns: int) -> None:
-        """Write it."""
-        axis.text(0, 1, self.label, va="top", fontsize=8, transform=axis.transAxes)
-        axis.set_axis_off()
