@@ -118,11 +118,7 @@ def _interpret(arguments: argparse.Namespace) -> None:
     only = check_only(tuple(arguments.only)) if arguments.only else (*QUESTIONS, COMPARISON)
     prompts = read_prompts(arguments.prompts or PROMPTS)
     settings = Settings(
-        only=only,
-        split=arguments.split,
-        n_blocks=arguments.blocks,
-        prompts=prompts,
-        chosen_on=_chosen_on(arguments),
+        only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts, chosen_on=_chosen_on(arguments)
     )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     checkpoints, out = _chosen(arguments, uri)

@@ -44,6 +44,23 @@ class Effect(Config):
         ends = (interval.low, interval.high) if math.isfinite(interval.low) else None
         return cls(label=label, value=interval.value, interval=ends, null=null, unit=unit)
 
+    @classmethod
+    def count(cls, label: str, found: Iterable[bool]) -> "Effect":
+        """How many sites stand out, of which none does by chance."""
+        return cls(label=label, value=sum(found), null=(0, 0), unit="sites")
+
+    @property
+    def sign(self) -> int:
+        """1 where the interval is above zero, -1 where it is below, 0 where it holds zero or has no end."""
+        low, high = self.interval or (-math.inf, math.inf)
+        return int(low > 0) - int(high < 0)
+
+    @property
+    def side(self) -> int:
+        """1 where the value is above the null's range, -1 where it is below, 0 within it."""
+        low, high = self.null or (-math.inf, math.inf)
+        return int(self.value > high) - int(self.value < low)
+
 
 def cells(name: str, interval: "Interval") -> Row:
     """A figure and the ends of its interval as three cells of a row; empty where it or they do not exist."""

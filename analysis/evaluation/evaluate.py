@@ -88,8 +88,7 @@ def findings_of(evaluation: Evaluation) -> list[Finding]:
 
 def as_latex(evaluation: Evaluation, findings: Sequence[Finding]) -> str:
     """The same tables for LaTeX."""
-    captions = [f"{finding.title}, {evaluation.name}. {finding.null}" for finding in findings]
-    tables = (longtable(rows_table(f), caption) for f, caption in zip(findings, captions, strict=True))
+    tables = (longtable(rows_table(f), f"{f.title}, {evaluation.name}. {f.null}") for f in findings)
     return "\n".join((HEAD, *tables))
 
 

@@ -165,8 +165,8 @@ def find(trained: Sequence[Trained]) -> Finding:
         whole, moved = compare(a.biases, b.biases), compare(a.moved, b.moved)
         how = relation(a.config, b.config)
         name = f"{a.config.name} and {b.config.name} ({how})"
-        effects.append(_effect(f"{name}: mean cosine", whole))
-        effects.append(_effect(f"{name}: mean cosine of what training added", moved))
+        for what, of in (("mean cosine", whole), ("mean cosine of what training added", moved)):
+            effects.append(Effect.of(f"{name}: {what}", mean(of.cosines), "cosine", of.null))
         if how in ("other data order", "other text"):
             ceilings.append(float(moved.cosines.mean()))
         if len(moved.shifted):
@@ -185,10 +185,6 @@ def find(trained: Sequence[Trained]) -> Finding:
         verdict=_verdict(p_values, ceilings),
         rows=tuple(rows),
     )
-
-
-def _effect(label: str, likeness: Likeness) -> Effect:
-    return Effect.of(label, mean(likeness.cosines), "cosine", likeness.null)
 
 
 def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) -> list[Row]:

@@ -56,12 +56,7 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
     spread = change.square().mean(dim=1).sqrt()
     peak = change.abs().amax(dim=1) / spread.where(spread > 0, 1.0)
     order = change[0].argsort(descending=True).tolist()
-    return DirectEffect(
-        spread.cpu().numpy(),
-        peak.cpu().numpy(),
-        tuple(order[:shown]),
-        tuple(order[::-1][:shown]),
-    )
+    return DirectEffect(spread.cpu().numpy(), peak.cpu().numpy(), tuple(order[:shown]), tuple(order[::-1][:shown]))
 
 
 def find(subject: Subject) -> Finding:
@@ -124,11 +119,9 @@ def _rows(effects: Mapping[Site, DirectEffect], tokenizer: PreTrainedTokenizerBa
 
 def _effects(part: str, rows: list[Row]) -> list[Effect]:
     return [
-        Effect(
-            label=f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
-            value=sum(float(row[f"p_{name}"]) < _LEVEL for row in rows),  # type: ignore[arg-type]
-            null=(0, 0),
-            unit="sites",
+        Effect.count(
+            f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
+            [float(row[f"p_{name}"]) < _LEVEL for row in rows],  # type: ignore[arg-type]
         )
         for name, what in _FIGURES.items()
     ]
@@ -137,8 +130,5 @@ def _effects(part: str, rows: list[Row]) -> list[Effect]:
 def _verdict(effects: list[Effect], n: int) -> str:
     if not n:
         return "no bias is added to the residual stream"
-    words = (
-        f"{effect.value:.0f} of {n} {what} than random vectors"
-        for effect, what in zip(effects, _FIGURES.values(), strict=True)
-    )
-    return "; ".join(words)
+    counted = zip(effects, _FIGURES.values(), strict=True)
+    return "; ".join(f"{effect.value:.0f} of {n} {what} than random vectors" for effect, what in counted)

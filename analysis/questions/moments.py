@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,8 +93,7 @@ def chances_of(bias: Tensor) -> Chances:
     return Chances(tails[0], tails[1], sign)
 
 
-@dataclass(frozen=True)
-class _Test:
+class _Test(NamedTuple):
     said: str
     name: str
     level: float
@@ -135,11 +135,8 @@ def _family(vectors: Iterable[Tensor]) -> list[Chances]:
 
 def _effects(part: str, chances: list[Chances]) -> list[Effect]:
     return [
-        Effect(
-            label=f"{part}biases with {test.said}, of {len(chances)}",
-            value=sum(getattr(found, test.name) < test.level for found in chances),
-            null=(0, 0),
-            unit="sites",
+        Effect.count(
+            f"{part}biases with {test.said}, of {len(chances)}", [getattr(p, test.name) < test.level for p in chances]
         )
         for test in _TESTS
     ]
@@ -154,9 +151,6 @@ def _row(site: Site, vector: Tensor, chances: Chances) -> Row:
 
 
 def _verdict(effects: list[Effect], n: int) -> str:
-    words = [
-        f"{effect.value:.0f} of {n} have {test.said}"
-        for effect, test in zip(effects, _TESTS, strict=True)
-        if effect.value
-    ]
+    counted = zip(effects, _TESTS, strict=True)
+    words = [f"{effect.value:.0f} of {n} have {test.said}" for effect, test in counted if effect.value]
     return "; ".join(words) or "tails and signs like those of Gaussian entries"

@@ -129,9 +129,5 @@ def _effects(part: str, module: str, rows: list[Row]) -> list[Effect]:
 def _verdict(effects: list[Effect]) -> str:
     if not effects:
         return f"nothing to rank: no module has {_FEWEST} sparsified sites with biases of different norms"
-    words = []
-    for effect in effects:
-        assert effect.null is not None
-        way = "grows" if effect.value > effect.null[1] else "falls" if effect.value < effect.null[0] else "has no trend"
-        words.append(f"{effect.label.removesuffix(' with depth, Spearman')} {way} with depth")
-    return "; ".join(words)
+    ways = {1: "grows", -1: "falls", 0: "has no trend"}
+    return "; ".join(f"{e.label.removesuffix(' with depth, Spearman')} {ways[e.side]} with depth" for e in effects)

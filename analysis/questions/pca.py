@@ -179,16 +179,11 @@ def _row(site: Site, where: str, centred: bool, alignment: Alignment, components
 def _effects(
     label: str, rows: list[Row], vectors: Mapping[Site, Tensor], of: Mapping[Site, Components]
 ) -> list[Effect]:
-    beyond = sum(float(row["p"]) < _LEVEL for row in rows)  # type: ignore[arg-type]
+    beyond = [float(row["p"]) < _LEVEL for row in rows]  # type: ignore[arg-type]
     ratios = np.array([row["share_over_chance"] for row in rows], dtype=np.float64)
     null = null_range(chance_ratios([(vectors[site], components) for site, components in of.items()]))
     return [
-        Effect(
-            label=f"{label}: sites whose largest cosine is beyond chance (Holm), of {len(rows)}",
-            value=beyond,
-            null=(0, 0),
-            unit="sites",
-        ),
+        Effect.count(f"{label}: sites whose largest cosine is beyond chance (Holm), of {len(rows)}", beyond),
         Effect.of(f"{label}: share in the span, over chance", mean(ratios), "ratio", null),
     ]
 
@@ -217,10 +212,10 @@ def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATION
 def _verdict(subject: Subject, effects: list[Effect]) -> str:
     if not any(bias.any() for bias in subject.trained.moved.values()):
         return f"{subject.judged}all are zero" if subject.start else "all biases are zero"
-    words = []
-    for share in effects[1 : len(effects) // len(subject.parts) : 2]:
-        assert share.null is not None
-        side = "inside" if share.value > share.null[1] else "outside" if share.value < share.null[0] else None
-        place = share.label.partition(":")[0]
-        words.append(f"{place}: {'as chance would have it' if side is None else f'more {side} the span than chance'}")
-    return subject.judged + "; ".join(words)
+    said = {
+        1: "more inside the span than chance",
+        -1: "more outside the span than chance",
+        0: "as chance would have it",
+    }
+    shares = effects[1 : len(effects) // len(subject.parts) : 2]
+    return subject.judged + "; ".join(f"{share.label.partition(':')[0]}: {said[share.side]}" for share in shares)

@@ -10,7 +10,6 @@ help as hurt, so that the damage to the perplexity is the KL plus something of e
 anything.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,18 +100,12 @@ def _apart(teal: Damage, spon: Damage, units: Units) -> Interval:
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
     nll, _, misfit, _, _, back, _, *shares = effects
-    by = {1: "more than its KL", 0: "about its KL", -1: "less than its KL"}[_sign(misfit)]
-    if _sign(nll) <= 0:
+    by = {1: "more than its KL", 0: "about its KL", -1: "less than its KL"}[misfit.sign]
+    if nll.sign <= 0:
         return f"TEAL does not clearly raise the NLL (by {by}), so that no share of its damage is given"
     then = {1: "take some of the misfit back", 0: "have no clear effect on the misfit", -1: "add to the misfit"}
-    parts = [f"TEAL clearly raises the NLL, by {by}", f"the biases {then[_sign(back)]}"]
+    parts = [f"TEAL clearly raises the NLL, by {by}", f"the biases {then[back.sign]}"]
     if shares:
-        than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[_sign(shares[-1])]
+        than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[shares[-1].sign]
         parts.append(f"they recover {than} of the NLL's damage than of the KL")
     return "; ".join(parts)
-
-
-def _sign(effect: Effect) -> int:
-    """1 above zero, -1 below, 0 where the interval has it."""
-    low, high = effect.interval or (-math.inf, math.inf)
-    return int(low > 0) - int(high < 0)

@@ -4,9 +4,7 @@ A shift is |h - h_dense| / |h_dense|, mean over tokens, and recovery is the shar
 everywhere relative, so that a few tokens or layers with long states do not decide.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from torch import Tensor
 from analysis.finding import Effect, Finding, Row, cells
 from analysis.resampling import Units, ratio
 from analysis.subject import Mode, States, Subject, states_of
-from search_spaces.sites import Site
 from trainables.statistics import Array, Interval
 
 NAME = "shift"
@@ -75,33 +72,20 @@ def _measure(subject: Subject) -> dict[str, dict[Mode, Shift]]:
     parts: dict[str, dict[Mode, list[Shift]]] = {}
     text = subject.blocks.tokens
     for rows in subject.model.batches(text):
-        states: dict[Mode, States] = {}
+        states: dict[Mode, dict[str, Tensor]] = {}
         for mode in ("dense", *_SPARSE):
             with subject.mode(mode):
-                states[mode] = states_of(subject.model, text[rows], subject.sites)
-        for place, look in _places(states["dense"]).items():
+                states[mode] = _places(states_of(subject.model, text[rows], subject.sites))
+        for place, dense in states["dense"].items():
             for mode in _SPARSE:
-                found = shift_of(look(states[mode]), look(states["dense"]))
-                parts.setdefault(place, {}).setdefault(mode, []).append(found)
+                parts.setdefault(place, {}).setdefault(mode, []).append(shift_of(states[mode][place], dense))
     return {place: {mode: _join(shifts) for mode, shifts in by.items()} for place, by in parts.items()}
 
 
-def _places(states: States) -> Mapping[str, Callable[[States], Tensor]]:
-    """Where to look: by a name, the tensor of some states."""
-    places: dict[str, Callable[[States], Tensor]] = {}
-    for site in states.outputs:
-        places[str(site)] = partial(_output, site=site)
-    for layer in states.residual:
-        places[f"after layer {layer}"] = partial(_residual, layer=layer)
-    return places
-
-
-def _output(states: States, site: Site) -> Tensor:
-    return states.outputs[site]
-
-
-def _residual(states: States, layer: int) -> Tensor:
-    return states.residual[layer]
+def _places(states: States) -> dict[str, Tensor]:
+    """What there is to look at, by place."""
+    outputs = {str(site): output for site, output in states.outputs.items()}
+    return outputs | {f"after layer {layer}": stream for layer, stream in states.residual.items()}
 
 
 def _join(shifts: list[Shift]) -> Shift:
@@ -110,11 +94,7 @@ def _join(shifts: list[Shift]) -> Shift:
     return Shift(np.concatenate([shift.by_block for shift in shifts]), by_position)
 
 
-_RECOVERIES: dict[str, Mode] = {
-    "recovery": "spon",
-    "random_recovery": "random",
-    "weighted_recovery": "weighted",
-}
+_RECOVERIES: dict[str, Mode] = {"recovery": "spon", "random_recovery": "random", "weighted_recovery": "weighted"}
 
 
 def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:
@@ -141,21 +121,15 @@ def _effects(label: str, places: list[dict[Mode, Shift]], units: Units) -> list[
     return [Effect.of(f"{label}, {name}", figure, "fraction of TEAL's shift") for name, figure in figures.items()]
 
 
+_WAYS = {1: "nearer to the dense model", -1: "further from the dense model", 0: "not clearly nearer or further"}
+_THAN = {1: "nearer than with", -1: "further than with", 0: "not clearly different from"}
+
+
 def _verdict(effects: tuple[Effect, ...]) -> str:
     words = []
-    for real, random, weighted in zip(effects[::5], effects[2::5], effects[4::5], strict=True):
-        way = _said(real, "nearer to the dense model", "further from the dense model", "not clearly nearer or further")
-        than = [
-            _said(beyond, "nearer than with", "further than with", "not clearly different from")
-            for beyond in (random, weighted)
-        ]
-        beside = f"{than[0]} random vectors"
-        if than[0] != than[1]:
-            beside += f", {than[1]} W times random vectors"
+    for real, *beyond in zip(effects[::5], effects[2::5], effects[4::5], strict=True):
+        way = _WAYS[real.sign]
+        random, weighted = (_THAN[effect.sign] for effect in beyond)
+        beside = f"{random} random vectors" + (f", {weighted} W times random vectors" if random != weighted else "")
         words.append(f"{real.label.removesuffix(', biases')}: {way}, {beside}")
     return "; ".join(words)
-
-
-def _said(effect: Effect, above: str, below: str, neither: str) -> str:
-    low, high = effect.interval or (-np.inf, np.inf)
-    return above if low > 0 else below if high < 0 else neither

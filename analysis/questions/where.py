@@ -62,33 +62,27 @@ def split_by(
     """
     lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
     index = np.searchsorted(lower_ends, values, side="right") - 1
-    used = np.unique(index)
-    found = tuple(
-        _bin(f"{values[index == i].min():.4g} to {values[index == i].max():.4g}", index == i, kl, units) for i in used
-    )
-    first, last = index == used[0], index == used[-1]
-    sums = [_sums(kl[mode], chosen) for chosen in (first, last) for mode in ("teal", "spon")]
+    found, sums = [], []
+    for place in np.unique(index):
+        chosen = index == place
+        label = f"{values[chosen].min():.4g} to {values[chosen].max():.4g}"
+        sums.append({mode: np.where(chosen, each, 0.0).sum(axis=1) for mode, each in kl.items()})
+        found.append(_bin(label, sums[-1], float(chosen.sum()), chosen.size, units))
 
     def contrast(columns: list[Array]) -> Array:
         teal_first, spon_first, teal_last, spon_last = (column.sum(axis=-1) for column in columns)
-        found: Array = spon_first / teal_first - spon_last / teal_last
-        return found
+        apart: Array = spon_first / teal_first - spon_last / teal_last
+        return apart
 
-    return Split(found, statistic(contrast, sums, units=units))
-
-
-def _bin(label: str, chosen: NDArray[np.bool_], kl: Mapping[Mode, Array], units: Units | None) -> Bin:
-    teal = _sums(kl["teal"], chosen)
-
-    def recovered(mode: Mode) -> Interval:
-        return ratio(teal - _sums(kl[mode], chosen), teal, units=units)
-
-    return Bin(label, float(chosen.mean()), float(teal.sum() / chosen.sum()), recovered("spon"), recovered("random"))
+    ends = [part[mode] for part in (sums[0], sums[-1]) for mode in ("teal", "spon")]
+    return Split(tuple(found), statistic(contrast, ends, units=units))
 
 
-def _sums(kl: Array, chosen: NDArray[np.bool_]) -> Array:
-    sums: Array = np.where(chosen, kl, 0.0).sum(axis=1)
-    return sums
+def _bin(label: str, kl: Mapping[Mode, Array], tokens: float, of: float, units: Units | None = None) -> Bin:
+    """Tokens of one kind, from their KL, summed over each block or prompt, (rows,), and how many of all they are."""
+    teal = kl["teal"]
+    spon, random = (ratio(teal - kl[mode], teal, units=units) for mode in ("spon", "random"))
+    return Bin(label, float(tokens / of), float(teal.sum() / tokens), spon, random)
 
 
 def find(subject: Subject) -> Finding:
@@ -136,10 +130,7 @@ def _by_category(subject: Subject) -> list[Bin]:
     found = []
     for category in dict.fromkeys(of.tolist()):
         at = of == category
-        teal = kl["teal"][at]
-        recovered = [ratio(teal - kl[mode][at], teal) for mode in ("spon", "random")]
-        share = float(lengths[at].sum() / lengths.sum())
-        found.append(Bin(category, share, float(teal.sum() / lengths[at].sum()), recovered[0], recovered[1]))
+        found.append(_bin(category, {mode: each[at] for mode, each in kl.items()}, lengths[at].sum(), lengths.sum()))
     return found
 
 
@@ -180,12 +171,13 @@ def _helped(subject: Subject, by_category: list[Bin]) -> str:
     return f"clearly helps on {helped} of {len(by_category)} categories of prompts"
 
 
+_TRENDS = {1: "recovers more at its high end", -1: "recovers less at its high end", 0: "no clear trend"}
+
+
 def _verdict(effects: list[Effect], helped: str) -> str:
     words = []
     for effect in effects:
         name, _, figure = effect.label.partition(": ")
-        low, high = effect.interval or (-np.inf, np.inf)
         if figure.startswith("recovery"):
-            trend = "more" if low > 0 else "less" if high < 0 else None
-            words.append(f"{name}: recovers {trend} at its high end" if trend else f"{name}: no clear trend")
+            words.append(f"{name}: {_TRENDS[effect.sign]}")
     return "; ".join([*words, helped])

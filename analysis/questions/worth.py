@@ -167,12 +167,7 @@ def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
     return main_effects(on, np.array(kl)), main_effects(on, np.array(nll))
 
 
-def difference(
-    one: Scores,
-    other: Scores,
-    units: Units | None = None,
-    figure: Literal["kl", "nll"] = "kl",
-) -> Interval:
+def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:
     """One minus another, mean nats a token, with a paired interval over units of blocks.
 
     Args:
@@ -210,25 +205,19 @@ def _effects(
     subject: Subject, scores: Mapping[str, Scores], rows: list[Row], scales: Mapping[Site, Scale], reliable: float
 ) -> tuple[Effect, ...]:
     sites = [row for row in rows if row["variant"] == "site"]
-    n = len(sites)
 
-    def effect(label: str, one: str, other: str) -> Effect:
-        return Effect.of(label, difference(scores[one], scores[other], subject.units), "nats")
-
+    whole = {
+        "KL, all biases minus TEAL": _AS_THEY_ARE,
+        "KL, all random minus TEAL": "all random",
+        "KL, only the part along the mean error, minus TEAL": "on the mean error",
+        "KL, only the part across it, minus TEAL": "off the mean error",
+    }
     found = [
-        effect("KL, all biases minus TEAL", _AS_THEY_ARE, "none"),
-        effect("KL, all random minus TEAL", "all random", "none"),
-        effect("KL, only the part along the mean error, minus TEAL", "on the mean error", "none"),
-        effect("KL, only the part across it, minus TEAL", "off the mean error", "none"),
+        Effect.of(label, difference(scores[name], scores["none"], subject.units), "nats")
+        for label, name in whole.items()
     ]
-    found += [
-        Effect(
-            label=f"sites whose bias clearly lowers the KL, of {n}", value=_surely(sites, 1), null=(0, 0), unit="sites"
-        ),
-        Effect(
-            label=f"sites whose bias clearly raises the KL, of {n}", value=_surely(sites, -1), null=(0, 0), unit="sites"
-        ),
-    ]
+    for way, sign in (("lowers", 1), ("raises", -1)):
+        found.append(Effect.count(f"sites whose bias clearly {way} the KL, of {len(sites)}", _surely(sites, sign)))
     if not math.isnan(reliable):
         found.append(Effect(label=_RELIABILITY, value=reliable, unit="correlation"))
     if scales:  # a bias at a site that stays dense has no error to be explained by
@@ -248,25 +237,20 @@ def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Ef
     return Effect.of(name, mean(squared), "fraction", null_range(chance))
 
 
-def _surely(rows: Iterable[Row], sign: int) -> int:
-    found = [sign * float(row["kl_taken_off"]) > 0 for row in rows if float(row["p_kl_taken_off"]) < _LEVEL]  # type: ignore[arg-type]
-    return sum(found)
+def _surely(rows: Iterable[Row], sign: int) -> list[bool]:
+    return [sign * float(row["kl_taken_off"]) > 0 for row in rows if float(row["p_kl_taken_off"]) < _LEVEL]  # type: ignore[arg-type]
+
+
+_DO = {-1: "lower the KL", 1: "raise the KL", 0: "have no clear effect on the KL"}
+_DOES = {-1: "lowers the KL", 1: "raises the KL", 0: "has no clear effect on the KL"}
 
 
 def _verdict(effects: tuple[Effect, ...], n_sites: int) -> str:
-    def said(effect: Effect) -> str:
-        low, high = effect.interval or (-np.inf, np.inf)
-        return "lowers the KL" if high < 0 else "raises the KL" if low > 0 else "has no clear effect on the KL"
-
     full, random, on, off, lowers, raises, *rest = effects
     reliable = next((effect.value for effect in rest if effect.label == _RELIABILITY), 1.0)
     unclear = "; the text cannot tell which sites matter most" if reliable < _RELIABLE else ""
     return (
-        f"together they {_plural(said(full))}, random vectors {_plural(said(random))}; the part along the mean error "
-        f"alone {said(on)}, the part across it {said(off)}; of {n_sites} sites {lowers.value:.0f} clearly lower the KL "
-        f"and {raises.value:.0f} clearly raise it{unclear}"
+        f"together they {_DO[full.sign]}, random vectors {_DO[random.sign]}; the part along the mean error "
+        f"alone {_DOES[on.sign]}, the part across it {_DOES[off.sign]}; of {n_sites} sites {lowers.value:.0f} clearly "
+        f"lower the KL and {raises.value:.0f} clearly raise it{unclear}"
     )
-
-
-def _plural(verb: str) -> str:
-    return verb.replace("lowers", "lower").replace("raises", "raise").replace("has", "have")

@@ -7,7 +7,6 @@ import pandas as pd
 
 from analysis.finding import Cell, Effect, Finding
 
-_LOW, _HIGH = "_low", "_high"
 _MOST_DECIMALS = 7
 NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
 """The sign of a negative number, which typesetting sets as a minus and not as a hyphen."""
@@ -61,23 +60,12 @@ def _null_decimals(low: float, high: float) -> int | None:
 def rows_table(finding: Finding) -> pd.DataFrame:
     """The rows of a finding; a column with an interval has it in its own cells."""
     keys = list(dict.fromkeys(key for row in finding.rows for key in row))
-    spread = {key for key in keys if f"{key}{_LOW}" in keys and f"{key}{_HIGH}" in keys}
-    ends = {f"{key}{end}" for key in spread for end in (_LOW, _HIGH)}
+    ends = {f"{key}{end}" for key in keys for end in ("_low", "_high")}
     shown = [key for key in keys if key not in ends]
     cells = [
-        [
-            _cell(row.get(key), row.get(f"{key}{_LOW}"), row.get(f"{key}{_HIGH}"))
-            if key in spread
-            else _plain(row, key)
-            for key in shown
-        ]
-        for row in finding.rows
+        [_cell(row.get(key), row.get(f"{key}_low"), row.get(f"{key}_high")) for key in shown] for row in finding.rows
     ]
     return pd.DataFrame(cells, columns=[key.replace("_", " ") for key in shown])
-
-
-def _plain(row: dict[str, Cell], key: str) -> str:
-    return _cell(row.get(key), None, None)
 
 
 def _cell(value: Cell, low: Cell, high: Cell) -> str:

@@ -1,84 +1,310 @@
-"""The figure of every question, made of its finding and of nothing else. One more is a function and its line here."""
+"""What the figure of every question shows, made of its finding and of nothing else.
 
-from collections.abc import Callable, Mapping
+A question declares blocks of panels, which ``panels`` draws. One more is a function and its line in ``DRAWINGS``.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from analysis.finding import Finding
-from analysis.report.figures_biases import logits, moments, norms, pca
-from analysis.report.figures_text import categories, perplexity, shift, where
-from analysis.report.figures_trials import cross, worth
-from analysis.report.style import blank, look
+from analysis.finding import Effect, Finding
+from analysis.report.columns import columns_for, effects_of, numbers, place_sites, words
+from analysis.report.layout import Block, blank, figure_of
+from analysis.report.panels import Effects, Lines, Sites
+from analysis.report.style import BIASES, RANDOM, SHADES, TEAL, bar, dashed, dot, hollow, look
 from search_spaces.errors import SponError
 
+_LEVEL = 0.05  # filled markers
+_AFTER = "after layer "
+_THIRDS = dict(zip(("first", "middle", "last"), SHADES, strict=True))
+_TAKEN_BACK, _RELATIVE = "taken back,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
 _DPI = 120
 _META = {"png": {"Software": None}, "svg": {"Date": None}}  # the same finding is the same file
+
+
+def _lines(effects: Sequence[Effect], name: Callable[[str], str] = str) -> dict[str, list[Effect | None]]:
+    """A line an effect, by what ``name`` makes of its label."""
+    shown = [effect.model_copy(update={"label": name(effect.label)}) for effect in effects]
+    return {effect.label: [effect] for effect in shown}
+
+
+def _unit(finding: Finding, unit: str) -> list[Effect]:
+    return [effect for effect in finding.effects if effect.unit == unit]
+
+
+def _perplexity(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    parts = {"nll": "damage to the NLL", "kl": "of which KL", "misfit": "of which misfit"}
+    damage = {label: effects_of(rows, part, words(rows, "model")) for part, label in parts.items()}
+    back = _lines([e for e in finding.effects if "take back" in e.label], lambda label: label.split(", ")[-1])
+    shares = _lines(_unit(finding, "fraction"))
+    panels = [
+        Effects("Damage", "nats a token, against dense", damage, at=0),
+        Effects("The biases take back", "nats a token", back, at=0),
+        Effects("Shares of the damage recovered", "fraction of TEAL's damage", shares, at=0),
+    ]
+    return [Block(3, panels)]
+
+
+def _shift(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    place = np.array(words(rows, "place"))
+    after = np.char.startswith(place, _AFTER)
+    outputs = place_sites(rows[~after], "place")
+    stream = rows[after].assign(layer=[int(name.removeprefix(_AFTER)) for name in place[after].tolist()])
+    models = {"teal_relative": TEAL, "random_relative": RANDOM, "spon_relative": BIASES}
+    thirds = {f"recovery_{third}_third": shade for third, shade in _THIRDS.items()}
+    recovery = {"random_recovery": RANDOM, "recovery": BIASES}
+    title = "At the outputs of biased sites"
+    sites = Sites(title, _TAKEN_BACK, outputs, "recovery", null=["random_recovery"], at=0, scale="cut")
+    panels = [
+        Lines("In the residual stream after each layer", _TAKEN_BACK, stream, recovery, at=0, scale="cut"),
+        Lines("Distance from the dense model", _RELATIVE, stream, models),
+        Lines("By third of the block's positions", _TAKEN_BACK, stream, thirds, at=0, scale="cut"),
+    ]
+    pooled = Effects("All of a kind together", "fraction of TEAL's shift", _lines(finding.effects), at=0)
+    return [Block(1, [sites]), Block(3, panels), Block(1, [pooled])]
+
+
+def _where(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    by = np.array(words(rows, "by"))
+    panels = []
+    for name in dict.fromkeys(by.tolist()):
+        some = rows[by == name]
+        kl = numbers(some, "teal_kl_nats")
+        bins = [f"{label}\nTEAL {nats:.3g} nats" for label, nats in zip(words(some, "bin"), kl, strict=True)]
+        biases, random = (
+            effects_of(some, column, [model] * len(some))
+            for column, model in (("recovered", "biases"), ("random_recovered", "random vectors"))
+        )
+        lines = dict(zip(bins, zip(biases, random, strict=True), strict=True))
+        panels.append(Effects(f"By {name}", "fraction of TEAL's KL taken back", lines, at=0))
+    return [Block(2, panels)]
+
+
+def _categories(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    of = np.array(words(rows, "category"))
+    names = list(dict.fromkeys(of.tolist()))
+    found = {effect.label: effect for effect in finding.effects}
+    means = {name: [found.get(f"{name}: relative shift, {model}") for model in ("TEAL", "biases")] for name in names}
+    between = _lines([e for e in finding.effects if e.null is not None], lambda label: label.partition(":")[0])
+    upper = [
+        Effects("Mean over layers and prompts", "relative shift, |h - h dense| / |h dense|", means),
+        Effects("Variance of shifts between categories", "fraction of the variance over prompts", between),
+    ]
+    blocks = [Block(2, upper)]
+    columns = min(5, len(names))
+    for start in range(0, len(names), columns):
+        some = names[start : start + columns]
+        for what, label in (("relative", _RELATIVE), ("cka", "linear CKA\nwith dense")):
+            colours = {f"teal_{what}": TEAL, f"spon_{what}": BIASES}
+            titles = some if what == "relative" else [""] * len(some)
+            panels = [Lines(t, label, rows[of == name], colours) for t, name in zip(titles, some, strict=True)]
+            blocks.append(Block(columns, panels, alike=True))
+    return blocks
+
+
+def _pca(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    rows = place_sites(rows)
+    of = list(zip(words(rows, "where"), words(rows, "centred"), strict=True))
+    panels = []
+    for place, centred in dict.fromkeys(of):
+        some = rows[[pair == (place, centred) for pair in of]]
+        title = f"{place}, {'centred' if centred == 'True' else 'not centred'}"
+        sure, chance = numbers(some, "p") < _LEVEL, ["chance_mean", "chance_95"]
+        over = "share inside the span,\ntimes chance"
+        panels += [
+            Sites(title, "largest |cosine|", some, "largest_cosine", sure, chance, scale="from zero"),
+            Sites(title, over, some, "share_over_chance", at=1, scale="log"),
+        ]
+    counts = _lines(_unit(finding, "sites"), lambda label: re.sub(": .*(?=, of)", "", label))
+    ratios = _lines(_unit(finding, "ratio"), lambda label: label.partition(":")[0])
+    effects = [
+        Effects("Sites whose largest cosine is beyond chance", "sites", counts),
+        Effects("Share inside the span, mean over sites", "times chance", ratios, at=1),
+    ]
+    return [Block(2, panels), Block(2, effects)]
+
+
+def _moments(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    rows = place_sites(rows)
+    tails = (numbers(rows, "p_heavier") < _LEVEL / 2) | (numbers(rows, "p_lighter") < _LEVEL / 2)
+    signs = numbers(rows, "p_sign") < _LEVEL
+    panels = [
+        Sites("Tails", "excess kurtosis", rows, "excess_kurtosis", tails, at=0, scale="symlog"),
+        Sites("Signs", "fraction above zero", rows, "positive_fraction", signs, at=0.5),
+        Sites("Mean", "mean of the entries", rows, "mean", at=0),
+        Sites("Spread", "standard deviation", rows, "sd"),
+        Sites("Size", "Euclidean norm", rows, "norm"),
+        Sites("Largest entry", "largest |entry|", rows, "max_abs"),
+    ]
+    counts = Effects("Biases that clearly differ from a Gaussian around zero", "sites", _lines(finding.effects))
+    return [Block(columns_for(rows), panels), Block(1, [counts])]
+
+
+def _norms(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    rows = place_sites(rows)
+    output, error = "|b| / mean |W x|", "|b| / mean |W (x - S(x))|"
+    whole = Sites("Norm of the bias", "Euclidean norm", rows, "norm", scale="from zero")
+    scaled = [
+        Sites("Over the norm of the site's output", output, rows, "norm_over_output", scale="from zero"),
+        Sites("Over the norm of what sparsity takes", error, rows, "norm_over_error", scale="from zero"),
+    ]
+    trends = _lines(finding.effects, lambda label: label.removesuffix(" with depth, Spearman"))
+    effects = Effects("Rank correlation with depth", "Spearman correlation", trends, at=0)
+    return [Block(1, [whole]), Block(2, scaled), Block(1, [effects])]
+
+
+def _logits(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    rows = place_sites(rows)
+    size, peak = "standard deviation over\nthe vocabulary, nats", "largest change over\nthat standard deviation"
+    sure = {name: numbers(rows, f"p_{name}") < _LEVEL for name in ("spread", "peak")}
+    panels = [
+        Sites("Size of the effect", size, rows, "spread", sure["spread"], ["random_spread"], scale="log"),
+        Sites("Peak of the effect", peak, rows, "peak", sure["peak"], ["random_peak"]),
+    ]
+    counts = Effects("Biases beyond random vectors", "sites", _lines(finding.effects))
+    return [Block(1, panels), Block(1, [counts])]
+
+
+def _worth(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    variant = np.array(words(rows, "variant"))
+    sites = place_sites(rows[variant == "site"])
+    parts = _lines(
+        _unit(finding, "nats"), lambda label: label.removeprefix("KL, ").removesuffix(" minus TEAL").rstrip(",")
+    )
+    takes, lies = "nats, mean over the\nothers on and off", "cosine with the mean error\nof the site"
+    change, scaled = "KL minus TEAL's, nats", _scaled(rows[np.char.startswith(variant, "times ")])
+    panels = [
+        Sites("What this bias takes off the KL", takes, sites, "kl_taken_off", at=0),
+        Sites("Direction", lies, sites, "mean_error_cosine", at=0),
+    ]
+    whole = [
+        Lines("All biases, scaled", change, scaled, {"kl_minus_teal": BIASES}, "factor", at=0),
+        Effects("All biases, taken apart", change, parts, at=0),
+    ]
+    return [Block(columns_for(sites), panels), Block(2, whole)]
+
+
+def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
+    """KL against the factor of all biases: nothing at zero, which is TEAL, and the biases as they are at one."""
+    names = ["kl_minus_teal", "kl_minus_teal_low", "kl_minus_teal_high"]
+    teal = pd.DataFrame({"factor": [0.0]} | {name: [0.0] for name in names})
+    if rows.empty:
+        return teal
+    factors = [float(name.removeprefix("times ")) for name in words(rows, "variant")]
+    columns = {name: numbers(rows, name) for name in names}
+    return pd.concat([teal, pd.DataFrame({"factor": factors} | columns)]).sort_values("factor")
+
+
+def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    of = list(zip(words(rows, "one"), words(rows, "other"), words(rows, "relation"), strict=True))
+    trials = list(dict.fromkeys(name for one, other, _ in of for name in (one, other)))
+    pairs = sorted(dict.fromkeys(of), key=lambda pair: pair[2])
+    labels = [f"{trials.index(one) + 1} and {trials.index(other) + 1}: {how}" for one, other, how in pairs]
+    found = {effect.label: effect for effect in finding.effects}
+    names = [dot("none", f"{place} is {trial}") for place, trial in enumerate(trials, 1)]
+    panels = []
+    for column, title, what, key in (
+        ("cosine", "Whole biases", "mean cosine", names),
+        ("moved_cosine", "What training added to the start", "mean cosine of what training added", []),
+    ):
+        means = [[found.get(f"{one} and {other} ({how}): {what}")] for one, other, how in pairs]
+        single = [numbers(rows, column)[[site == pair for site in of]] for pair in pairs]
+        panels.append(Effects(title, "cosine", dict(zip(labels, means, strict=True)), single, at=0, key=key))
+    return [Block(2, panels)]
 
 
 class Drawing(NamedTuple):
     """How a finding is drawn.
 
     Attributes:
-        draw: makes the figure of a finding that has rows.
+        blocks: of panels, of a finding and of its rows as a table.
+        key: entries of the legend.
         shows: what is to be seen on it, its caption and the text for those who do not see it.
     """
 
-    draw: Callable[[Finding], Figure]
+    blocks: Callable[[Finding, pd.DataFrame], list[Block]]
+    key: Sequence[Artist]
     shows: str
 
 
+_TEAL, _BIASES, _RANDOM = dot(TEAL, "TEAL"), dot(BIASES, "biases"), dot(RANDOM, "random vectors (null)")
+_ZERO, _UNSURE = dashed("zero"), hollow(f"p of {_LEVEL} or more")
+
 DRAWINGS: Mapping[str, Drawing] = {
     "perplexity": Drawing(
-        perplexity,
+        _perplexity,
+        [_TEAL, _BIASES, _RANDOM, dashed("zero: the misfit under the null")],
         "Left, what TEAL, the biases and random vectors of their norms lose against the dense model, as a whole and in "
-        "its two parts. Middle, what the biases take back of each. Right, the shares recovered, which "
-        "are the same if the null holds.",
+        "its two parts. Middle, what the biases take back of each. Right, the shares recovered, the same under the "
+        "null.",
     ),
     "shift": Drawing(
-        shift,
+        _shift,
+        [
+            *(_TEAL, _BIASES, _RANDOM),
+            *(dot(shade, f"{third} third", line="-") for third, shade in _THIRDS.items()),
+            dashed("as far as TEAL"),
+        ],
         "How much of TEAL's distance from the dense hidden states the biases take back, by layer: at the outputs of "
         "biased sites, in the residual stream and by third of a block's positions; the distance itself; and all of a "
         "kind together. Grey: random vectors of the same norms. Below zero, states are further away than under TEAL.",
     ),
     "where": Drawing(
-        where,
+        _where,
+        [_BIASES, _RANDOM, dashed("nothing recovered")],
         "Fraction of TEAL's KL that the biases take back, by kind of token. Grey: random vectors of the same norms. "
         "Under each bin, TEAL's mean KL there.",
     ),
     "categories": Drawing(
-        categories,
+        _categories,
+        [_TEAL, _BIASES, bar("shuffled labels")],
         "How far TEAL and the biases are from the dense model by category of prompt; how much of that differs "
         "between categories, with the range under shuffled labels in grey; and, along the layers, relative distance "
         "and linear CKA with the dense states of each category.",
     ),
     "pca": Drawing(
-        pca,
+        _pca,
+        [_UNSURE, bar("chance: mean to 95th percentile; range of the null"), dashed("chance, on average")],
         "For each biased site, the largest cosine of its bias with a leading component, and the share of the bias in "
         "the span of all of them. Grey: what random vectors of the same width come to.",
     ),
     "moments": Drawing(
-        moments,
+        _moments,
+        [hollow("as a Gaussian"), dashed("Gaussian around zero"), bar("none by chance")],
         "Moments of each bias's entries by layer, with sampling intervals. Dashed: a Gaussian around zero.",
     ),
     "norms": Drawing(
-        norms,
+        _norms,
+        [bar("no trend"), _ZERO],
         "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of what sparsity "
         "takes there; and their rank correlations with depth, with the range without a trend in grey.",
     ),
     "logits": Drawing(
-        logits,
+        _logits,
+        [_UNSURE, dot(RANDOM, "random vectors, median (null)", "_"), bar("none by chance")],
         "Size and peak of what each bias does to the logits through the final norm and the head. Grey: the median of "
         "random vectors of its norm.",
     ),
     "worth": Drawing(
-        worth,
-        "KL lost without each bias, gained with it alone, and lost with a random vector in its place; cosine with the "
-        "mean error of its site; and the KL of all biases scaled, or taken apart.",
+        _worth,
+        [_BIASES, _RANDOM, _ZERO],
+        "What each bias takes off the KL, the others on and off by turns; its cosine with the mean error of its site; "
+        "and the KL of all biases scaled, or taken apart.",
     ),
     "cross": Drawing(
-        cross,
+        _cross,
+        [
+            dot(BIASES, "mean over shared sites", line="-"),
+            dot(BIASES, "a site", "|"),
+            bar("mean, layers shifted"),
+            _ZERO,
+        ],
         "Cosines of the biases of every two trials on the sites that they share, a tick a site, and their mean. Grey: "
         "the mean if layers are shifted.",
     ),
@@ -107,7 +333,7 @@ def draw(finding: Finding) -> Figure:
     with look():
         if finding.rows:
             try:
-                return drawing.draw(finding)
+                return figure_of(finding, drawing.blocks(finding, pd.DataFrame(list(finding.rows))), drawing.key)
             except SponError as error:
                 raise SponError(f"{error} (at {finding.analysis})") from error
         figure = blank(finding, 0.6)
