@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
 
 from search_spaces import __version__
 from search_spaces.load import load_space
@@ -93,3 +94,49 @@ def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest
 
 def test_the_citation_is_of_this_version() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> list[tuple[str, list[str]]]:
+    """The instructions of the image: a name, and its words."""
+    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
+    return [(name, words.split()) for name, words in re.findall(r"^([A-Z]+) (.+)$", text, re.MULTILINE)]
+
+
+def stages(dockerfile: list[tuple[str, list[str]]]) -> list[list[tuple[str, list[str]]]]:
+    begins = [place for place, (name, _) in enumerate(dockerfile) if name == "FROM"]
+    return [dockerfile[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+
+
+def test_the_image_is_of_the_pinned_ray_and_python(dockerfile: list[tuple[str, list[str]]]) -> None:
+    (ray,) = re.findall(r"^ray\[tune\]==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (python,) = re.findall(r'^requires-python = ">=(\S+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    bases = [words[0] for name, words in dockerfile if name == "FROM"]
+    assert bases == [f"python:{python}-slim", f"rayproject/ray:{ray}-py{python.replace('.', '')}"]
+
+
+def test_what_the_image_copies_is_there_and_is_all_of_the_wheel(
+    installed: Path, dockerfile: list[tuple[str, list[str]]]
+) -> None:
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    context = {Path(file) for file in exclude_paths(str(ROOT), ignored)}
+    copied = [ROOT / word for name, words in dockerfile if name == "COPY" for word in words[:-1]]
+    found = {file.relative_to(ROOT) for path in copied for file in ROOT.glob(str(path.relative_to(ROOT)))}
+    assert all(list(ROOT.glob(str(path.relative_to(ROOT)))) for path in copied)
+    assert found <= context
+    packed = {file.relative_to(installed) for file in installed.rglob("*") if file.is_file()}
+    code = {file for file in packed if not file.parts[0].endswith(".dist-info")}
+    assert code <= context
+    assert {file.parts[0] for file in code} <= {path.name for path in copied}
+    assert not {"tests", "runs", ".git", ".venv", "docs"} & {file.parts[0] for file in context}
+
+
+def test_the_image_installs_what_running_needs_and_its_user_is_not_root(
+    dockerfile: list[tuple[str, list[str]]],
+) -> None:
+    *_, last = stages(dockerfile)
+    installs = [words for name, words in last if name == "RUN" and "install" in words and "pip" in words]
+    files = {Path(word).name for words in installs for word in words if word.endswith((".txt", ".lock"))}
+    assert files == {"requirements.txt", "requirements-cluster.txt", "requirements.lock"}
+    assert all("--no-cache-dir" in words for name, words in dockerfile if name == "RUN" and "pip" in words)
+    assert [words for name, words in last if name == "USER"][-1] == ["1000"]
