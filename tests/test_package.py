@@ -84,6 +84,42 @@ def test_a_command_says_its_version_from_any_directory(installed: Path, tmp_path
     assert run(installed, tmp_path, room, "--version").stdout.strip() == __version__
 
 
+@pytest.mark.parametrize(("room", "command"), [("sweep", "status"), ("analysis", "interpret")])
+def test_the_usage_line_is_of_the_command_that_was_typed(
+    installed: Path, tmp_path: Path, room: str, command: str
+) -> None:
+    script = tmp_path / f"spon-{room}"
+    script.write_text(f"import sys\nfrom {room}.cli import main\nsys.exit(main())\n")  # as pip writes it
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    typed = [sys.executable, "-P", script, command]
+    wrong = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(f"usage: spon-{room} {command} ")
+    assert run(installed, tmp_path, room, command).stderr.startswith(f"usage: python -m {room} {command} ")
+
+
+def completed(script: str, program: str, *typed: str) -> set[str]:
+    """What bash offers for the last word of a line."""
+    line = " ".join((program, *(f"'{word}'" for word in typed)))
+    ask = f"COMP_WORDS=({line}); COMP_CWORD={len(typed)}; _{program.replace('-', '_')}; echo ${{COMPREPLY[@]}}"
+    asked = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    return set(asked.stdout.split())
+
+
+def test_a_shell_completes_commands_options_and_values(installed: Path, tmp_path: Path) -> None:
+    script = run(installed, tmp_path, "sweep", "completion").stdout
+    assert {"run", "resume", "completion"} <= completed(script, "spon-sweep", "")
+    assert completed(script, "spon-sweep", "se") == {"search"}
+    assert completed(script, "spon-sweep", "--v") == {"--version"}
+    assert completed(script, "spon-sweep", "search", "--q") == {"--quick"}
+    assert completed(script, "spon-sweep", "board", "--split", "") == {"validation", "test"}
+    assert "embedded" in completed(script, "spon-sweep", "run", "emb")
+    assert "embedded" in completed(script, "spon-sweep", "search", "--quick", "emb")
+    assert completed(script, "spon-sweep", "run", "embedded", "--storage", "") == set()  # files
+    analysis = run(installed, tmp_path, "analysis", "completion").stdout
+    assert completed(analysis, "spon-analysis", "interpret", "--sp") == {"--split"}
+
+
 def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_space(Path("embedded")).name == "embedded"
