@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import __version__
+from search_spaces.called import called
 from search_spaces.errors import SponError
 from trainables.activity import listening, printer
 from trainables.quiet import hush
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse the biases of finished trials.")
+    parser = argparse.ArgumentParser(prog=called("analysis"), description="Analyse the biases of finished trials.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -95,6 +96,7 @@ def command_line() -> argparse.ArgumentParser:
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
+    add("completion", _completion, "print what completes commands and options in bash and zsh, for spon-analysis")
     for sub in (figures, tables):
         sub.add_argument("directory", type=Path, metavar="DIR", help="of the results of interpret")
     return parser
@@ -173,6 +175,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    from search_spaces.completion import completion
+
+    print(completion(command_line(), "spon-analysis"), end="")
 
 
 def _figures(arguments: argparse.Namespace) -> None:

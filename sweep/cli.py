@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import __version__
+from search_spaces.called import called
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
@@ -68,7 +69,7 @@ def _as_ctrl_c(*_: object) -> None:
 def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser = argparse.ArgumentParser(
-        prog="python -m sweep", description="Find which layers of an activation-sparse LLM need a SPON bias."
+        prog=called("sweep"), description="Find which layers of an activation-sparse LLM need a SPON bias."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -96,6 +97,7 @@ def command_line() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
     doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="whose model and text are looked for")
+    add("completion", _completion, "print what completes commands and options in bash and zsh, for spon-sweep")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
@@ -304,6 +306,14 @@ def _schema(arguments: argparse.Namespace) -> int:
     from search_spaces.reference import as_markdown, json_schema
 
     print(as_markdown() if arguments.markdown else json_schema(), end="")
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from search_spaces.completion import completion
+    from search_spaces.load import shipped_spaces
+
+    print(completion(command_line(), "spon-sweep", shipped_spaces()), end="")
     return 0
 
 

@@ -127,3 +127,22 @@ def test_every_command_is_sound_shell(raw):
         for command in listed:
             checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
             assert checked.returncode == 0, (command, checked.stderr)
+
+
+@pytest.fixture(scope="module")
+def with_image(raw: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The cluster with the lines for an image, which are comments, in place of those that they name."""
+    lines = re.findall(r"^# ((?:docker|[a-z_]+_commands|file_mounts): .*)$", file.read_text(), re.MULTILINE)
+    return raw | yaml.safe_load("\n".join(lines))
+
+
+def test_the_launcher_takes_it_with_an_image(with_image):
+    validate_config(prepare_config(copy.deepcopy(with_image)))
+    assert with_image["docker"]["image"] in (ROOT / "Dockerfile").read_text()
+
+
+def test_a_container_is_given_what_a_node_is(with_image, raw):
+    """The home is the image's user's, and the shell of the node's user is not read."""
+    assert with_image["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    assert with_image["docker"]["run_options"] == ["--env RAY_AUTH_MODE=token"]
+    assert set(with_image["setup_commands"]) < set(raw["setup_commands"])

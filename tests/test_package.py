@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
 
 from search_spaces import __version__
 from search_spaces.load import load_space
@@ -83,6 +84,42 @@ def test_a_command_says_its_version_from_any_directory(installed: Path, tmp_path
     assert run(installed, tmp_path, room, "--version").stdout.strip() == __version__
 
 
+@pytest.mark.parametrize(("room", "command"), [("sweep", "status"), ("analysis", "interpret")])
+def test_the_usage_line_is_of_the_command_that_was_typed(
+    installed: Path, tmp_path: Path, room: str, command: str
+) -> None:
+    script = tmp_path / f"spon-{room}"
+    script.write_text(f"import sys\nfrom {room}.cli import main\nsys.exit(main())\n")  # as pip writes it
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    typed = [sys.executable, "-P", script, command]
+    wrong = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(f"usage: spon-{room} {command} ")
+    assert run(installed, tmp_path, room, command).stderr.startswith(f"usage: python -m {room} {command} ")
+
+
+def completed(script: str, program: str, *typed: str) -> set[str]:
+    """What bash offers for the last word of a line."""
+    line = " ".join((program, *(f"'{word}'" for word in typed)))
+    ask = f"COMP_WORDS=({line}); COMP_CWORD={len(typed)}; _{program.replace('-', '_')}; echo ${{COMPREPLY[@]}}"
+    asked = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    return set(asked.stdout.split())
+
+
+def test_a_shell_completes_commands_options_and_values(installed: Path, tmp_path: Path) -> None:
+    script = run(installed, tmp_path, "sweep", "completion").stdout
+    assert {"run", "resume", "completion"} <= completed(script, "spon-sweep", "")
+    assert completed(script, "spon-sweep", "se") == {"search"}
+    assert completed(script, "spon-sweep", "--v") == {"--version"}
+    assert completed(script, "spon-sweep", "search", "--q") == {"--quick"}
+    assert completed(script, "spon-sweep", "board", "--split", "") == {"validation", "test"}
+    assert "embedded" in completed(script, "spon-sweep", "run", "emb")
+    assert "embedded" in completed(script, "spon-sweep", "search", "--quick", "emb")
+    assert completed(script, "spon-sweep", "run", "embedded", "--storage", "") == set()  # files
+    analysis = run(installed, tmp_path, "analysis", "completion").stdout
+    assert completed(analysis, "spon-analysis", "interpret", "--sp") == {"--split"}
+
+
 def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_space(Path("embedded")).name == "embedded"
@@ -93,3 +130,49 @@ def test_a_shipped_space_goes_by_its_name_from_any_directory(monkeypatch: pytest
 
 def test_the_citation_is_of_this_version() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> list[tuple[str, list[str]]]:
+    """The instructions of the image: a name, and its words."""
+    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
+    return [(name, words.split()) for name, words in re.findall(r"^([A-Z]+) (.+)$", text, re.MULTILINE)]
+
+
+def stages(dockerfile: list[tuple[str, list[str]]]) -> list[list[tuple[str, list[str]]]]:
+    begins = [place for place, (name, _) in enumerate(dockerfile) if name == "FROM"]
+    return [dockerfile[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+
+
+def test_the_image_is_of_the_pinned_ray_and_python(dockerfile: list[tuple[str, list[str]]]) -> None:
+    (ray,) = re.findall(r"^ray\[tune\]==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (python,) = re.findall(r'^requires-python = ">=(\S+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    bases = [words[0] for name, words in dockerfile if name == "FROM"]
+    assert bases == [f"python:{python}-slim", f"rayproject/ray:{ray}-py{python.replace('.', '')}"]
+
+
+def test_what_the_image_copies_is_there_and_is_all_of_the_wheel(
+    installed: Path, dockerfile: list[tuple[str, list[str]]]
+) -> None:
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    context = {Path(file) for file in exclude_paths(str(ROOT), ignored)}
+    copied = [ROOT / word for name, words in dockerfile if name == "COPY" for word in words[:-1]]
+    found = {file.relative_to(ROOT) for path in copied for file in ROOT.glob(str(path.relative_to(ROOT)))}
+    assert all(list(ROOT.glob(str(path.relative_to(ROOT)))) for path in copied)
+    assert found <= context
+    packed = {file.relative_to(installed) for file in installed.rglob("*") if file.is_file()}
+    code = {file for file in packed if not file.parts[0].endswith(".dist-info")}
+    assert code <= context
+    assert {file.parts[0] for file in code} <= {path.name for path in copied}
+    assert not {"tests", "runs", ".git", ".venv", "docs"} & {file.parts[0] for file in context}
+
+
+def test_the_image_installs_what_running_needs_and_its_user_is_not_root(
+    dockerfile: list[tuple[str, list[str]]],
+) -> None:
+    *_, last = stages(dockerfile)
+    installs = [words for name, words in last if name == "RUN" and "install" in words and "pip" in words]
+    files = {Path(word).name for words in installs for word in words if word.endswith((".txt", ".lock"))}
+    assert files == {"requirements.txt", "requirements-cluster.txt", "requirements.lock"}
+    assert all("--no-cache-dir" in words for name, words in dockerfile if name == "RUN" and "pip" in words)
+    assert [words for name, words in last if name == "USER"][-1] == ["1000"]

@@ -48,6 +48,10 @@ class Power:
         odds = reliability / (1 - reliability) * (1 - self.reliability) / self.reliability
         return int(np.ceil(odds * self.n_blocks))
 
+    def tells(self, least: float) -> bool:
+        """Whether the masks are ranked with this reliability at least; of 0, and of two masks, nothing is asked."""
+        return least == 0 or self.reliability is None or self.reliability >= least
+
 
 def power_of(records: Sequence[MaskRecord], block_size: int) -> Power | None:
     """Measure it on the scores of some masks, all on the same blocks; None below two masks or two blocks.

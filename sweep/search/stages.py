@@ -91,7 +91,7 @@ class Search:
             if not self._share():
                 return
             power = self._look(proxy)
-            if power and power.reliability is not None and power.reliability < proxy.least_reliability:
+            if power and not power.tells(proxy.least_reliability):
                 write_stop(power, proxy.least_reliability, self.folder.path)
                 return
         self._propose()

@@ -71,3 +71,12 @@ def test_the_lines_say_how_much_text_there_is_and_what_one_percent_takes():
     assert "on 64 blocks (6,400 tokens), are ranked with a reliability of 0.50" in first
     assert "by 2.8% of their KL" in second
     assert "1% takes 50,200 tokens" in second
+
+
+@pytest.mark.parametrize(
+    ("reliability", "least", "goes_on"),
+    [(0.4, 0.5, False), (0.5, 0.5, True), (-0.1, 0.5, False), (-0.1, 0.0, True), (None, 0.5, True)],
+)
+def test_a_search_of_which_no_reliability_is_asked_goes_on_whatever_it_is(reliability, least, goes_on):
+    power = Power(n_masks=8, n_blocks=8, block_size=128, reliability=reliability, kl_nats=0.5, paired_sd_nats=0.01)
+    assert power.tells(least) is goes_on
