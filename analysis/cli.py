@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import __version__
-from search_spaces.called import called
+from search_spaces.called import SHELLS, called, completion
 from search_spaces.errors import SponError
 from trainables.activity import listening, printer
 from trainables.quiet import hush
@@ -96,7 +96,8 @@ def command_line() -> argparse.ArgumentParser:
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
-    add("completion", _completion, "print what completes commands and options in bash and zsh, for spon-analysis")
+    completing = add("completion", _completion, "print the script by which a shell completes spon-analysis")
+    completing.add_argument("shell", choices=SHELLS, help="eval it in the shell's start-up file")
     for sub in (figures, tables):
         sub.add_argument("directory", type=Path, metavar="DIR", help="of the results of interpret")
     return parser
@@ -178,9 +179,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _completion(arguments: argparse.Namespace) -> None:
-    from search_spaces.completion import completion
-
-    print(completion(command_line(), "spon-analysis"), end="")
+    print(completion(command_line(), "spon-analysis", arguments.shell))
 
 
 def _figures(arguments: argparse.Namespace) -> None:

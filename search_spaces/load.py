@@ -58,11 +58,6 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
     return parse_space(raw, f"{path} with --set {' '.join(overrides)}" if overrides else str(path), lines)
 
 
-def shipped_spaces() -> list[str]:
-    """The names of the spaces that come with the product."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
-
-
 def _shipped(path: Path) -> Path:
     """The path, or the space of that name that comes with the product where there is no such file."""
     shipped = Path(__file__).parent / f"{path.name.removesuffix('.yaml')}.yaml"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import __version__
-from search_spaces.called import called
+from search_spaces.called import SHELLS, called, completion
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
@@ -97,7 +97,8 @@ def command_line() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
     doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="whose model and text are looked for")
-    add("completion", _completion, "print what completes commands and options in bash and zsh, for spon-sweep")
+    completing = add("completion", _completion, "print the script by which a shell completes spon-sweep")
+    completing.add_argument("shell", choices=SHELLS, help="eval it in the shell's start-up file")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
@@ -310,10 +311,7 @@ def _schema(arguments: argparse.Namespace) -> int:
 
 
 def _completion(arguments: argparse.Namespace) -> int:
-    from search_spaces.completion import completion
-    from search_spaces.load import shipped_spaces
-
-    print(completion(command_line(), "spon-sweep", shipped_spaces()), end="")
+    print(completion(command_line(), "spon-sweep", arguments.shell))
     return 0
 
 
