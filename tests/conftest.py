@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig, TrialConfig
+from tests import warm
 from tests.swept import swept
 from trainables.workbench import Workbench, find_materials
 
@@ -24,6 +25,34 @@ __all__ = ["swept"]
 torch.set_num_threads(1)
 
 VOCABULARY = 64
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All processes of xdist use one server of processes, which does nothing until the first one asks it."""
+    if config.getoption("numprocesses", None):
+        warm.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, and what shares a fixture that takes long goes to one process of xdist."""
+
+    slow = {item.path for item in items if item.get_closest_marker("ray")}
+
+    def turn(item: pytest.Item) -> int:
+        return 0 if item.get_closest_marker("apart") else 1 if item.path in slow else 2
+
+    items.sort(key=turn)
+    for item in items:
+        if not item.get_closest_marker("apart"):
+            shared = "swept" if isinstance(item, pytest.Function) and uses_swept(item) else item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.xdist_group(shared))
+
+
+def uses_swept(item: pytest.Function) -> bool:
+    """Whether a test looks at the sweep of ``tests.swept``, and not at another fixture of that name."""
+    found = item._fixtureinfo.name2fixturedefs.get("swept")
+    return bool(found) and found[-1].func is swept.__wrapped__
 
 
 def sharpen(model: PreTrainedModel) -> None:
