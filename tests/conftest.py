@@ -3,6 +3,7 @@
 import copy
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported
@@ -33,20 +34,23 @@ def pytest_configure(config: pytest.Config) -> None:
         warm.start()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first, and what shares a fixture that takes long goes to one process of xdist."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """What takes long comes first, and what shares a fixture that takes long goes to one process of xdist.
 
+    Around the others: xdist looks for its groups in a hook that comes first.
+    """
     slow = {item.path for item in items if item.get_closest_marker("ray")}
 
     def turn(item: pytest.Item) -> int:
         return 0 if item.get_closest_marker("apart") else 1 if item.path in slow else 2
 
     items.sort(key=turn)
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else []:
         if not item.get_closest_marker("apart"):
             shared = "swept" if isinstance(item, pytest.Function) and uses_swept(item) else item.nodeid.split("::")[0]
             item.add_marker(pytest.mark.xdist_group(shared))
+    yield
 
 
 def uses_swept(item: pytest.Function) -> bool:
