@@ -17,7 +17,7 @@ sweep: .venv/ready ## six allocations at two sparsities on the embedded model
 	$(BIN)/python -m sweep run search_spaces/embedded.yaml
 
 test: lint ## lint, types and all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/develop ## lint and types alone
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 import copy
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported
@@ -34,29 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
         warm.start()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """What takes long comes first, and what shares a fixture that takes long goes to one process of xdist.
-
-    Around the others: xdist looks for its groups in a hook that comes first.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process of xdist has one left when the others have ended."""
+    slowest = {item.path for item in items if item.get_closest_marker("slow")}
     slow = {item.path for item in items if item.get_closest_marker("ray")}
-
-    def turn(item: pytest.Item) -> int:
-        return 0 if item.get_closest_marker("apart") else 1 if item.path in slow else 2
-
-    items.sort(key=turn)
-    for item in items if config.pluginmanager.hasplugin("xdist") else []:
-        if not item.get_closest_marker("apart"):
-            shared = "swept" if isinstance(item, pytest.Function) and uses_swept(item) else item.nodeid.split("::")[0]
-            item.add_marker(pytest.mark.xdist_group(shared))
-    yield
-
-
-def uses_swept(item: pytest.Function) -> bool:
-    """Whether a test looks at the sweep of ``tests.swept``, and not at another fixture of that name."""
-    found = item._fixtureinfo.name2fixturedefs.get("swept")
-    return bool(found) and found[-1].func is swept.__wrapped__
+    items.sort(key=lambda item: 0 if item.path in slowest else 1 if item.path in slow else 2)
 
 
 def sharpen(model: PreTrainedModel) -> None:

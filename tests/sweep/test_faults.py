@@ -22,7 +22,7 @@ from trainables.checkpoint import read_checkpoint
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
-pytestmark = [pytest.mark.ray, pytest.mark.apart]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def process_tree(root: int) -> dict[int, list[str]]:

@@ -32,7 +32,7 @@ def text(tmp_path: Path) -> list[str]:
     return files
 
 
-@pytest.mark.apart
+@pytest.mark.slow
 @pytest.mark.ray
 def test_it_writes_an_adapter_at_fisher_levels_and_goes_on(tiny_llama: Path, text: list[str], tmp_path: Path) -> None:
     out = tmp_path / "adapter"
