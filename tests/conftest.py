@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig, TrialConfig
+from tests import warm
 from tests.swept import swept
 from trainables.workbench import Workbench, find_materials
 
@@ -24,6 +25,19 @@ __all__ = ["swept"]
 torch.set_num_threads(1)
 
 VOCABULARY = 64
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """All processes of xdist use one server of processes, which does nothing until the first one asks it."""
+    if config.getoption("numprocesses", None):
+        warm.start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process of xdist has one left when the others have ended."""
+    slowest = {item.path for item in items if item.get_closest_marker("slow")}
+    slow = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: 0 if item.path in slowest else 1 if item.path in slow else 2)
 
 
 def sharpen(model: PreTrainedModel) -> None:

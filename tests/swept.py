@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from sweep.folder import SweepFolder
+from tests.warm import command_of
 
 ROOT = Path(__file__).parents[1]
 SECRETS = {
@@ -29,13 +33,38 @@ class Ran:
     err: str
 
 
-def command(*arguments: object, module: str = "sweep") -> list[str]:
-    return [sys.executable, "-m", module, *map(str, arguments)]
+@cache
+def _tables() -> bytes:
+    """A database of MLflow that has its tables, and nothing in them."""
+    with tempfile.TemporaryDirectory() as place:
+        MlflowClient(f"sqlite:///{place}/mlflow.db").search_experiments()
+        return Path(place, "mlflow.db").read_bytes()
 
 
-def run(*arguments: object, module: str = "sweep", timeout: float = 300, cache: Path | None = None) -> Ran:
+def tracking_in(directory: Path, name: str = "mlflow.db") -> str:
+    """The URI of a new MLflow whose tables need not be made any more, which takes a second or more."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_bytes(_tables())
+    return f"sqlite:///{directory / name}"
+
+
+def command(*arguments: object, module: str = "sweep", cold: bool = False) -> list[str]:
+    """What starts ``python -m sweep ...``: as a user does it if ``cold``, else with libraries and tables at hand."""
+    words = [module, *map(str, arguments)]
+    if cold:
+        return [sys.executable, "-m", *words]
+    storage = words[words.index("--storage") + 1] if "--storage" in words else "://"
+    if "://" not in storage and not Path(storage, "mlflow.db").exists():
+        tracking_in(Path(storage))
+    return command_of(*words)
+
+
+def run(
+    *arguments: object, module: str = "sweep", timeout: float = 300, cache: Path | None = None, cold: bool = False
+) -> Ran:
     """Run ``python -m sweep ...`` as a user would, with a cache of its own if one is given."""
-    words, env = command(*arguments, module=module), os.environ | SECRETS
+    words = command(*arguments, module=module, cold=cold)  # before the environment is copied: it may add to it
+    env = os.environ | SECRETS
     if cache is not None:
         env["SPON_CACHE"] = str(cache)
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
@@ -79,5 +108,6 @@ def swept(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFactor
     space = write_space(raw, directory)
     storage = directory / "runs"
     relative = os.path.relpath(storage, ROOT)  # as the default is
-    ran = run("run", space, "--storage", relative, cache=directory / "cache")  # an empty one: all is done
+    # An empty cache: all is done. A cold start: what libraries print when they are imported would be seen
+    ran = run("run", space, "--storage", relative, cache=directory / "cache", cold=True)
     return Swept(space, storage, ran)

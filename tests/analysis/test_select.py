@@ -6,6 +6,7 @@ from analysis.cli import command_line, main
 from analysis.select import best_of_sweep, chosen_by_search, from_directories
 from search_spaces.errors import SponError
 from tests.conftest import trials_of
+from tests.swept import tracking_in
 from trainables.checkpoint import write_checkpoint
 from trainables.selection import Selected, Selection, write_selection
 from trainables.trial import run_trial
@@ -109,7 +110,7 @@ def test_bad_input_is_one_line_before_anything_starts(
 
 
 def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = tracking_in(tmp_path)
     assert main(["interpret", "--run", "nosuch", "--mlflow-uri", uri]) == 2
     assert "error: a run must be in MLflow, but nosuch" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ from sweep.display import Display
 from sweep.folder import SweepFolder, create_sweep
 from sweep.nodes import Nodes
 from sweep.progress import Progress
+from tests.swept import tracking_in
 from trainables.workbench import find_materials
 
 
@@ -29,7 +30,7 @@ def shape(folder: SweepFolder) -> ModelShape:
 
 @pytest.fixture
 def callback(folder: SweepFolder, shape: ModelShape, tmp_path: Path) -> SweepCallback:
-    uri, nodes = f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources)
+    uri, nodes = tracking_in(tmp_path), Nodes(folder.space.resources)
     callback = SweepCallback(folder, Progress(shape, []), uri, nodes)
     callback.setup()
     return callback
@@ -68,7 +69,7 @@ def test_a_sweep_that_goes_on_counts_what_was_over_before(
     folder: SweepFolder, shape: ModelShape, tiny_trial: TrialConfig, tmp_path: Path
 ) -> None:
     with Display(io.StringIO()) as display:
-        uri, nodes = f"sqlite:///{tmp_path / 'mlflow.db'}", Nodes(folder.space.resources)
+        uri, nodes = tracking_in(tmp_path), Nodes(folder.space.resources)
         callback = SweepCallback(folder, Progress(shape, [tiny_trial], n_before=3), uri, nodes)
         callback.setup()
         assert display.view().text == "3 of 4 trials done; workers are starting"

@@ -12,7 +12,7 @@ from sweep.folder import SweepFolder
 from tests.services import PASSWORD, free_port, mlflow_server, postgres, postgres_programs
 from tests.swept import run, write_space
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What may happen to a sweep through real Ray: a worker, the driver, MLflow or the storage is lost, or SIGTERM."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,12 @@ from mlflow import MlflowClient
 from sweep.folder import SweepFolder
 from tests.conftest import trials_of
 from tests.services import A100, free_port, kill_group, kill_ray_node, mlflow_server, start_ray_node
-from tests.swept import ROOT, command, run, write_space
+from tests.swept import ROOT, command, run, tracking_in, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def process_tree(root: int) -> dict[int, list[str]]:
@@ -41,9 +42,12 @@ def process_tree(root: int) -> dict[int, list[str]]:
     return {pid: line for pid, line in words.items() if below(pid)}
 
 
-def kill_the_worker_of(driver: int) -> None:
-    (worker,) = [pid for pid, line in process_tree(driver).items() if line and "Trainable" in line[0]]
-    os.kill(worker, signal.SIGKILL)
+def kill_the_worker_of(folder: SweepFolder) -> None:
+    """Kill the process that a trial's log names last, of the one that runs."""
+    (trial,) = [trial for trial in folder.trials if trial.state == "running"]
+    *_, worker = re.findall(r", process (\d+)$", trial.log_path.read_text(), re.MULTILINE)
+    assert "Trainable" in Path(f"/proc/{worker}/cmdline").read_text()
+    os.kill(int(worker), signal.SIGKILL)
 
 
 def raylets_that_train(places: list[str]) -> list[int]:
@@ -123,11 +127,11 @@ def test_a_worker_that_is_killed_is_replaced_and_ends_with_the_same_biases(
 ) -> None:
     driver = start(write_space(longer, tmp_path), tmp_path)
     until(driver, "step 20/100")
-    kill_the_worker_of(driver.pid)
+    folder = SweepFolder(tmp_path / "tiny")
+    kill_the_worker_of(folder)
     out, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0
     assert " step 4/" not in out  # it went on where it was
-    folder = SweepFolder(tmp_path / "tiny")
     logged = "".join(trial.log_path.read_text() for trial in folder.trials)
     assert out.count("  lost   ") == logged.count("  lost   ") == 1
     assert_as_without_ray(folder, longer)
@@ -222,7 +226,7 @@ def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_mi
     longer: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # for a busy machine
-    backend, port, artifacts = f"sqlite:///{tmp_path / 'server.db'}", free_port(), tmp_path / "artifacts"
+    backend, port, artifacts = tracking_in(tmp_path, "server.db"), free_port(), tmp_path / "artifacts"
     artifacts.mkdir()
     uri = f"http://127.0.0.1:{port}"
     with mlflow_server(backend, artifacts, port) as server:

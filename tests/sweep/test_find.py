@@ -32,6 +32,7 @@ def text(tmp_path: Path) -> list[str]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_it_writes_an_adapter_at_fisher_levels_and_goes_on(tiny_llama: Path, text: list[str], tmp_path: Path) -> None:
     out = tmp_path / "adapter"
@@ -47,7 +48,7 @@ def test_it_writes_an_adapter_at_fisher_levels_and_goes_on(tiny_llama: Path, tex
     assert str(out) in ran.out
 
     assert "there is something" in run(*given).err
-    again = run(*(tmp_path / "second" if word == out else word for word in given))
+    again = run(*(tmp_path / "second" if word == out else word for word in given), cold=True)
     assert again.code == 0, again.err
     assert "measuring" not in again.out
     assert (tmp_path / "second" / "spon_config.json").read_text() == (out / "spon_config.json").read_text()

@@ -98,6 +98,7 @@ def test_a_sweep_that_goes_on_measures_nothing_again(swept):
     assert (folder.path / "levels.json").read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_levels_alone_train_nothing(tiny_space, tmp_path):
     raw = space_of(tiny_space) | {"plan": {"rule": "topk", "modules": ["o_proj", "down_proj"], "levels": "fisher"}}

@@ -253,6 +253,7 @@ def test_mlflow_children_carry_params_metrics_and_the_checkpoint(swept: Swept) -
     assert files == {"spon.safetensors", "meta.json", "scores.safetensors", "test.json", "test.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_marked_and_the_others_finish_and_it_is_tried_again_on_demand(
     tiny_space: dict[str, object], tmp_path: Path
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_sweep_that_has_not_begun_has_no_states(tmp_path: Path) -> None:
     assert folders_in(str(tmp_path / "tune")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_whose_head_is_lost_is_ended_by_another_from_the_bucket_alone(
     bucket: str, tmp_path: Path, tiny_raw: dict[str, object]

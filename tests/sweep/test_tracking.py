@@ -13,6 +13,7 @@ from search_spaces.schema import TrialConfig
 from sweep.folder import SweepFolder, TrialFolder, create_sweep
 from sweep.tracking import Tracker, trial_params
 from tests.conftest import trials_of
+from tests.swept import tracking_in
 from trainables.tracking import EXPERIMENT
 
 
@@ -31,7 +32,7 @@ def trial(folder: SweepFolder, tiny_trial: TrialConfig) -> TrialFolder:
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+    return tracking_in(tmp_path)
 
 
 def runs(uri: str) -> list[Run]:

@@ -6,6 +6,7 @@ from mlflow import MlflowClient
 from analysis.cli import main
 from analysis.evaluation.harness import ANSWER_NLL
 from analysis.evaluation.stored import read_evaluation
+from tests.swept import tracking_in
 from trainables.checkpoint import read_checkpoint
 from trainables.tracking import EXPERIMENT, TRIAL_TAG
 
@@ -22,7 +23,7 @@ def run(*arguments: object) -> int:
 def test_tasks_are_scored_printed_stored_and_logged(checkpoint, write_task, tmp_path, capsys):
     pytest.importorskip("lm_eval")
     config = read_checkpoint(checkpoint).meta.config
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = tracking_in(tmp_path)
     client = MlflowClient(uri)
     experiment = client.create_experiment(EXPERIMENT, artifact_location=str(tmp_path / "artifacts"))
     trial = client.create_run(experiment, tags={TRIAL_TAG: config.identity}).info.run_id

@@ -37,6 +37,7 @@ def test_a_space_without_anything_to_measure_is_itself(tiny_space):
     assert without_measured(space) == space
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sweep_measures_once_and_then_trains_what_was_chosen(tiny_space, tmp_path: Path) -> None:
     file = write_space(measured_space(tiny_space), tmp_path)

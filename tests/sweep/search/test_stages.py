@@ -131,6 +131,7 @@ def test_the_stages_are_on_record_and_the_status_says_that_it_is_over(searched: 
     assert "search: over; selection.json has what was chosen" in ran.out
 
 
+@pytest.mark.slow
 def test_a_search_by_measured_gains_stops_where_its_text_cannot_tell(tiny_space: dict, tmp_path: Path) -> None:
     changes = {
         "masks": {"family": "ranked", "modules": MODULES, "k": 2},
@@ -155,6 +156,7 @@ def test_a_search_by_measured_gains_stops_where_its_text_cannot_tell(tiny_space:
 RANKED = {"family": "ranked", "modules": MODULES, "k": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("masks", "says"), [(SEARCH["masks"], "no mask can be scored: "), (RANKED, "the masks cannot be ranked: ")]
 )
@@ -172,7 +174,7 @@ def test_a_search_whose_shared_biases_diverge_reports_that_trial(
 
 def test_the_same_command_again_runs_nothing(searched: Swept) -> None:
     before = {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials}
-    ran = run("search", searched.space, "--storage", searched.storage)
+    ran = run("search", searched.space, "--storage", searched.storage, cold=True)
     assert ran.code == 0, ran.err
     assert "  start  " not in ran.out
     assert {trial.path.name: trial.checkpoint_path.stat().st_mtime for trial in searched.folder.trials} == before
@@ -201,6 +203,7 @@ def stop_among_proposals(folder: SweepFolder, *arguments: object) -> str:
     return out.read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget(
     tiny_space: dict[str, object], tmp_path: Path
 ) -> None:
