@@ -13,7 +13,7 @@ from search_spaces.schema import Split
 from search_spaces.sources import Config
 from trainables.cache import content_key
 from trainables.checkpoint import Checkpoint, check_fits
-from trainables.model import load_tokenizer
+from trainables.model.resident import load_tokenizer
 from trainables.proxy import some_blocks
 from trainables.workbench import Workbench
 

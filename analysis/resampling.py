@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.corpus import Blocks
 from trainables.statistics import TAIL, Array, Interval
+from trainables.text.corpus import Blocks
 
 Units = NDArray[np.int64]
 """A label of each row: rows of one label are one unit."""

@@ -15,12 +15,12 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint
-from trainables.corpus import Blocks
 from trainables.evaluation import token_scores
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.sparse import sparsified
 from trainables.spon import Form, SponBiases
 from trainables.teacher import Teacher
+from trainables.text.corpus import Blocks
 from trainables.workbench import Workbench
 
 Mode = Literal["dense", "teal", "spon", "random", "weighted"]

@@ -70,7 +70,7 @@ class SiteShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What allocations need to know of a model, read off the model itself (``trainables.model.read_shape``).
+    """What allocations need to know of a model, read off the model itself (``trainables.model.resident.read_shape``).
 
     Attributes:
         num_parameters: of the whole model, tied ones counted once.

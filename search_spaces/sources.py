@@ -29,7 +29,7 @@ class ModelConfig(Config):
     """Branch, tag or commit of a Hugging Face id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the frozen weights; biases and statistics are fp32 always. ``auto`` is bfloat16 on CUDA and on CPUs that
-    multiply it, else float32; the driver decides once, for all trials (``trainables.dtype``).
+    multiply it, else float32; the driver decides once, for all trials (``trainables.model.dtype``).
     """
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless asked for."""

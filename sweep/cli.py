@@ -24,13 +24,13 @@ from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
-from sweep.display import Display
-from sweep.lock import driving, stop_driver
+from sweep.store.lock import driving, stop_driver
+from sweep.terminal.display import Display
 from trainables.activity import tell
 from trainables.quiet import hush
 
 if TYPE_CHECKING:
-    from sweep.folder import SweepFolder
+    from sweep.store.folder import SweepFolder
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -146,14 +146,14 @@ def _storage(text: str) -> Path:
     """The directory that stands for a storage; the bucket's own if it is one."""
     if "://" not in text:
         return Path(text)
-    from sweep.storage import home_of
+    from sweep.store.storage import home_of
 
     return home_of(text)
 
 
 def _opened(arguments: argparse.Namespace, name: str | None = None) -> "SweepFolder":
     """A sweep of the storage, which is the one that was named unless it is said."""
-    from sweep.folder import open_sweep
+    from sweep.store.folder import open_sweep
 
     return open_sweep(arguments.storage, name or arguments.name)
 
@@ -219,7 +219,7 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
 
 def _ls(arguments: argparse.Namespace) -> int:
     from sweep.status import as_lines, status_of
-    from sweep.storage import sweeps_in
+    from sweep.store.storage import sweeps_in
 
     found = [status_of(_opened(arguments, name)) for name in sweeps_in(arguments.storage)]
     if arguments.json:
@@ -250,7 +250,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from sweep.compare import as_text, compare
+    from sweep.views.compare import as_text, compare
 
     pairs = compare(_opened(arguments), _opened(arguments, arguments.other))
     if arguments.json:
@@ -267,9 +267,9 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _board(arguments: argparse.Namespace) -> int:
-    from sweep import against
-    from sweep.board import make_board
-    from sweep.render import as_latex, as_text, as_wide_text
+    from sweep.views import against
+    from sweep.views.board import make_board
+    from sweep.views.render import as_latex, as_text, as_wide_text
 
     board = make_board(_opened(arguments), arguments.split)
     if arguments.against:
@@ -287,8 +287,8 @@ def _board(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from sweep.storage import mirrored
-    from sweep.tracking import Tracker
+    from sweep.store.storage import mirrored
+    from sweep.store.tracking import Tracker
     from trainables.tracking import tracking_uri
 
     folder, database, copied = _opened(arguments), arguments.optuna_storage, True

@@ -20,9 +20,9 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTT
 from search_spaces.errors import SponError
 from search_spaces.schema import EMBEDDED, SpaceConfig
 from trainables.cache import cache_root
-from trainables.dtype import decide_dtype
-from trainables.embedded import documents_key, model_key
-from trainables.model import find_model
+from trainables.demo.embedded import documents_key, model_key
+from trainables.model.dtype import decide_dtype
+from trainables.model.resident import find_model
 from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0

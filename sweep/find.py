@@ -19,13 +19,13 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
 from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
-from sweep.display import say
-from sweep.folder import SweepFolder, began
-from sweep.levels import unmeasured
 from sweep.plan import Cost, compute_seconds, measure_cost
 from sweep.run import run_sweep
+from sweep.store.folder import SweepFolder, began
+from sweep.terminal.display import say
+from sweep.tune.levels import unmeasured
 from trainables.activity import tell
-from trainables.dtype import with_dtype
+from trainables.model.dtype import with_dtype
 from trainables.quiet import hush
 from trainables.workbench import find_materials
 

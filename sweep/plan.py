@@ -16,11 +16,11 @@ from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Module, Site, module_label
-from sweep.display import say
-from sweep.levels import measured_blocks, unmeasured
 from sweep.search.measure import without_ranked
+from sweep.terminal.display import say
+from sweep.tune.levels import measured_blocks, unmeasured
 from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
-from trainables.dtype import with_dtype
+from trainables.model.dtype import with_dtype
 from trainables.schedule import steps_per_epoch, total_steps
 from trainables.spon import SponBiases
 from trainables.training import Trainer

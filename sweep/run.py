@@ -15,25 +15,25 @@ from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from search_spaces.sites import ModelShape
-from sweep.board import make_board
-from sweep.cluster import start_ray
-from sweep.display import finish, say, showing
-from sweep.folder import SweepFolder, TrialFolder, began, check_sweep, create_sweep
-from sweep.frontier import write_frontier
-from sweep.levels import read_levels
-from sweep.lock import driving
-from sweep.render import as_text, best_of, write_board
-from sweep.report import report_on_test
 from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, NotMeasured, without_measured
 from sweep.search.stages import Search
-from sweep.storage import is_bucket, mirrored, root_of
-from sweep.tracking import Tracker
-from sweep.tuner import Interrupted, run_trials
+from sweep.store.folder import SweepFolder, TrialFolder, began, check_sweep, create_sweep
+from sweep.store.lock import driving
+from sweep.store.storage import is_bucket, mirrored, root_of
+from sweep.store.tracking import Tracker
+from sweep.terminal.display import finish, say, showing
+from sweep.tune.cluster import start_ray
+from sweep.tune.levels import read_levels
+from sweep.tune.report import report_on_test
+from sweep.tune.tuner import Interrupted, run_trials
+from sweep.views.board import make_board
+from sweep.views.frontier import write_frontier
+from sweep.views.render import as_text, best_of, write_board
 from trainables.activity import tell
 from trainables.checkpoint import read_checkpoint
-from trainables.dtype import with_dtype
 from trainables.listener import hearing
+from trainables.model.dtype import with_dtype
 from trainables.selection import SELECTION, read_selection
 from trainables.workbench import Materials, find_materials
 
@@ -108,7 +108,7 @@ def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
     """The model and the text of a space, and the space at their commits."""
     text = space.corpus.revision
     if space.corpus.source not in (EMBEDDED, "files"):
-        from trainables.documents import text_commit  # imports datasets, a second that other text need not wait
+        from trainables.text.documents import text_commit  # imports datasets, a second that other text need not wait
 
         text = text_commit(space.corpus)
     materials = find_materials(space.model, _at_commits(space, None, text).corpus)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search_spaces.errors import SponError
-from sweep.display import ACTIVITY
-from sweep.folder import State, SweepFolder, TrialFolder
-from sweep.lock import driver_of
 from sweep.search.status import search_lines
-from sweep.storage import writer_of
-from sweep.view import duration
+from sweep.store.folder import State, SweepFolder, TrialFolder
+from sweep.store.lock import driver_of
+from sweep.store.storage import writer_of
+from sweep.terminal.display import ACTIVITY
+from sweep.terminal.view import duration
 from trainables.schedule import total_steps
 
 _OLD_SECONDS = 30.0

@@ -13,9 +13,10 @@ import sweep.cli
 from search_spaces import allocations, reference
 from search_spaces.masks import MaskFamily
 from search_spaces.sites import Site
-from sweep import folder, frontier
-from sweep.board import COLUMNS, STATISTICS
 from sweep.plan import summary
+from sweep.store import folder
+from sweep.views import frontier
+from sweep.views.board import COLUMNS, STATISTICS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "Made from the code by `make docs`."
@@ -23,7 +24,7 @@ DEPTH = 16
 MODULES = (
     *("trainables.lab", "search_spaces.load", "search_spaces.allocations", "search_spaces.levels", "trainables.curves"),
     *("trainables.teal", "trainables.checkpoint", "trainables.scores", "trainables.statistics"),
-    *("sweep.folder", "sweep.board", "analysis.select", "analysis.export.load"),
+    *("sweep.store.folder", "sweep.views.board", "analysis.select", "analysis.export.load"),
 )
 """Those that a script would import."""
 

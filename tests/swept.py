@@ -12,7 +12,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
 from tests.warm import command_of
 
 ROOT = Path(__file__).parents[1]

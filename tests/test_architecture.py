@@ -62,7 +62,7 @@ def test_ray_is_imported_in_trainables_by_the_adapters_only():
 
 
 def test_what_only_reads_results_starts_without_the_slow_libraries():
-    rooms = "sweep.status, sweep.render, sweep.tracking"
+    rooms = "sweep.status, sweep.views.render, sweep.store.tracking"
     code = f"import sys, {rooms}; print(sorted({{'ray', 'transformers'}} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

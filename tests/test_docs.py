@@ -13,8 +13,8 @@ from mlflow.cli import cli as mlflow
 
 from analysis.cli import command_line as analysis_line
 from search_spaces.load import load_space, parse_space
-from sweep.board import COLUMNS
 from sweep.cli import command_line as sweep_line
+from sweep.views.board import COLUMNS
 from tests import reference
 from trainables.scores import Scores
 from trainables.trial import metrics_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
 from tests.services import A100, free_port, kill_ray_node, start_ray_node
 from tests.swept import ROOT, write_space
 

@@ -29,7 +29,7 @@ _ROOM = 200
 """Letters of the server's command line, so that Ray can write longer titles over it."""
 _PRELOADED = (
     "analysis.examine",
-    "sweep.render",
+    "sweep.views.render",
     "trainables.trial",
     "trainables.workbench",
     "transformers.models.llama.modeling_llama",

@@ -12,7 +12,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrainingConfig
 from search_spaces.sites import ModelShape, Site, site_order
 from trainables.loss import CHUNK_TOKENS
-from trainables.model import check_device
+from trainables.model.resident import check_device
 
 _ELEMENT = {"bfloat16": 2, "float32": 4}
 _ALL_SITES = 1.55

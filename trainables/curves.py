@@ -23,7 +23,7 @@ from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import track
 from trainables.loss import exponentials, logits_of, operand, product, token_chunks
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.statistics import Array
 from trainables.teal import bin_edges, kept_entries, magnitude_bins
 

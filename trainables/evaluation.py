@@ -7,12 +7,12 @@ from torch import Tensor
 
 from search_spaces.errors import SponError
 from trainables.activity import track
-from trainables.corpus import Blocks
 from trainables.cost import out_of_memory
 from trainables.loss import log_normaliser, logits_of, operand, token_chunks
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.scores import Scores
 from trainables.teacher import Teacher, next_tokens
+from trainables.text.corpus import Blocks
 
 
 def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:

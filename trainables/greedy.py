@@ -20,7 +20,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import tell
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.sparse import sparsified
 from trainables.teal import magnitude_histograms, quantile_threshold
 from trainables.workbench import Workbench

@@ -16,7 +16,7 @@ from search_spaces.resolve import resolve_space
 from search_spaces.schema import SpaceConfig
 from trainables.activity import listening, printer
 from trainables.checkpoint import Checkpoint
-from trainables.dtype import with_dtype
+from trainables.model.dtype import with_dtype
 from trainables.trial import report_test, run_trial
 from trainables.workbench import Workbench
 

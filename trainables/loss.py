@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.compiled import built, can_compile
+from trainables.model.compiled import built, can_compile
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
 """Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk.

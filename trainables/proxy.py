@@ -13,11 +13,11 @@ from torch import Tensor
 from search_spaces.errors import SponError
 from search_spaces.schema import Split, TrialPlan
 from search_spaces.sites import Site, site_order
-from trainables.corpus import Blocks
 from trainables.evaluation import score
 from trainables.sparse import sparsified
 from trainables.spon import Form, SponBiases, switched_on
 from trainables.teacher import Teacher
+from trainables.text.corpus import Blocks
 from trainables.workbench import Workbench
 
 Mask = frozenset[Site]

@@ -25,9 +25,9 @@ from trainables.activity import tell
 from trainables.cache import writable
 from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, write_checkpoint
 from trainables.cost import claim_gpu, gpu_bytes, out_of_memory
-from trainables.dtype import emulation_warning
 from trainables.listener import hush_up, speak
-from trainables.model import find_model, read_shape
+from trainables.model.dtype import emulation_warning
+from trainables.model.resident import find_model, read_shape
 from trainables.proxy import MaskScorer
 from trainables.quiet import hush
 from trainables.trial import Trial

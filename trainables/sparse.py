@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.spon import SiteBias, SponBiases
 from trainables.teal import SparsityMeter, Thresholds, keep_from, kept_entries, kth_largest, sparse_input
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from search_spaces.errors import SponError
 from search_spaces.sites import Site, site_order
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 
 Form = Literal["output_bias", "input_vector"]
 
@@ -100,7 +100,7 @@ class SponBiases:
     def idle(self, site: Site) -> SiteBias:
         """A zero bias of the same build for a site without one, which no optimiser moves.
 
-        Its gradient is made where those of its layer are, so that all layers have one build (``trainables.compiled``).
+        Its gradient is made where those of its layer are, so that all layers have one build (``trainables.model.compiled``).
         """
         bias = self._new(site)
         if self.gains:

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainables.activity import tell
 from trainables.cache import cached_together, content_key, is_cached
 from trainables.loss import exponentials, logits_of, mean_rows, operand, token_chunks
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 
 _STATS = "stats.safetensors"
 _SCHEMA = 3

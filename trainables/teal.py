@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import track
-from trainables.compiled import can_compile
-from trainables.model import ResidentModel
+from trainables.model.compiled import can_compile
+from trainables.model.resident import ResidentModel
 
 Thresholds = Mapping[Site, float]
 _BINS = 2**15
@@ -62,7 +62,7 @@ def _kth_largest(magnitude: Tensor, k: int) -> Tensor:
 def kth_largest(device_type: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The function (x, k) -> k-th largest magnitude of each row, (..., 1), for a k in a tensor."""
     if can_compile(device_type):
-        from trainables.kernels import kth_largest as by_kernel  # Triton comes with the GPU builds of torch alone
+        from trainables.model.kernels import kth_largest as by_kernel  # Triton comes with the GPU builds of torch alone
 
         return by_kernel  # type: ignore[no-any-return]
     return _by_sorting

@@ -17,10 +17,10 @@ from search_spaces.errors import SponError
 from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
 from trainables.activity import tell
-from trainables.compiled import can_compile, compiled
 from trainables.cost import out_of_memory
-from trainables.graph import RecordedPass
 from trainables.loss import linear_kl
+from trainables.model.compiled import can_compile, compiled
+from trainables.model.graph import RecordedPass
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
 from trainables.sparse import Change, alike_changes, changed, sparsified
 from trainables.spon import SponBiases

@@ -18,16 +18,16 @@ from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import EMBEDDED, CorpusConfig, ModelConfig, Split, TrialConfig, TrialPlan
 from search_spaces.sites import ModelShape, Site
-from trainables import embedded
 from trainables.cache import cached, content_key
-from trainables.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
 from trainables.curves import LEVELS, Curves, fisher_curves
+from trainables.demo import embedded
 from trainables.evaluation import dense_scores, score
-from trainables.model import ModelSource, check_device, find_model, load_model, load_tokenizer, read_shape
+from trainables.model.resident import ModelSource, check_device, find_model, load_model, load_tokenizer, read_shape
 from trainables.scores import Scores
 from trainables.sparse import sparsified
 from trainables.teacher import Teacher, teacher_of
 from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, quantile_threshold
+from trainables.text.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
 
 _SCHEMA = 3
 """Of the cached histograms and baselines; raise it when the same question gets another answer."""

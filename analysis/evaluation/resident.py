@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
 from trainables.checkpoint import Checkpoint, check_fits
-from trainables.model import ResidentModel, find_model, load_model, load_tokenizer
+from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 

@@ -14,9 +14,9 @@ from analysis.evaluation.stored import Scores, TextScores
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from trainables.checkpoint import Checkpoint
-from trainables.corpus import Blocks
 from trainables.evaluation import token_scores
 from trainables.teacher import teacher_of
+from trainables.text.corpus import Blocks
 
 
 @dataclass(frozen=True)

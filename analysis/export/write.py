@@ -21,7 +21,7 @@ from search_spaces.errors import SponError
 from search_spaces.schema import EMBEDDED
 from search_spaces.sites import ModelShape, Site, site_order
 from trainables.checkpoint import Checkpoint, check_fits, read_checkpoint
-from trainables.model import ResidentModel, find_model, load_model, load_tokenizer, read_shape
+from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer, read_shape
 from trainables.spon import SponBiases
 
 RUNTIME, CARD = "spon.py", "README.md"

@@ -12,7 +12,7 @@ from analysis.finding import Effect, Finding, Row
 from analysis.resampling import holm, p_value
 from analysis.subject import RESIDUAL_WRITERS, Subject, states_of
 from search_spaces.sites import Site
-from trainables.model import load_tokenizer
+from trainables.model.resident import load_tokenizer
 from trainables.statistics import Array
 
 NAME = "logits"

@@ -10,8 +10,8 @@ from search_spaces.comparison import controls, trials_like
 from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
 from search_spaces.sites import ModelShape, Site
-from sweep.board import STATISTICS, pareto_flags
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
+from sweep.views.board import STATISTICS, pareto_flags
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores, mean_scores
 from trainables.selection import Difference, Role, Selected, Selection

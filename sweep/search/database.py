@@ -12,9 +12,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search_spaces.errors import SponError
-from sweep.display import say
-from sweep.folder import SweepFolder
 from sweep.search.mask_search import open_journal
+from sweep.store.folder import SweepFolder
+from sweep.terminal.display import say
 from trainables.tracking import SWEEP_TAG, refuse_password
 
 

@@ -21,13 +21,13 @@ from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_grid, r
 from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of, asks_for_gains, search_of, with_gains
 from search_spaces.sites import ModelShape, Module, Site, site_order
-from sweep.display import say
-from sweep.folder import SweepFolder
-from sweep.levels import in_workers, levelled
-from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import ScoredMasks, score_masks
-from sweep.tuner import run_trials
+from sweep.store.folder import SweepFolder
+from sweep.store.ledger import Ledger
+from sweep.terminal.display import say
+from sweep.tune.levels import in_workers, levelled
+from sweep.tune.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gain, by_gradient, leave_one_out, shapley
 from trainables.workbench import Materials, Workbench

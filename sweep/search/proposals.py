@@ -14,20 +14,20 @@ from ray.tune.schedulers import TrialScheduler
 from search_spaces.errors import SponError
 from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
-from sweep.callback import SweepCallback
-from sweep.cluster import at_once
-from sweep.display import follow, say
-from sweep.folder import SweepFolder
-from sweep.nodes import Nodes, reason
-from sweep.progress import Progress
-from sweep.scheduler import Halving, InTurn
-from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Counts, Task, Values
-from sweep.storage import drop_states, states_in
-from sweep.tuner import Interrupted, fit, grid_space
-from sweep.view import Standing
+from sweep.store.folder import SweepFolder
+from sweep.store.ledger import Ledger
+from sweep.store.storage import drop_states, states_in
+from sweep.terminal.display import follow, say
+from sweep.terminal.view import Standing
+from sweep.tune.callback import SweepCallback
+from sweep.tune.cluster import at_once
+from sweep.tune.nodes import Nodes, reason
+from sweep.tune.progress import Progress
+from sweep.tune.scheduler import Halving, InTurn
+from sweep.tune.tuner import Interrupted, fit, grid_space
 from trainables.activity import Activity
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, NODE, MaskTrainable, SponTrainable

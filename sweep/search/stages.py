@@ -14,20 +14,20 @@ from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
 from search_spaces.search_config import ProxyConfig
 from search_spaces.sites import ModelShape
-from sweep.display import say
-from sweep.folder import SweepFolder
-from sweep.report import report_on_test
 from sweep.search.confirm import choose, compare, final_groups
 from sweep.search.database import copy_studies
 from sweep.search.findings import make_findings, write_findings, write_stop
-from sweep.search.ledger import Ledger
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.pictures import write_pictures
 from sweep.search.power import Power, power_lines, power_of
 from sweep.search.proposals import ScoredMasks, TrainedMasks, propose, score_masks
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
 from sweep.search.task import Counts, Task
-from sweep.tuner import run_trials
+from sweep.store.folder import SweepFolder
+from sweep.store.ledger import Ledger
+from sweep.terminal.display import say
+from sweep.tune.report import report_on_test
+from sweep.tune.tuner import run_trials
 from trainables.activity import tell
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.selection import Selection, write_selection

@@ -7,7 +7,7 @@ import torch
 
 from analysis.prompts import Prompt, by_length, prompts_fingerprint, read_prompts, tokenise
 from search_spaces.errors import SponError
-from trainables.model import load_tokenizer
+from trainables.model.resident import load_tokenizer
 from trainables.workbench import Workbench
 
 

@@ -18,7 +18,7 @@ from analysis.resampling import (
     statistic,
     units_of,
 )
-from trainables.corpus import Blocks
+from trainables.text.corpus import Blocks
 
 ONES = np.ones((30, 1))
 GROUPS = np.repeat(np.arange(3), 10)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from analysis.export import load
 from tests.benchmarks.table import print_table
-from trainables import embedded
+from trainables.demo import embedded
 
 SHAPES = ((576, 1536), (1536, 576), (2048, 2048), (2048, 8192), (8192, 2048))
 """(in, out): gate_proj and down_proj of the embedded model; o_proj, gate_proj and down_proj of a 1B Llama."""

@@ -29,15 +29,15 @@ from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
 from tests.benchmarks.plain import Plain
 from tests.benchmarks.table import print_table
-from trainables.attention import attention_for
-from trainables.compiled import can_compile
-from trainables.corpus import Blocks
 from trainables.cost import forward_flop, step_flop
 from trainables.evaluation import score
 from trainables.loss import token_chunks
-from trainables.model import ModelSource, ResidentModel, shape_of
+from trainables.model.attention import attention_for
+from trainables.model.compiled import can_compile
+from trainables.model.resident import ModelSource, ResidentModel, shape_of
 from trainables.sparse import sparsified
 from trainables.teal import kth_largest
+from trainables.text.corpus import Blocks
 from trainables.training import Trainer
 from trainables.workbench import Materials, Workbench
 

@@ -18,9 +18,9 @@ import ray
 from mlflow import MlflowClient
 
 from search_spaces.load import parse_space
-from sweep.cluster import start_ray
-from sweep.folder import SweepFolder, create_sweep
-from sweep.tuner import run_trials
+from sweep.store.folder import SweepFolder, create_sweep
+from sweep.tune.cluster import start_ray
+from sweep.tune.tuner import run_trials
 from tests.benchmarks.table import print_table
 from tests.conftest import make_llama, make_text, trials_of
 from trainables import ray_trainable
@@ -101,7 +101,7 @@ def measure(directory: Path, n_trials: int) -> None:
     start_ray(space.resources)
     rss_start, started = _rss_mib(), time.time()
     uri = f"sqlite:///{directory / 'mlflow.db'}"
-    with _quiet(directory / "driver.txt"), patch("sweep.tuner.SponTrainable", IdleTrainable):
+    with _quiet(directory / "driver.txt"), patch("sweep.tune.tuner.SponTrainable", IdleTrainable):
         run_trials(folder, shape, trials, uri)
     seconds, rss_end = time.time() - started, _rss_mib()
     ray.shutdown()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.sites import Site
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.teal import kept_entries
 
 

@@ -61,7 +61,7 @@ def drive(directory: Path, workers: int) -> None:
     ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=2**28, log_to_driver=False)
     threading.Thread(target=_sample, args=(directory / "samples.txt",), daemon=True).start()
     with contextlib.ExitStack() as patches:
-        patches.enter_context(patch("sweep.tuner.SponTrainable", SleepingTrainable))
+        patches.enter_context(patch("sweep.tune.tuner.SponTrainable", SleepingTrainable))
         for name in _TIMED:
             timed = _timed(getattr(sweep_run, name), directory / "times.txt")
             patches.enter_context(patch.object(sweep_run, name, timed))

@@ -25,7 +25,7 @@ from pathlib import Path
 import yaml
 from mlflow import MlflowClient
 
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
 from tests.conftest import make_llama, make_text
 
 _SWEEP = [sys.executable, "-m", "sweep"]

@@ -7,7 +7,7 @@ import torch
 
 from search_spaces.errors import SponError
 from sweep.cli import command_line, main
-from sweep.lock import driving
+from sweep.store.lock import driving
 from tests.conftest import make_llama
 from tests.swept import write_space
 
@@ -109,7 +109,7 @@ def test_a_storage_that_is_no_bucket_is_refused(tiny_raw: dict[str, object], tmp
 def test_a_fault_of_the_program_is_no_trial_that_failed_and_no_bad_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sweep.folder.open_sweep", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("sweep.store.folder.open_sweep", lambda *arguments: 1 / 0)
     assert main(["status", "tiny", "--storage", str(tmp_path)]) == 3
     *traceback, line = capsys.readouterr().err.strip().splitlines()
     assert "error of this program, not of the input: ZeroDivisionError" in line

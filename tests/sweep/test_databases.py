@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
 from tests.services import PASSWORD, free_port, mlflow_server, postgres, postgres_programs
 from tests.swept import run, write_space
 

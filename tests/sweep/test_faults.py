@@ -14,7 +14,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from sweep.folder import SweepFolder
+from sweep.store.folder import SweepFolder
 from tests.conftest import trials_of
 from tests.services import A100, free_port, kill_group, kill_ray_node, mlflow_server, start_ray_node
 from tests.swept import ROOT, command, run, tracking_in, write_space

@@ -13,9 +13,9 @@ from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.schema import SpaceConfig, TrialConfig
 from sweep import find
 from sweep.find import space_to_find, within_budget
-from sweep.folder import SweepFolder, create_sweep
-from sweep.levels import unmeasured
 from sweep.plan import Cost
+from sweep.store.folder import SweepFolder, create_sweep
+from sweep.tune.levels import unmeasured
 from tests.conftest import VOCABULARY
 from tests.search_spaces.conftest import make_shape
 from tests.swept import run

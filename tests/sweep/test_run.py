@@ -15,12 +15,12 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import CorpusConfig, ModelConfig
-from sweep.display import ACTIVITY
-from sweep.folder import SweepFolder
 from sweep.run import _check_outlasts, _check_same, _closing, _found
+from sweep.store.folder import SweepFolder
+from sweep.terminal.display import ACTIVITY
 from tests.swept import ROOT, SECRETS, Swept, run, write_space
-from trainables import documents
 from trainables.checkpoint import read_checkpoint
+from trainables.text import documents
 
 pytestmark = pytest.mark.ray
 

@@ -11,10 +11,10 @@ import pytest
 
 from search_spaces.load import parse_space
 from sweep.cli import main
-from sweep.display import ACTIVITY
-from sweep.folder import SweepFolder, TrialFolder, create_sweep
-from sweep.lock import driving
 from sweep.status import as_lines, status_of
+from sweep.store.folder import SweepFolder, TrialFolder, create_sweep
+from sweep.store.lock import driving
+from sweep.terminal.display import ACTIVITY
 from tests.conftest import trials_of
 from tests.swept import Swept
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.workbench import Workbench
 
 # Read before the session's own cache replaces it

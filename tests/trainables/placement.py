@@ -21,11 +21,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
-from trainables import curves, evaluation, importance, loss, model, spon, teacher, teal, training
-from trainables.corpus import Blocks
-from trainables.model import ModelSource, ResidentModel, shape_of
+from trainables import curves, evaluation, importance, loss, spon, teacher, teal, training
+from trainables.model import resident as model
+from trainables.model.resident import ModelSource, ResidentModel, shape_of
 from trainables.sparse import sparsified
 from trainables.teacher import Teacher
+from trainables.text.corpus import Blocks
 from trainables.workbench import Materials, Workbench
 
 BLOCKS, LENGTH, HIDDEN = 6, 8, 32

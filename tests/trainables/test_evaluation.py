@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from search_spaces.errors import SponError
-from trainables import loss, model
-from trainables.corpus import Blocks
+from trainables import loss
 from trainables.evaluation import dense_scores, score, scores_from_tokens
+from trainables.model import resident as model
 from trainables.scores import Scores, mean_scores
 from trainables.sparse import sparsified
+from trainables.text.corpus import Blocks
 from trainables.workbench import Workbench
 
 

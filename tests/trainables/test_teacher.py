@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.trainables.conftest import elsewhere
-from trainables import loss, model, teacher
+from trainables import loss, teacher
 from trainables.evaluation import score
 from trainables.loss import linear_kl
+from trainables.model import resident as model
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 from trainables.teacher import Teacher, next_tokens, teacher_of

@@ -13,7 +13,7 @@ from tests.conftest import make_llama, trials_of
 from trainables import trial as module
 from trainables import workbench
 from trainables.checkpoint import Checkpoint
-from trainables.model import ResidentModel
+from trainables.model.resident import ResidentModel
 from trainables.scores import Scores
 from trainables.trial import Trial, recovery, report_test, run_trial
 from trainables.workbench import Workbench

@@ -9,8 +9,8 @@ import torch
 from analysis.questions import perplexity
 from analysis.questions.perplexity import damage_of
 from analysis.subject import Subject
-from trainables.corpus import Blocks
 from trainables.teacher import teacher_of
+from trainables.text.corpus import Blocks
 
 
 def test_damage_by_hand():

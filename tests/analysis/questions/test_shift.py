@@ -10,7 +10,7 @@ from analysis.finding import Finding
 from analysis.questions import shift
 from analysis.questions.shift import recovery, shift_of
 from analysis.subject import Subject, states_of
-from trainables.corpus import Blocks
+from trainables.text.corpus import Blocks
 
 
 def row_of(finding: Finding, place: str):

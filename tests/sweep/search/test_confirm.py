@@ -8,8 +8,8 @@ from search_spaces.resolve import Fingerprints, resolve_space
 from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
-from sweep.folder import SweepFolder
 from sweep.search.confirm import choose, compare, final_groups
+from sweep.store.folder import SweepFolder
 from tests.search_spaces.conftest import make_shape
 from tests.sweep.search.fabricated import checkpoint_of, scores_of
 

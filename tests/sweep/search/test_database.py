@@ -8,9 +8,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from search_spaces.errors import SponError
-from sweep.folder import SweepFolder
 from sweep.search.database import check_database, copy_studies
 from sweep.search.mask_search import open_journal
+from sweep.store.folder import SweepFolder
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
-from sweep.folder import SweepFolder
 from sweep.search.measure import without_measured
+from sweep.store.folder import SweepFolder
 from tests.swept import run, write_space
 from trainables.workbench import find_materials
 

@@ -7,10 +7,10 @@ import pytest
 
 from search_spaces.resolve import Fingerprints, resolve_space
 from search_spaces.schema import SpaceConfig
-from sweep.folder import SweepFolder
 from sweep.search import proposals
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Task
+from sweep.store.folder import SweepFolder
 from tests.search_spaces.conftest import make_shape
 
 SEARCH = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, "stopping": "asha"}

@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sweep.folder import SweepFolder
 from sweep.search.mask_log import MaskLog
 from sweep.search.mask_search import open_journal
 from sweep.search.task import Counts
+from sweep.store.folder import SweepFolder
 from tests.swept import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint
 from trainables.selection import SELECTION, read_selection

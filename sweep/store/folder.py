@@ -1,0 +1,299 @@
+"""A sweep on disk: the results are here first, and everything else (MLflow, the board) is made from them.
+
+| path under the storage     | what it is                              |
+| -------------------------- | --------------------------------------- |
+| mlflow.db, mlartifacts/    | shared by all sweeps                    |
+| NAME/space.json            | the validated space                     |
+| NAME/id                    | what no other sweep anywhere is called  |
+| NAME/driver.*              | who drives it now, and the lock         |
+| NAME/parent.json           | the sweep's MLflow run                  |
+| NAME/activity.json         | what it is doing, while a driver lives  |
+| NAME/planned.json          | optimiser steps of each trial to come   |
+| NAME/stages.json           | a search: stages so far, their trials   |
+| NAME/mirror.json           | a bucket's: who copied there last       |
+| NAME/tune/STAGE.N/         | Ray Tune's own: logs, states of trials  |
+| NAME/trials/TRIAL/         | one trial:                              |
+|   trial.json               | the resolved config                     |
+|   progress.jsonl           | one line a validation                   |
+|   log.txt                  | its events: when, on which node         |
+|   checkpoint/              | of a finished one                       |
+|   failure.txt              | the reason, of a failed one             |
+|   stopped.txt              | a scheduler ended it early              |
+|   adopted.json             | it was trained in another sweep         |
+|   auxiliary.txt            | trained to measure something, no result |
+|   mlflow.json              | what MLflow has of it already           |
+| NAME/board.*               | table and figure                        |
+| NAME/optuna.log            | a search: the Optuna study              |
+| NAME/masks.jsonl           | a search: every mask that was scored    |
+| NAME/proposals.json        | a search: what became of the proposals  |
+| NAME/reference.jsonl       | a search: masks that span it, scored    |
+| NAME/findings.*            | a search: what was found                |
+| NAME/search_*.png          | a search: its pictures                  |
+| NAME/levels.*              | levels that were measured, and curves   |
+| NAME/frontier.*            | KL against sparsity, by levels, biases  |
+| NAME/importance.json       | figures of layers                       |
+| NAME/measured.jsonl        | the masks that these figures are from   |
+| NAME/selection.json        | a search: what was chosen, and how sure |
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from search_spaces.errors import SponError
+from search_spaces.files import write_whole
+from search_spaces.load import parse_space
+from search_spaces.schema import SpaceConfig, TrialConfig
+from sweep.store.storage import check_writable, pull, root_of, sweeps_in
+from trainables.cache import writable, written_aside
+from trainables.checkpoint import META, Checkpoint, write_checkpoint, write_test
+
+_ID, _SPACE, _PLANNED, _STAGES = "id", "space.json", "planned.json", "stages.json"
+
+State = Literal["running", "finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """One trial of a sweep, as far as it has come."""
+
+    path: Path
+
+    @property
+    def config(self) -> TrialConfig:
+        """The resolved trial."""
+        return TrialConfig.model_validate_json((self.path / "trial.json").read_text())
+
+    @property
+    def state(self) -> State:
+        """What the files say: a checkpoint means finished, a reason failed, a note of a scheduler stopped."""
+        if (self.checkpoint_path / META).exists():
+            return "finished"
+        if (self.path / "stopped.txt").exists():
+            return "stopped"
+        return "failed" if (self.path / "failure.txt").exists() else "running"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the checkpoint of a finished trial is."""
+        return self.path / "checkpoint"
+
+    @property
+    def failure(self) -> str:
+        """Why a failed trial failed."""
+        return (self.path / "failure.txt").read_text()
+
+    @property
+    def progress(self) -> list[dict[str, float]]:
+        """Metrics of every validation so far."""
+        file = self.path / "progress.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def start(self, config: TrialConfig) -> None:
+        """Record a trial; harmless if it is recorded already."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "trial.json", config.model_dump_json(indent=1), sync=False)  # made again on resume
+
+    def add_progress(self, *validations: dict[str, float]) -> bool:
+        """Record those validations, in ascending order, that are not recorded yet; whether the last was one."""
+        known = self.progress
+        steps = {metrics["step"] for metrics in known}
+        new = [metrics for metrics in validations if metrics["step"] not in steps]
+        if new:
+            lines = [json.dumps(one) + "\n" for one in (*known, *new)]
+            write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # each result has all of them
+        return bool(new) and new[-1] is validations[-1]
+
+    @property
+    def log_path(self) -> Path:
+        """Where the trial's own log is, if anything happened to it in this sweep."""
+        return self.path / "log.txt"
+
+    def note(self, event: str) -> None:
+        """Add an event to the trial's log, with the time (UTC)."""
+        with self.log_path.open("a") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event}\n")
+
+    def store(self, checkpoint: Checkpoint) -> None:
+        """Write the trial's checkpoint: the trial is finished."""
+        with writable(self.path), written_aside(self.checkpoint_path) as aside:
+            write_checkpoint(checkpoint, aside)
+
+    def add_test(self, checkpoint: Checkpoint) -> None:
+        """Write what the test split says beside the checkpoint, which stays as it is."""
+        with writable(self.path):
+            write_test(checkpoint, self.checkpoint_path)
+
+    def stop(self) -> None:
+        """Record that a scheduler ended the trial early."""
+        (self.path / "stopped.txt").touch()
+
+    @property
+    def is_auxiliary(self) -> bool:
+        """Whether it was trained to measure something by it, and has no place on the board."""
+        return (self.path / "auxiliary.txt").exists()
+
+    def set_aside(self, config: TrialConfig) -> None:
+        """Record a trial that is auxiliary."""
+        self.start(config)
+        (self.path / "auxiliary.txt").touch()
+
+    def retry(self) -> None:
+        """Have a failed trial begin again where its states have it."""
+        self.note(f"tried again, after: {self.failure}")
+        (self.path / "failure.txt").unlink()
+
+    def fail(self, reason: str) -> None:
+        """Record why the trial failed."""
+        write_whole(self.path / "failure.txt", reason)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One sweep on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.path.name
+
+    @property
+    def id(self) -> str:
+        """What no other sweep anywhere is called: it tells sweeps apart on a server that several clusters share."""
+        file = self.path / _ID
+        if not file.exists():
+            write_whole(file, uuid4().hex)
+        return file.read_text()
+
+    @property
+    def ear(self) -> str:
+        """Name of who hears this sweep's workers: the same after a restart, another than any other sweep's."""
+        return f"spon-ear-{self.id}"
+
+    @property
+    def space(self) -> SpaceConfig:
+        """The space that the sweep was started with."""
+        file = self.path / _SPACE
+        raw = json.loads(file.read_text())
+        raw.get("training", {}).pop("seed", None)  # older sweeps have its default there, beside the seeds that count
+        return parse_space(raw, str(file))
+
+    @property
+    def trials(self) -> list[TrialFolder]:
+        """Trials recorded so far, by name."""
+        return [TrialFolder(file.parent) for file in sorted(self.path.glob("trials/*/trial.json"))]
+
+    @property
+    def results(self) -> list[TrialFolder]:
+        """Finished trials but for those that were trained to measure something."""
+        return [trial for trial in self.trials if trial.state == "finished" and not trial.is_auxiliary]
+
+    @property
+    def journal(self) -> Path:
+        """Where the Optuna studies of a search are."""
+        return self.path / "optuna.log"
+
+    @property
+    def planned(self) -> dict[str, int]:
+        """Optimiser steps of the trials that are to be trained, by name, as far as that is known."""
+        file = self.path / _PLANNED
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def plan(self, steps: dict[str, int]) -> None:
+        """Record trials that are to be trained, beside those that are recorded already."""
+        write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
+
+    @property
+    def stages(self) -> dict[str, list[str]]:
+        """Stages of a search that have begun, in their order, each with the names of the trials that it trains."""
+        file = self.path / _STAGES
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def begin(self, stage: str, trials: Iterable[str] = ()) -> None:
+        """Record that a stage of a search has begun; harmless if it is recorded already."""
+        write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
+
+    @property
+    def tune(self) -> str:
+        """Where Ray Tune keeps what it has of the sweep, for the driver and all workers: a whole path, or a URI."""
+        return f"{root_of(self.path.parent)}/{self.name}/tune"
+
+    def job(self, config: TrialConfig, states: Mapping[str, list[str]]) -> dict[str, Any]:
+        """What Ray's config holds of a trial that is to be trained, given the states of all (``states_in``).
+
+        The one before the newest is there for a newest that cannot be read.
+        """
+        return {"trial": config.model_dump(mode="json"), "states": states.get(config.name, [])[:2]}
+
+    def trial(self, config: TrialConfig) -> TrialFolder:
+        """The folder of a trial, whether it exists yet or not."""
+        return TrialFolder(self.path / "trials" / config.name)
+
+
+def open_sweep(storage: Path, name: str) -> SweepFolder:
+    """A sweep that exists.
+
+    Raises:
+        SponError: if it does not; the message lists those that do.
+    """
+    known = sweeps_in(storage)
+    if name not in known:  # nor is a path that leads elsewhere
+        there = ", ".join(known) or "none"
+        raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {there}")
+    pull(storage, name)
+    return SweepFolder(storage / name)
+
+
+def began(storage: Path, name: str) -> SpaceConfig | None:
+    """The space that the sweep of this name began with, if there is one."""
+    pull(storage, name)
+    folder = SweepFolder(storage / name)
+    return folder.space if (folder.path / _SPACE).exists() else None
+
+
+def check_sweep(storage: Path, space: SpaceConfig) -> None:
+    """Refuse, before anything expensive, a storage or a name that the space cannot have.
+
+    Raises:
+        SponError: if the storage cannot be written, or the name stands for another space.
+    """
+    with writable(storage):
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    check_writable(storage)
+    before = began(storage, space.name)  # parsed: a key that is new has its default there
+    if before is not None and not _goes_on(before, space):
+        raise SponError(
+            f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
+            "choose a free one (--set name=...), or change its resources alone, or add allocations or seeds to a grid"
+        )
+
+
+def _goes_on(before: SpaceConfig, space: SpaceConfig) -> bool:
+    """Whether all results of a space are results of another: it has other resources, or is a grid of more trials."""
+    grows = () if before.search else ("allocations", "seeds")
+    fewer = {key: getattr(space, key)[: len(getattr(before, key))] for key in grows}
+    same = space.model_copy(update={"resources": before.resources, **fewer})
+    return _written(before) == _written(same) and before.resources.device == space.resources.device
+
+
+def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
+    """The folder of a space that ``check_sweep`` let pass: a new one, or the one it had before."""
+    folder = SweepFolder(storage / space.name)
+    with writable(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_whole(folder.path / _SPACE, json.dumps(_written(space), indent=1))
+    return folder
+
+
+def _written(space: SpaceConfig) -> dict[str, Any]:
+    """What is recorded of a space: all but the training seed, whose default would read as a choice beside ``seeds``."""
+    return space.model_dump(mode="json", exclude={"training": {"seed"}})

@@ -1,0 +1,257 @@
+"""MLflow, fed from the sweep's folder: one parent run a sweep, one child run a trial.
+
+What was sent is written beside each trial, so ``sync`` sends only what is new: after a restart, or after the server was
+away, it goes on where it stopped, and no trial gets a second run. An MLflow that does not answer never stops a sweep.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cached_property
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+
+from search_spaces.files import write_whole
+from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.sites import Site
+from sweep.store.folder import State, SweepFolder, TrialFolder
+from sweep.terminal.display import say
+from trainables.checkpoint import read_checkpoint
+from trainables.quiet import hush
+from trainables.selection import SELECTION
+from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIAL_TAG, bound_waiting
+
+_SENT, _PARENT = "mlflow.json", "parent.json"
+_ARTIFACTS = ("board.*", "frontier.*", "levels.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
+"""Of a sweep as a whole, for its parent run."""
+_STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_LAST_SECONDS = 5.0
+"""That a stage waits at its end for MLflow."""
+
+hush()
+bound_waiting()
+
+
+class Tracker:
+    """Sends a sweep to MLflow.
+
+    Args:
+        uri: tracking URI.
+        folder: of the sweep.
+    """
+
+    def __init__(self, uri: str, folder: SweepFolder) -> None:
+        self._client = MlflowClient(uri)
+        self._folder = folder
+        self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
+        self._may_have_more = (folder.path / _PARENT).exists()  # than is noted: the process before may have been killed
+        self._warned = False
+        self._running: set[str] = set()
+
+    def sync(self, trial: TrialFolder) -> bool:
+        """Send what MLflow does not have of a trial yet, unless it is auxiliary; False if MLflow did not answer."""
+        return trial.is_auxiliary or self._answered(lambda: self._sync(trial))
+
+    def sync_all(self) -> bool:
+        """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
+        trials = self._folder.trials
+        return all([self.sync(trial) for trial in trials]) and self._answered(lambda: self._end(trials))
+
+    def stop(self) -> None:
+        """Mark what runs as stopped: its driver ends."""
+        self._answered(self._stop)
+
+    def _answered(self, send: Callable[[], None]) -> bool:
+        """Whether MLflow took it; the first time that it does not, say so.
+
+        A server, its store of artifacts and the libraries before them fail in many ways, and none may stop a sweep.
+        """
+        try:
+            send()
+        except Exception as error:
+            if isinstance(error, OSError) and str(self._folder.path) in str(error.filename):
+                raise  # the sweep's own disk
+            self._may_have_more = True  # an answer that was lost is no sign that nothing was done
+            if not self._warned:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                say(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
+            self._warned = True
+            return False
+        return True
+
+    def _end(self, trials: list[TrialFolder]) -> None:
+        parent = self._parent()
+        for pattern in _ARTIFACTS:
+            for file in self._folder.path.glob(pattern):
+                self._client.log_artifact(parent, str(file))
+        states = {trial.state for trial in trials}
+        if "running" in states:  # and no driver is there
+            self._stop()
+        else:
+            self._client.set_terminated(parent, "FAILED" if "failed" in states else "FINISHED")
+
+    def _stop(self) -> None:
+        for trial in self._folder.trials:
+            file = trial.path / _SENT
+            sent = json.loads(file.read_text()) if file.exists() else {}
+            if trial.state == "running" and "run" in sent:
+                self._client.set_terminated(sent["run"], "KILLED")
+        self._client.set_terminated(self._parent(), "KILLED")
+
+    def _go_on(self, run: str) -> None:
+        """A run that an earlier driver may have marked as stopped runs again."""
+        if run not in self._running:
+            self._client.update_run(run, "RUNNING")
+            self._running.add(run)
+
+    def _sync(self, trial: TrialFolder) -> None:
+        file = trial.path / _SENT
+        sent = json.loads(file.read_text()) if file.exists() else {"lines": 0, "state": None, "final": []}
+        state, progress = trial.state, trial.progress
+        if "run" not in sent:
+            sent["run"] = self._child(trial.config)
+        elif state == "running":
+            self._go_on(self._parent())
+            self._go_on(sent["run"])
+        run = sent["run"]
+        # Noted before it is sent: MLflow takes what it has already, of the same time, once
+        now = sent.setdefault("now", int(time.time() * 1000))
+        write_whole(file, json.dumps(sent))
+        self._log(run, now, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
+        sent["lines"] = len(progress)
+        if state == "finished":
+            final = read_checkpoint(trial.checkpoint_path).meta.metrics
+            if sorted(final) != sent["final"]:
+                self._log(run, now, [(int(progress[-1]["step"]), final)])
+                self._client.log_artifacts(run, str(trial.checkpoint_path), CHECKPOINT_ARTIFACT)
+                sent["final"] = sorted(final)
+        if state == "failed":
+            self._client.set_tag(run, "failure", trial.failure[:500])
+        if state != sent["state"] and state != "running":
+            if trial.log_path.exists():
+                self._client.log_artifact(run, str(trial.log_path))
+            self._client.set_terminated(run, _STATUS[state])
+        sent["state"] = state
+        del sent["now"]
+        write_whole(file, json.dumps(sent))
+
+    def _log(self, run: str, now: int, steps: list[tuple[int, dict[str, float]]]) -> None:
+        """Log the metrics of some steps, as many in one call as MLflow takes: a call costs more than what is in it."""
+        metrics = [Metric(key, value, now, step) for step, values in steps for key, value in values.items()]
+        for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+
+    @cached_property
+    def _experiment(self) -> str:
+        known = self._client.get_experiment_by_name(EXPERIMENT)
+        return known.experiment_id if known else self._client.create_experiment(EXPERIMENT, self._artifacts)
+
+    def _parent(self) -> str:
+        """The sweep's run, found by its file or by its tag, or made."""
+        file = self._folder.path / _PARENT
+        if file.exists():
+            return str(json.loads(file.read_text())["run"])
+        identity = {SWEEP_TAG: self._folder.id}
+        run = self._find(identity)
+        if run:
+            self._may_have_more = True
+        else:
+            run = self._create(self._folder.name, identity)
+        self._client.log_batch(run, params=_as_params(_sweep_params(self._folder.space)))
+        write_whole(file, json.dumps({"run": run}))
+        return run
+
+    def _child(self, config: TrialConfig) -> str:
+        """A trial's run under the parent, found by its tags, or made."""
+        identity = {MLFLOW_PARENT_RUN_ID: self._parent(), TRIAL_TAG: config.identity}
+        labels = {"spon.allocation": config.allocation, "spon.plan": config.plan_label}
+        run = self._find(identity) if self._may_have_more else None
+        run = run or self._create(config.name, identity | labels)
+        self._client.log_batch(run, params=_as_params(trial_params(config)))
+        return run
+
+    def _find(self, tags: dict[str, str]) -> str | None:
+        condition = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self._client.search_runs([self._experiment], condition, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+
+
+class Sender:
+    """Sends trials in a thread of its own: workers would wait for their next trial while the driver waits for MLflow.
+
+    What comes for a trial that waits goes with it.
+
+    Args:
+        tracker: that nobody else uses until ``close``.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._jobs: dict[Path, Future[bool]] = {}
+
+    def send(self, trial: TrialFolder) -> None:
+        """Have sent what MLflow does not have of a trial yet, as the trial's files are now or later."""
+        job = self._jobs.get(trial.path)
+        if job is None or job.running() or job.done():
+            self._jobs[trial.path] = self._pool.submit(self._tracker.sync, trial)
+
+    def close(self) -> None:
+        """Send what waits, for some seconds; what is left is for ``sync_all``, now or when the sweep goes on.
+
+        Raises:
+            OSError: if a trial's files could not be read, or what was sent not be noted.
+        """
+        ended, _ = wait(self._jobs.values(), timeout=_LAST_SECONDS)
+        self._pool.shutdown(cancel_futures=True)
+        for job in ended:
+            job.result()
+
+
+def trial_params(config: TrialConfig) -> dict[str, object]:
+    """What the compare view can plot or group by; one 0/1 param a layer says where the biases are."""
+    sites = [Site.parse(site) for site in config.sites]
+    layers = {site.layer for site in sites}
+    training = config.training
+    return {
+        "model": config.model.source,
+        "dtype": config.model.dtype,
+        "corpus": config.corpus.source,
+        "allocation": config.allocation,
+        "plan": config.plan_label,
+        "rule": config.plan.rule,
+        "sparsity": config.sparsity,
+        "modules": "+".join(dict.fromkeys(site.module for site in sites)) or "none",
+        "n_spon_layers": len(layers),
+        "n_spon_params": config.n_spon_params,
+        "relative_params": round(config.relative_params, 6),
+        "form": training.form,
+        "lr": training.lr,
+        "schedule": training.schedule,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size * training.gradient_accumulation_steps,
+        "seed": training.seed,
+        **{f"layer_{layer:02d}": int(layer in layers) for layer in range(config.num_layers)},
+    }
+
+
+def _sweep_params(space: SpaceConfig) -> dict[str, object]:
+    return {
+        "model": space.model.source,
+        "corpus": space.corpus.source,
+        "sparsity": list(space.sparsity),
+        "allocations": ", ".join(allocation.label for allocation in space.allocations),
+        "seeds": list(space.seeds),
+    }
+
+
+def _as_params(values: dict[str, object]) -> list[Param]:
+    return [Param(key, str(value)) for key, value in values.items()]

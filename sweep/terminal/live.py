@@ -1,0 +1,53 @@
+"""The display on a terminal: a bar for the stage, a line for each worker, the best so far; events go by above it."""
+
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweep.terminal.view import View
+
+_BAR_WIDTH = 20
+_OTHER_LINES = 8
+"""Of a terminal's height, for what is not a worker."""
+
+
+class _Live(Live):
+    """Shows views."""
+
+    def update(self, view: Any, *, refresh: bool = False) -> None:
+        """Show another view."""
+        super().update(rendered(view, self.console.height - _OTHER_LINES), refresh=refresh)
+
+
+def start_live(stream: TextIO) -> Live:
+    """Take the terminal; what else is printed goes above."""
+    live = _Live(console=Console(file=stream), auto_refresh=False, transient=True)
+    live.start()
+    return live
+
+
+def rendered(view: View, most_workers: int) -> RenderableType:
+    """A view for a terminal, with so many workers at most."""
+    shown = view.workers[: max(1, most_workers)]
+    more = len(view.workers) - len(shown)
+    rows = [*shown, *([("", f"and {more} more")] if more else [])]
+    return Group(_head(view), _grid(rows), *(Text(f"  best  {line}", "green", no_wrap=True) for line in view.best))
+
+
+def _head(view: View) -> RenderableType:
+    head = Table.grid(padding=(0, 2))
+    bar = [ProgressBar(total=1.0, completed=view.share, width=_BAR_WIDTH)] if view.share is not None else []
+    head.add_row(Text(f"{view.time:>6}"), *bar, Text(view.text, style="bold"), Text(view.left, style="cyan"))
+    return head
+
+
+def _grid(rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for who, what in rows:
+        grid.add_row(*(Text(text, no_wrap=True, overflow="ellipsis") for text in (f"        {who}", what)))
+    return grid

@@ -1,0 +1,169 @@
+"""Ray Tune, set up for SPON: run what is left of a stage of a sweep, say how far it came."""
+
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping
+from itertools import count
+from typing import Any
+
+from ray import tune
+from ray.tune.execution import class_cache
+
+from search_spaces.schema import TrialConfig
+from search_spaces.sites import ModelShape
+from sweep.store.folder import SweepFolder
+from sweep.store.storage import drop_states, folders_in, states_in
+from sweep.tune.callback import SweepCallback
+from sweep.tune.nodes import Nodes, Place, places
+from sweep.tune.progress import Progress
+from sweep.tune.scheduler import InTurn
+from trainables.cache import writable
+from trainables.ray_trainable import SponTrainable
+from trainables.schedule import total_steps
+
+_NEVER = 10**9
+"""Seconds between two times that Ray writes the state of all trials, which nothing is taken up from."""
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
+    """A stage was stopped before its end, with the results in hand stored; the message says what is left."""
+
+
+def run_trials(
+    folder: SweepFolder,
+    shape: ModelShape,
+    trials: list[TrialConfig],
+    tracking_uri: str,
+    stage: str = "grid",
+    with_test: bool = False,
+) -> float | None:
+    """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
+
+    Trials that their nodes failed are run again when the others have ended. Ctrl-C stops after the results in hand are
+    stored.
+
+    Args:
+        folder: of the sweep.
+        shape: of the model.
+        trials: of the stage.
+        tracking_uri: of MLflow.
+        stage: names Ray's folder of it.
+        with_test: whether the test report comes after it, which counts in the time that is left.
+
+    Returns:
+        Operations a second of a place, if some were trained now.
+
+    Raises:
+        Interrupted: if it was stopped.
+        SponError: if the storage is full, or cannot be written any more.
+    """
+    if not trials:
+        return None
+    folder.plan({trial.name: _steps(trial) for trial in trials})
+    resources = folder.space.resources
+    nodes, speed, put_off = Nodes(resources), None, len(trials)
+    while put_off and (left := [trial for trial in trials if folder.trial(trial).state == "running"]):  # or not begun
+        before, at_once = len(trials) - len(left), places(resources)
+        progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
+        callback = SweepCallback(folder, progress, tracking_uri, nodes)
+        states = states_in(folder.tune)
+        jobs = {trial.name: folder.job(trial, states) for trial in left}
+        fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
+        speed, put_off = progress.speed or speed, callback.put_off
+    if left := [trial for trial in trials if folder.trial(trial).state == "running"]:
+        raise Interrupted(f"{stage}, {len(left)} trials to go")
+    drop_states(folder.tune)
+    return speed
+
+
+def _steps(trial: TrialConfig) -> int:
+    return total_steps(trial.corpus.blocks.calibration, trial.training) if trial.sites else 0
+
+
+def fit(
+    folder: SweepFolder,
+    stage: str,
+    trainable: type[tune.Trainable],
+    space: dict[str, Any],
+    callback: tune.Callback,
+    config: tune.TuneConfig,
+) -> None:
+    """Run what is left of a stage of a sweep through Ray Tune.
+
+    Args:
+        folder: of the sweep.
+        stage: names Ray's folder of it.
+        trainable: what runs; its output is kept if it trains.
+        space: of its config; its place in the resources is added here.
+        callback: keeps the results.
+        config: the search, if it is one; how trials are named, placed and reused is added here.
+    """
+    _keep_secrets()
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER)
+    resources, trains = folder.space.resources, issubclass(trainable, SponTrainable)
+    placed = tune.with_resources(trainable, Place([resources.bundle]))
+    space = space | {
+        "threads": resources.cpus_per_trial,
+        "gpus": resources.gpus_per_trial,
+        "max_minutes": resources.max_minutes,
+        "ear": folder.ear,
+    }
+    config.reuse_actors = True
+    config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
+    config.scheduler = config.scheduler or InTurn(resources)
+    config.trial_name_creator = config.trial_dirname_creator = _trial_name
+    run = tune.RunConfig(
+        name=_fresh(stage, folders_in(folder.tune)),
+        storage_path=folder.tune,
+        callbacks=[callback],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials say when; all states are kept
+        failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+        log_to_file=trains,
+        sync_config=tune.SyncConfig(sync_artifacts=trains, sync_period=0),  # the log files, after each result
+        verbose=0,
+    )
+    _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)
+
+
+def _fresh(stage: str, known: Collection[str]) -> str:
+    """A name for Ray's folder of a stage: each driver has its own, and overwrites no state of an earlier one."""
+    return next(name for number in count(1) if (name := f"{stage}.{number}") not in known)
+
+
+def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
+    """Run until the end, or until a callback cannot write, which Ray wraps with its traceback."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    with writable(folder.path):
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        finally:
+            for number, handler in handlers.items():  # Ray leaves its own, which would swallow the next Ctrl-C
+                signal.signal(number, handler)
+
+
+def _keep_secrets() -> None:
+    """Tune would pass the cloud keys of the driver on to trials, and Ray's agent writes what it passes on into its log.
+
+    Workers have the environment of their node, which is the driver's where Ray runs on this machine alone.
+    """
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name[:4] == "AWS_"}
+
+
+def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A grid over names, each with the config of its job: Ray copies the whole grid for each trial, so it is light.
+
+    Args:
+        jobs: by name, all with the same keys.
+    """
+
+    def look_up(key: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda config: jobs[config["name"]][key]
+
+    keys = next(iter(jobs.values()))
+    return {"name": tune.grid_search(list(jobs)), **{key: tune.sample_from(look_up(key)) for key in keys}}
+
+
+def _trial_name(trial: tune.experiment.Trial) -> str:
+    return str(trial.config["name"])

@@ -1,0 +1,74 @@
+"""The figures of another work beside one's own, such as those of the seed study (``docs/study.yaml``)."""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from search_spaces.errors import SponError
+from search_spaces.files import first_fault
+from search_spaces.placement import Level
+from search_spaces.sources import Config
+from sweep.views.render import interval
+
+
+class _Row(Config):
+    allocation: str
+    sparsity: Level
+    ppl: float
+    vs_teal_pct: float
+
+
+class Published(Config):
+    """What another work found.
+
+    Attributes:
+        source: the work.
+        rows: perplexity of each allocation and sparsity, and against TEAL alone under the same plan in percent.
+    """
+
+    source: str
+    rows: tuple[_Row, ...]
+
+
+def read_published(file: Path) -> Published:
+    """Read a YAML file.
+
+    Raises:
+        SponError: if it is missing or of another form.
+    """
+    try:
+        return Published.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise SponError(f"published figures must have source and rows, but {first_fault(error)} (at {file})") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SponError(f"published figures must be a YAML file, but {reason} (at {file})") from error
+
+
+def as_text(board: pd.DataFrame, published: Published) -> str:
+    """One's own rows with those of the other work that have the same allocation and sparsity.
+
+    Raises:
+        SponError: if none has.
+    """
+    theirs = {(row.allocation, row.sparsity): row for row in published.rows}
+    lines = []
+    for _, own in board.iterrows():
+        row = theirs.get((own["allocation"], own["sparsity"]))
+        if row is not None:
+            lines.append(
+                {
+                    "allocation": own["allocation"],
+                    "plan": own["plan"],
+                    "seed": own["seed"],
+                    "PPL": interval(own, "ppl", ".2f"),
+                    "theirs": f"{row.ppl:.2f}",
+                    "vs TEAL %": interval(own, "vs_teal_pct", "+.2f"),
+                    "theirs ": f"{row.vs_teal_pct:+.2f}",
+                }
+            )
+    if not lines:
+        raise SponError(f"an allocation and a sparsity must be in both, but none of {published.source} is in the board")
+    return f"theirs: {published.source}\n{pd.DataFrame(lines).to_string(index=False)}"

@@ -1,0 +1,70 @@
+"""Two sweeps side by side: the same allocations under other levels, training or code, paired over the same text."""
+
+from typing import NamedTuple
+
+from search_spaces.errors import SponError
+from sweep.store.folder import SweepFolder
+from trainables.checkpoint import Checkpoint, read_checkpoint
+from trainables.scores import Scores
+from trainables.statistics import Interval, paired_bootstrap
+
+_Key = tuple[str, float, int]
+"""By what a trial of one sweep finds its like in the other: allocation, sparsity, seed."""
+
+
+class Pair(NamedTuple):
+    """A trial of two sweeps, on the test split.
+
+    Attributes:
+        difference: KL of the second minus KL of the first, in nats; its 95% interval is paired over documents.
+    """
+
+    allocation: str
+    sparsity: float
+    seed: int
+    kl_nats: tuple[float, float]
+    ppl: tuple[float, float]
+    difference: Interval
+
+
+def compare(first: SweepFolder, second: SweepFolder) -> list[Pair]:
+    """The trials that two sweeps share.
+
+    Raises:
+        SponError: if they share none, or these were not scored on the same text.
+    """
+    ours, theirs = _finished(first), _finished(second)
+    shared = [key for key in ours if key in theirs]
+    if not shared:
+        rule = "two sweeps must share a scored trial, of one allocation, sparsity and seed"
+        raise SponError(f"{rule}, but {first.name} and {second.name} do not")
+    return [_pair(key, ours[key], theirs[key]) for key in shared]
+
+
+def as_text(pairs: list[Pair], first: str, second: str) -> str:
+    """A line a trial, and one that explains them."""
+    width = max(len(pair.allocation) for pair in pairs)
+    lines = []
+    for pair in pairs:
+        (kl, kl_then), (ppl, ppl_then) = pair.kl_nats, pair.ppl
+        who = f"{pair.allocation:{width}}  {pair.sparsity:4.0%}  seed {pair.seed}"
+        changed = f"KL {kl:.4f} -> {kl_then:.4f}, {pair.difference:+.4f}"
+        lines.append(f"{who}  {changed}  PPL {ppl:.2f} -> {ppl_then:.2f}")
+    key = f"{first} -> {second}, test split; KL in nats a token; the difference with its paired 95% interval"
+    return "\n".join([*lines, key])
+
+
+def _finished(folder: SweepFolder) -> dict[_Key, Checkpoint]:
+    read = [read_checkpoint(trial.checkpoint_path) for trial in folder.trials if trial.state == "finished"]
+    scored = [(checkpoint.meta.config, checkpoint) for checkpoint in read if "test.spon" in checkpoint.scores]
+    return {(config.allocation, config.sparsity, config.training.seed): checkpoint for config, checkpoint in scored}
+
+
+def _pair(key: _Key, ours: Checkpoint, theirs: Checkpoint) -> Pair:
+    texts = [checkpoint.meta.config.corpus_fingerprint for checkpoint in (ours, theirs)]
+    if texts[0] != texts[1]:
+        raise SponError(f"two sweeps must be scored on the same text, but theirs are {texts[0]} and {texts[1]}")
+    scores: dict[str, Scores] = {"ours": ours.scores["test.spon"], "theirs": theirs.scores["test.spon"]}
+    difference = paired_bootstrap(scores, {"kl": lambda means: means["theirs"].kl - means["ours"].kl})["kl"]
+    kl, ppl = ((getattr(scores["ours"], name), getattr(scores["theirs"], name)) for name in ("kl_nats", "ppl"))
+    return Pair(*key, kl, ppl, difference)

@@ -1,0 +1,65 @@
+"""What Ray Tune is given, without starting Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune.execution.class_cache import _ActorClassCache
+
+from search_spaces.load import parse_space
+from search_spaces.schema import TrialConfig
+from sweep.store.folder import create_sweep
+from sweep.tune import tuner
+from sweep.tune.tuner import fit, grid_space
+from tests.conftest import trials_of
+from trainables.ray_trainable import SponTrainable
+
+
+def jobs(trials: list[TrialConfig]) -> dict[str, dict[str, object]]:
+    return {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
+
+
+def test_the_grid_is_of_names_only(tiny_raw: dict[str, object]) -> None:
+    trials = trials_of(tiny_raw | {"seeds": [1, 2]})
+    assert grid_space(jobs(trials))["name"] == {"grid_search": [trial.name for trial in trials]}
+
+
+def test_a_name_of_the_grid_gives_its_config(tiny_raw: dict[str, object]) -> None:
+    trials = trials_of(tiny_raw | {"seeds": [1, 2]})
+    config = grid_space(jobs(trials))["trial"].sample({"name": trials[1].name})
+    assert TrialConfig.model_validate(config) == trials[1]
+
+
+def test_ray_is_given_the_resources_and_the_limits(
+    tiny_raw: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Tuner(tune.Tuner):
+        def __init__(self, trainable: Any, **settings: Any) -> None:
+            given.update(settings, place=trainable.default_resource_request({}))
+
+        def fit(self) -> None: ...
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    asked = {
+        "cpus_per_trial": 2,
+        "gpus_per_trial": 0.5,
+        "accelerator_type": "A100",
+        "max_failures": 7,
+        "max_minutes": 9,
+    }
+    folder = create_sweep(tmp_path, parse_space(tiny_raw | {"resources": asked}, "test"))
+    fit(folder, "grid", SponTrainable, {}, tune.Callback(), tune.TuneConfig())
+    assert given["place"] == tune.PlacementGroupFactory([{"CPU": 2, "GPU": 0.5, "accelerator_type:A100": 0.001}])
+    assert given["run_config"].failure_config.max_failures == 7
+    assert given["param_space"] == {"threads": 2, "gpus": 0.5, "max_minutes": 9, "ear": folder.ear}
+
+
+def test_cloud_keys_are_not_passed_to_trials_through_rays_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.setenv(name, "planted")
+    tuner._keep_secrets()
+    passed = _ActorClassCache().get(SponTrainable)._default_options["runtime_env"]
+    assert "planted" not in str(passed)
