@@ -183,7 +183,7 @@ class TrialConfig(Config):
     """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
 
     Attributes:
-        model_fingerprint, corpus_fingerprint: content hashes (``trainables.model.resident``, ``trainables.text.corpus``).
+        model_fingerprint, corpus_fingerprint: content hashes (of ``ModelSource`` and ``corpus_fingerprint``).
         allocation: the name shown to people; it is not part of the identity.
         sites: biased sites in canonical order; none for TEAL alone.
         num_layers: depth of the model.

@@ -1,1 +1,1 @@
-"""Many trials: the command line, the Ray Tune driver, results on disk, MLflow and the board."""
+"""Many trials: the command line, and a file for each command that is more than a few lines."""

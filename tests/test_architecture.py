@@ -15,6 +15,20 @@ MAY_IMPORT = {
     "sweep": {"sweep", "search_spaces", "trainables"},
     "analysis": {"analysis", "search_spaces", "trainables"},
 }
+INSIDE = {
+    "sweep/terminal": [],
+    "sweep/store": ["sweep.terminal"],
+    "sweep/tune": ["sweep.terminal", "sweep.store"],
+    "sweep/views": ["sweep.terminal", "sweep.store", "sweep.tune"],
+    "sweep/search": ["sweep.terminal", "sweep.store", "sweep.tune", "sweep.views"],
+    "trainables/demo": ["trainables.activity", "trainables.cache"],
+    "trainables/model": ["trainables.activity", "trainables.cache", "trainables.fingerprint", "trainables.demo"],
+    "trainables/text": ["trainables.activity", "trainables.cache", "trainables.fingerprint", "trainables.demo"],
+    "analysis/questions": [f"analysis.{one}" for one in ("finding", "subject", "resampling", "chance", "prompts")],
+    "analysis/report": ["analysis.finding"],
+    "analysis/export": [],
+}
+"""What the files of a folder may import of their own room, beside one another; those of the room itself see all."""
 HEAVY = {"torch", "ray", "transformers"}
 RAY_ADAPTERS = frozenset({"ray_trainable.py", "listener.py"})
 
@@ -48,6 +62,33 @@ def test_a_room_imports_only_rooms_to_its_left(room):
     assert wrong(room, (set(MAY_IMPORT) | {"tests"}) - MAY_IMPORT[room]) == []
 
 
+def modules_of(source: str, room: str) -> Iterator[str]:
+    """Modules of a room that a source imports, wherever in it; ``from room import name`` gives ``room.name``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == room:
+            names = [""] if "." in str(node.module) else [f".{alias.name}" for alias in node.names]
+            yield from (f"{node.module}{name}" for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(f"{room}."))
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_inside_a_room_imports_run_one_way(folder):
+    room, allowed = folder.partition("/")[0], (folder.replace("/", "."), *INSIDE[folder])
+    against = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in files_of(folder)
+        for module in modules_of(path.read_text(encoding="utf-8"), room)
+        if not any(f"{module}.".startswith(f"{one}.") for one in allowed)
+    ]
+    assert against == []
+
+
+def test_every_folder_of_a_room_has_its_place_in_the_order():
+    folders = {str(path.parent.relative_to(ROOT)) for room in MAY_IMPORT for path in files_of(room)}
+    assert folders - set(MAY_IMPORT) - {"analysis/evaluation"} == set(INSIDE)
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_no_import_is_relative(room):
     assert wrong(room, {".", "..", "..."}) == []
@@ -66,6 +107,18 @@ def test_what_only_reads_results_starts_without_the_slow_libraries():
     code = f"import sys, {rooms}; print(sorted({{'ray', 'transformers'}} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("from sweep import run, plan", ["sweep.run", "sweep.plan"]),
+        ("def f():\n    from sweep.store.folder import SweepFolder", ["sweep.store.folder"]),
+        ("import sweep.cli, trainables.teal", ["sweep.cli"]),
+    ],
+)
+def test_the_reader_finds_modules_of_the_room(source, modules):
+    assert list(modules_of(source, "sweep")) == modules
 
 
 @pytest.mark.parametrize(

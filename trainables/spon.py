@@ -100,7 +100,7 @@ class SponBiases:
     def idle(self, site: Site) -> SiteBias:
         """A zero bias of the same build for a site without one, which no optimiser moves.
 
-        Its gradient is made where those of its layer are, so that all layers have one build (``trainables.model.compiled``).
+        Its gradient is made where those of its layer are, so that all layers have one build (``model.compiled``).
         """
         bias = self._new(site)
         if self.gains:

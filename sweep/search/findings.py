@@ -9,7 +9,7 @@ import numpy as np
 
 from sweep.search.mask_log import MaskLog
 from sweep.search.power import Power, power_lines
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from trainables.checkpoint import Checkpoint
 from trainables.selection import Selection
 from trainables.statistics import Array, Interval, spearman

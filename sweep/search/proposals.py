@@ -16,7 +16,8 @@ from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
-from sweep.search.task import Counts, Task, Values
+from sweep.search.task import Task, Values
+from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
 from sweep.store.ledger import Ledger
 from sweep.store.storage import drop_states, states_in

@@ -22,7 +22,8 @@ from sweep.search.pictures import write_pictures
 from sweep.search.power import Power, power_lines, power_of
 from sweep.search.proposals import ScoredMasks, TrainedMasks, propose, score_masks
 from sweep.search.tables import importances, mask_table, trained_masks, trained_table
-from sweep.search.task import Counts, Task
+from sweep.search.task import Task
+from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
 from sweep.store.ledger import Ledger
 from sweep.terminal.display import say

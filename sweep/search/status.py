@@ -5,7 +5,7 @@ from search_spaces.schema import SpaceConfig
 from search_spaces.search import search_of
 from sweep.search.findings import FINDINGS
 from sweep.search.mask_log import MaskLog
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder, TrialFolder
 from trainables.selection import SELECTION
 

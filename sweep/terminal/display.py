@@ -1,8 +1,8 @@
 """What the terminal says while a command runs: never nothing for ten seconds.
 
-On a terminal it is live (``sweep.terminal.live``); elsewhere, in a file or a pipe, it is lines: one an event, one when something
-is done for the first time, and one whenever nothing was said for a while. All output of a command goes through here
-until its result is printed.
+On a terminal it is live (``sweep.terminal.live``); elsewhere, in a file or a pipe, it is lines: one an event, one when
+something is done for the first time, and one whenever nothing was said for a while. All output of a command goes
+through here until its result is printed.
 """
 
 import json

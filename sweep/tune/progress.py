@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from sweep.terminal.display import say
 from sweep.terminal.view import Standing
 from sweep.tune.estimate import Estimate, work_of

@@ -11,7 +11,7 @@ from search_spaces.search import trial_of_suggestion
 from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings, write_stop
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.power import Power
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from tests.search_spaces.conftest import make_shape
 from tests.sweep.search.fabricated import checkpoint_of, scores_of
 from trainables.selection import Difference, Selected, Selection

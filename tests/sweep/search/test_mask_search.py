@@ -12,7 +12,8 @@ from ray.tune.search import Searcher
 from search_spaces.resolve import Fingerprints
 from search_spaces.schema import SpaceConfig
 from sweep.search.mask_search import PATIENCE, MaskSearch, open_journal
-from sweep.search.task import Counts, Task
+from sweep.search.task import Task
+from sweep.store.counts import Counts
 from tests.search_spaces.conftest import make_shape
 
 DEPTH = 4

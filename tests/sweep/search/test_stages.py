@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sweep.search.mask_log import MaskLog
 from sweep.search.mask_search import open_journal
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
 from tests.swept import ROOT, Swept, command, run, write_space
 from trainables.checkpoint import read_checkpoint

@@ -8,7 +8,7 @@ from search_spaces.load import parse_space
 from sweep.search.findings import FINDINGS
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.status import search_lines
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder, create_sweep
 from tests.conftest import trials_of
 from trainables.selection import SELECTION

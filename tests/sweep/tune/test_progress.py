@@ -4,7 +4,7 @@ import pytest
 
 from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
-from sweep.search.task import Counts
+from sweep.store.counts import Counts
 from sweep.tune.progress import Progress
 from tests.conftest import trials_of
 from trainables.activity import Activity
