@@ -13,7 +13,7 @@ from tests.search_spaces.conftest import make_shape
 
 KEPT = {
     "demo": (2, "4158c5e213b3"),
-    "embedded": (12, "fd52847ea6e5"),
+    "embedded": (12, "5c754634b471"),
     "embedded-levels": (6, "1fcc33b2670c"),
     "embedded-search": (4, "8adda7e22cfc"),
     "llama-3.1-8b": (12, "05f1dc79a3d7"),
