@@ -97,6 +97,8 @@ def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
         split=settings.split,
         n_blocks=settings.n_blocks,
         text=settings.text,
+        metrics=checkpoint.meta.metrics,
+        commit=checkpoint.meta.commit or "",
     )
 
 

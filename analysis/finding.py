@@ -96,6 +96,8 @@ class Examined(Config):
         plan: the sparsity plan's label.
         split, n_blocks: text that was read.
         text: hash of that text and of the prompts.
+        metrics: of the trial, as its checkpoint has them: validation text, with units in the names.
+        commit: of the code that trained it.
     """
 
     name: str
@@ -108,6 +110,8 @@ class Examined(Config):
     split: str
     n_blocks: int
     text: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    commit: str = ""
 
 
 class Analysis(Config):

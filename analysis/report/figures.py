@@ -3,6 +3,7 @@
 A question declares blocks of panels, which ``panels`` draws. One more is a function and its line in ``DRAWINGS``.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis.finding import Effect, Finding
 from analysis.report.columns import columns_for, effects_of, numbers, place_sites, words
 from analysis.report.layout import Block, blank, figure_of
 from analysis.report.panels import Effects, Lines, Sites
-from analysis.report.style import BIASES, RANDOM, SHADES, TEAL, bar, dashed, dot, hollow, look
+from analysis.report.style import BIASES, MODULE_COLOURS, RANDOM, SHADES, TEAL, bar, dashed, dot, hollow, look
 from search_spaces.errors import SponError
 
 _LEVEL = 0.05  # filled markers
@@ -52,10 +53,8 @@ def _perplexity(finding: Finding, rows: pd.DataFrame) -> list[Block]:
 
 
 def _shift(finding: Finding, rows: pd.DataFrame) -> list[Block]:
-    place = np.array(words(rows, "place"))
-    after = np.char.startswith(place, _AFTER)
-    outputs = place_sites(rows[~after], "place")
-    stream = rows[after].assign(layer=[int(name.removeprefix(_AFTER)) for name in place[after].tolist()])
+    stream = _stream(rows)
+    outputs = place_sites(rows.drop(stream.index), "place")
     models = {"teal_relative": TEAL, "random_relative": RANDOM, "spon_relative": BIASES}
     thirds = {f"recovery_{third}_third": shade for third, shade in _THIRDS.items()}
     recovery = {"random_recovery": RANDOM, "recovery": BIASES}
@@ -333,23 +332,47 @@ def draw(finding: Finding) -> Figure:
     with look():
         if finding.rows:
             try:
-                return figure_of(finding, drawing.blocks(finding, pd.DataFrame(list(finding.rows))), drawing.key)
+                blocks = drawing.blocks(finding, pd.DataFrame(list(finding.rows)))
+                return figure_of(finding.title, finding.verdict, blocks, drawing.key)
             except SponError as error:
                 raise SponError(f"{error} (at {finding.analysis})") from error
-        figure = blank(finding, 0.6)
+        figure = blank(finding.title, finding.verdict, 0.6)
         figure.text(0.5, 0.2, "no rows to draw", ha="center", color="#555555")
         return figure
 
 
-def write_figure(finding: Finding, directory: Path) -> list[Path]:
-    """Draw a finding into ``NAME.png`` and ``NAME.svg`` and return the files.
+def draw_together(findings: Mapping[str, Finding]) -> Figure:
+    """What the biases of several trials take back along the layers, one curve over the other.
+
+    Args:
+        findings: on ``shift``, by the trial's name.
 
     Raises:
-        SponError: if its rows are not those of its question.
+        SponError: if rows are not those of the question.
     """
-    figure = draw(finding)
-    directory.mkdir(parents=True, exist_ok=True)
-    files = [directory / f"{finding.analysis}.{kind}" for kind in _META]
+    colours = dict(zip(findings, itertools.cycle(MODULE_COLOURS.values()), strict=False))
+    columns = []
+    for name, finding in findings.items():
+        stream = _stream(pd.DataFrame(list(finding.rows))).set_index("layer")
+        columns += [stream[f"recovery{end}"].rename(f"{name}{end}") for end in ("", "_low", "_high")]
+    rows = pd.concat(columns, axis=1).sort_index().reset_index()
+    panel = Lines("In the residual stream after each layer", _TAKEN_BACK, rows, colours, at=0, scale="cut")
+    names = [dot(colour, name, ".", line="-") for name, colour in colours.items()]
+    with look():
+        return figure_of("What the biases take back, trial by trial", "", [Block(1, [panel])], names)
+
+
+def _stream(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``shift`` that are of the residual stream, with their ``layer``."""
+    place = np.array(words(rows, "place"))
+    after = np.char.startswith(place, _AFTER)
+    return rows[after].assign(layer=[int(name.removeprefix(_AFTER)) for name in place[after].tolist()])
+
+
+def write_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as ``STEM.png`` and ``STEM.svg`` and return the files."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in _META]
     with look():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the layout found once does for both files

@@ -5,7 +5,8 @@ First what all trials have in common, side by side and compared; then each trial
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ _WORDS = {
 }
 
 
-def render(results: Sequence[Stored], title: str) -> str:
+def render(results: Sequence[Stored], title: str, together: Path | None = None) -> str:
     """The report.
 
     Args:
         results: with their figures on disk.
         title: of the page.
+        together: figure of all trials, PNG.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -54,7 +56,8 @@ def render(results: Sequence[Stored], title: str) -> str:
     trials = [section for section in sections if not section["compares"]]
     overview = _overview(trials) if len(trials) > 1 else []
     page = environment.get_template("report.html.j2")
-    return page.render(title=title, sections=sections, trials=trials, overview=overview, words=_WORDS)
+    curves = together and _image(together)
+    return page.render(title=title, sections=sections, trials=trials, overview=overview, curves=curves, words=_WORDS)
 
 
 def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -86,23 +89,45 @@ def _section(stored: Stored, key: str) -> dict[str, Any]:
         "id": key,
         "name": stored.name,
         "compares": stored.compares,
-        "subjects": stored.subjects,
+        "trial": None if stored.compares else _trial(stored),
         "findings": [_finding(finding, stored, key) for finding in stored.findings],
     }
 
 
-def _finding(finding: Finding, stored: Stored, key: str) -> dict[str, Any]:
-    with Image.open(stored.figures / f"{finding.analysis}.png") as figure:
+def _trial(stored: Stored) -> dict[str, Any]:
+    """What was examined, how good it is on validation text, by which code it was made, and when it was looked at."""
+    (subject,) = stored.subjects
+    metrics = subject.metrics
+    return {
+        "subject": subject,
+        "kl": _arrow(metrics, ("val_teal_kl_nats", "val_kl_nats"), ".4f"),
+        "ppl": _arrow(metrics, ("val_dense_ppl", "val_teal_ppl", "val_ppl"), ".2f"),
+        "examined": f"{datetime.fromtimestamp(stored.file.stat().st_mtime, UTC):%Y-%m-%d}",
+    }
+
+
+def _arrow(metrics: Mapping[str, float], names: Sequence[str], digits: str) -> str:
+    """Figures from one model to the next; nothing where a checkpoint lacks one."""
+    if not metrics.keys() >= set(names):
+        return ""
+    return " \N{RIGHTWARDS ARROW} ".join(f"{metrics[name]:{digits}}" for name in names)
+
+
+def _image(file: Path) -> dict[str, Any]:
+    with Image.open(file) as figure:
         (width, height), webp = figure.size, BytesIO()
         figure.convert("RGB").quantize(128).save(webp, "WEBP", lossless=True)  # a quarter of the PNG
+    data = base64.b64encode(webp.getvalue()).decode()
+    return {"source": f"data:image/webp;base64,{data}", "width": width, "height": height}
+
+
+def _finding(finding: Finding, stored: Stored, key: str) -> dict[str, Any]:
     return {
         "id": f"{key}-{finding.analysis}",
         "finding": finding,
         "effects": _table(effects_table(finding)),
         "rows": _table(rows_table(finding)),
-        "image": f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}",
-        "width": width,
-        "height": height,
+        "image": _image(stored.figures / f"{finding.analysis}.png"),
         "shows": drawing_of(finding).shows,
     }
 

@@ -9,7 +9,6 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from analysis.finding import Finding
 from analysis.report.columns import modules_of
 from analysis.report.panels import Panel, Sites
 from analysis.report.style import MODULE_COLOURS, MODULE_MARKERS, dot
@@ -38,11 +37,12 @@ class Block(NamedTuple):
         return [max(panel.height(self.columns) for panel in line) for line in lines]
 
 
-def figure_of(finding: Finding, blocks: Sequence[Block], key: Iterable[Artist]) -> Figure:
-    """The figure of a finding.
+def figure_of(title: str, verdict: str, blocks: Sequence[Block], key: Iterable[Artist]) -> Figure:
+    """A figure under its title and a verdict.
 
     Args:
-        finding: gives title and verdict.
+        title: stands at its head.
+        verdict: stands below that.
         blocks: of panels, one below the other.
         key: entries of the legend, beside those of the modules of sites.
     """
@@ -52,7 +52,7 @@ def figure_of(finding: Finding, blocks: Sequence[Block], key: Iterable[Artist]) 
     handles = [*modules, *key, *(entry for panel in panels for entry in panel.key)]
     columns = max(1, min(7, _KEY_CHARACTERS // (7 + max(len(str(handle.get_label())) for handle in handles))))
     heights = [sum(block.heights) for block in blocks]
-    figure = blank(finding, sum(heights) + _PAD + _KEY * -(-len(handles) // columns))
+    figure = blank(title, verdict, sum(heights) + _PAD + _KEY * -(-len(handles) // columns))
     parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, block in zip(parts, blocks, strict=True):
         size = len(block.heights), block.columns
@@ -68,15 +68,15 @@ def figure_of(finding: Finding, blocks: Sequence[Block], key: Iterable[Artist]) 
     return figure
 
 
-def blank(finding: Finding, height: float) -> Figure:
-    """An empty figure under the question's title and the verdict, with so many inches for panels."""
-    lines = textwrap.wrap(finding.verdict, _VERDICT_CHARACTERS) or [""]
+def blank(title: str, verdict: str, height: float) -> Figure:
+    """An empty figure under a title and a verdict, with so many inches for panels."""
+    lines = textwrap.wrap(verdict, _VERDICT_CHARACTERS) or [""]
     head = _TITLE + _LINE * len(lines) + _PAD
     total = height + head
     layout = ConstrainedLayoutEngine(rect=(0, 0, 1, height / total), h_pad=0.06, w_pad=0.06)
     figure = Figure(figsize=(_WIDTH, total), layout=layout)
     left = 0.12 / _WIDTH
-    figure.text(left, 1 - 0.1 / total, finding.title, fontsize=13, fontweight="bold", va="top")
+    figure.text(left, 1 - 0.1 / total, title, fontsize=13, fontweight="bold", va="top")
     figure.text(
         left, 1 - _TITLE / total, "\n".join(lines), fontsize=9.5, color="#333333", va="top", linespacing=_LINE * 72 / 12
     )

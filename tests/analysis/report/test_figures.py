@@ -88,7 +88,7 @@ def test_an_unknown_question_has_no_figure(findings: dict[str, Finding]):
 
 
 def test_the_same_finding_is_the_same_files(findings: dict[str, Finding], tmp_path: Path):
-    first, second = (write_figure(findings["where"], tmp_path / name) for name in "ab")
+    first, second = (write_figure(draw(findings["where"]), tmp_path / name / "where") for name in "ab")
     assert [file.name for file in first] == ["where.png", "where.svg"]
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 

@@ -66,7 +66,7 @@ def test_every_link_leads_somewhere_and_no_anchor_is_there_twice(page):
 
 def test_headings_go_down_one_level_at_a_time(page):
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels == [1, 2, 3, 2, 3, 3, 3, 2, 3]
+    assert levels == [1, 2, 2, 3, 2, 3, 3, 3, 2, 3]
 
 
 def test_it_can_be_read_without_seeing_it(page):
@@ -110,16 +110,25 @@ def test_the_style_is_not_escaped(text):
 
 def test_trials_stand_side_by_side_first_and_each_cell_leads_to_its_answer(findings, tmp_path):
     for name in ("one", "other"):
-        answers = (findings["perplexity"], findings["logits"])
-        write_config(Analysis(subjects=(subject(name),), findings=answers), tmp_path / name / "analysis.json")
-    publish(tmp_path)
+        answers = (findings["perplexity"], findings["logits"], findings["shift"])
+        kl = {"val_teal_kl_nats": 0.5, "val_kl_nats": 0.4}
+        ppl = {"val_dense_ppl": 9, "val_teal_ppl": 12, "val_ppl": 11.5}
+        examined = subject(name).model_copy(update={"metrics": kl | ppl, "commit": "0123456789abcdef"})
+        write_config(Analysis(subjects=(examined,), findings=answers), tmp_path / name / "analysis.json")
+    written = publish(tmp_path)
     text = (tmp_path / "report.html").read_text()
     Page(text)
-    overview = text.partition('<h2 id="overview">')[2].partition("</section>")[0]
+    table = text.partition('<h2 id="trials">')[2].partition("</table>")[0]
+    assert table.count("0.5000 \N{RIGHTWARDS ARROW} 0.4000") == 2
+    assert table.count("9.00 \N{RIGHTWARDS ARROW} 12.00 \N{RIGHTWARDS ARROW} 11.50") == 2
+    assert "<td>0123456</td>" in table
+    assert tmp_path / "figures" / "trials.png" in written
+    assert 'aria-label="Curves of all trials"' in text
+    overview = text.partition('<h2 id="overview">')[2].partition("</table>")[0]
     heads = re.findall(r'<a href="#(r\d+)">', overview.partition("</thead>")[0])
     assert len(heads) == 2
     rows = overview.partition("<tbody>")[2].split("<tr>")[1:]
-    assert len(rows) == 2
+    assert len(rows) == 3
     for row in rows:
         cells = re.findall(r'<a href="#(r\d+)-(\w+)">', row)
         assert [trial for trial, _ in cells] == heads
