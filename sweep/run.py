@@ -186,7 +186,7 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> str:
     tell("telling MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:
-        table = findings.read_text() if findings.exists() else ""
+        table = findings.read_text().rstrip() if findings.exists() else ""
     return f"\n{table}\n\n" if table else ""
 
 
