@@ -30,11 +30,11 @@ def quick(space: SpaceConfig) -> SpaceConfig:
     """
     search = search_of(space)
     blocks = {
-        "calibration": min(space.corpus.blocks.calibration, 4 * space.training.batch_size),
-        "validation": min(space.corpus.blocks.validation, 16),
-        "test": min(space.corpus.blocks.test, 16),
+        "calibration": min(space.corpus.blocks.calibration, 2 * space.training.batch_size),
+        "validation": min(space.corpus.blocks.validation, 8),
+        "test": min(space.corpus.blocks.test, 12),
     }
-    few: dict[str, object] = {"n_masks": min(search.n_masks, 16), "stopping": None}
+    few: dict[str, object] = {"n_masks": min(search.n_masks, 12), "stopping": None}
     few |= {"confirm": search.confirm.model_copy(update={"seeds": search.confirm.seeds[:1], "n_random": 1})}
     if search.proxy is not None:
         smaller = {"rungs": (min(8, blocks["validation"]),), "n_train": 1, "n_reference": 4, "least_reliability": 0.0}
