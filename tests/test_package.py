@@ -98,21 +98,24 @@ def test_the_usage_line_is_of_the_command_that_was_typed(
     assert run(installed, tmp_path, room, command).stderr.startswith(f"usage: python -m {room} {command} ")
 
 
-def completed(script: str, program: str, *typed: str) -> set[str]:
+def completed(script: str, program: str, *typed: str, cwd: Path | None = None) -> set[str]:
     """What bash offers for the last word of a line."""
     line = " ".join((program, *(f"'{word}'" for word in typed)))
     function = f"_shtab_{program.replace('-', '_')}"
     ask = f"COMP_WORDS=({line}); COMP_CWORD={len(typed)}; {function} x '{typed[-1]}' y; echo ${{COMPREPLY[@]}}"
-    asked = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    command = ["bash", "-c", f"{script}\n{ask}"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd)
     return set(asked.stdout.split())
 
 
-def test_a_shell_completes_commands_options_and_values(installed: Path, tmp_path: Path) -> None:
+def test_a_shell_completes_commands_options_values_and_files(installed: Path, tmp_path: Path) -> None:
     script = run(installed, tmp_path, "sweep", "completion", "bash").stdout
     assert {"run", "resume", "completion"} <= completed(script, "spon-sweep", "")
     assert completed(script, "spon-sweep", "se") == {"search"}
     assert completed(script, "spon-sweep", "search", "--q") == {"--quick"}
     assert completed(script, "spon-sweep", "board", "--split", "") >= {"validation", "test"}
+    (tmp_path / "mine.yaml").touch()
+    assert completed(script, "spon-sweep", "run", "mi", cwd=tmp_path) == {"mine.yaml"}
     analysis = run(installed, tmp_path, "analysis", "completion", "bash").stdout
     assert completed(analysis, "spon-analysis", "interpret", "--sp") == {"--split"}
 
