@@ -3,12 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search_spaces import __version__
-from search_spaces.called import SHELLS, called, completion
+from search_spaces.commands import add_completion, command_line_of
 from search_spaces.errors import SponError
 from trainables.activity import listening, printer
 from trainables.quiet import hush
@@ -17,8 +15,6 @@ from trainables.tracking import tracking_uri
 if TYPE_CHECKING:
     from search_spaces.schema import Split
     from trainables.checkpoint import Checkpoint
-
-Command = Callable[[argparse.Namespace], None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,15 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(prog=called("analysis"), description="Analyse the biases of finished trials.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(command=command)
-        return sub
-
+    parser, add = command_line_of("analysis", "Analyse the biases of finished trials.")
     interpret = add("interpret", _interpret, "examine checkpoints: what their biases do, with nulls, as one report")
     chosen = interpret.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--sweep", metavar="NAME", help="the best trials of a sweep")
@@ -96,10 +84,9 @@ def command_line() -> argparse.ArgumentParser:
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
     tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
-    completing = add("completion", _completion, "print the script by which a shell completes spon-analysis")
-    completing.add_argument("shell", choices=SHELLS, help="eval it in the shell's start-up file")
     for sub in (figures, tables):
         sub.add_argument("directory", type=Path, metavar="DIR", help="of the results of interpret")
+    add_completion(parser, add, "analysis")
     return parser
 
 
@@ -176,10 +163,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
-
-
-def _completion(arguments: argparse.Namespace) -> None:
-    print(completion(command_line(), "spon-analysis", arguments.shell))
 
 
 def _figures(arguments: argparse.Namespace) -> None:

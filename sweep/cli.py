@@ -17,8 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search_spaces import __version__
-from search_spaces.called import SHELLS, called, completion
+from search_spaces.commands import add_completion, command_line_of
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
@@ -32,7 +31,6 @@ from trainables.quiet import hush
 if TYPE_CHECKING:
     from sweep.store.folder import SweepFolder
 
-Command = Callable[[argparse.Namespace], int]
 
 _WATCH_SECONDS = 2.0
 _CLEAR = "\033[H\033[2J"
@@ -68,17 +66,7 @@ def _as_ctrl_c(*_: object) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(
-        prog=called("sweep"), description="Find which layers of an activation-sparse LLM need a SPON bias."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(command=command)
-        return sub
-
+    parser, add = command_line_of("sweep", "Find which layers of an activation-sparse LLM need a SPON bias.")
     plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
     run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
     levels = add("levels", _levels, "find the levels of a space and what they cost, without training a bias")
@@ -97,8 +85,7 @@ def command_line() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
     doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
     doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="whose model and text are looked for")
-    completing = add("completion", _completion, "print the script by which a shell completes spon-sweep")
-    completing.add_argument("shell", choices=SHELLS, help="eval it in the shell's start-up file")
+    add_completion(parser, add, "sweep")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
@@ -307,11 +294,6 @@ def _schema(arguments: argparse.Namespace) -> int:
     from search_spaces.reference import as_markdown, json_schema
 
     print(as_markdown() if arguments.markdown else json_schema(), end="")
-    return 0
-
-
-def _completion(arguments: argparse.Namespace) -> int:
-    print(completion(command_line(), "spon-sweep", arguments.shell))
     return 0
 
 
