@@ -93,6 +93,11 @@ class CorpusConfig(Config):
             raise ValueError(f"document must be row where a row is an article, but got {got}")
         return self
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is a dataset of the hub."""
+        return self.source not in (EMBEDDED, "files")
+
     @model_validator(mode="after")
     def _splits_are_whole_and_apart(self) -> "CorpusConfig":
         if self.source == "files" and not {"calibration", "test"} <= set(self.files):
@@ -101,7 +106,7 @@ class CorpusConfig(Config):
             raise ValueError(f"files may be named only with source: files, but got source: {self.source}")
         if not {"calibration", "test"} <= set(self.splits):
             raise ValueError(f"splits must name calibration and test, but got {sorted(self.splits)}")
-        if self.source in (EMBEDDED, "files") and (self.name or self.revision):
+        if not self.on_hub and (self.name or self.revision):
             given = self.name or self.revision
             raise ValueError(f"name and revision may be given only for a hub dataset, but got {given!r}")
         texts = list(self.splits.values()) + [file for files in self.files.values() for file in files]

@@ -161,7 +161,7 @@ def _sources(space: SpaceConfig | None) -> Iterator[Finding]:
     except SponError as error:
         yield Finding("FAULT", str(error), "mend model in the space, or see whether this machine reaches the hub")
     name = space.corpus.source
-    if name in (EMBEDDED, "files"):
+    if not space.corpus.on_hub:
         missing = [path for paths in (space.corpus.files or {}).values() for path in paths if not Path(path).exists()]
         wrong = f"text files are missing: {', '.join(missing)}" if missing else ""
     else:

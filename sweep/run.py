@@ -12,7 +12,7 @@ import ray
 
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
+from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from search_spaces.sites import ModelShape
 from sweep.search.findings import FINDINGS
@@ -107,7 +107,7 @@ def run_sweep(
 def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
     """The model and the text of a space, and the space at their commits."""
     text = space.corpus.revision
-    if space.corpus.source not in (EMBEDDED, "files"):
+    if space.corpus.on_hub:
         from trainables.text.documents import text_commit  # imports datasets, a second that other text need not wait
 
         text = text_commit(space.corpus)

@@ -11,7 +11,16 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_space
@@ -38,6 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slowest = {item.path for item in items if item.get_closest_marker("slow")}
     slow = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: 0 if item.path in slowest else 1 if item.path in slow else 2)
+
+
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def families(sizes: dict[str, int]) -> dict[str, PretrainedConfig]:
+    """Families of the Llama layout that every part must take, of some sizes."""
+    return {
+        "tied-llama": LlamaConfig(**sizes, tie_word_embeddings=True),
+        "untied-llama": LlamaConfig(**sizes, tie_word_embeddings=False),
+        "mistral": MistralConfig(**sizes),
+        "qwen2": Qwen2Config(**sizes),
+        "qwen3": Qwen3Config(**sizes),
+    }
 
 
 def sharpen(model: PreTrainedModel) -> None:

@@ -354,7 +354,8 @@ def draw_together(findings: Mapping[str, Finding]) -> Figure:
     columns = []
     for name, finding in findings.items():
         stream = _stream(pd.DataFrame(list(finding.rows))).set_index("layer")
-        columns += [stream[f"recovery{end}"].rename(f"{name}{end}") for end in ("", "_low", "_high")]
+        ends = [end for end in ("", "_low", "_high") if f"recovery{end}" in stream]
+        columns += [stream[f"recovery{end}"].rename(f"{name}{end}") for end in ends]
     rows = pd.concat(columns, axis=1).sort_index().reset_index()
     panel = Lines("In the residual stream after each layer", _TAKEN_BACK, rows, colours, at=0, scale="cut")
     names = [dot(colour, name, ".", line="-") for name, colour in colours.items()]
@@ -370,7 +371,7 @@ def _stream(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as ``STEM.png`` and ``STEM.svg`` and return the files."""
+    """Write a figure as ``STEM.png`` and ``STEM.svg`` and return the files, in this order."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in _META]
     with look():

@@ -53,7 +53,7 @@ def render(results: Sequence[Stored], title: str, together: Path | None = None) 
     )
     ordered = sorted(results, key=lambda stored: not stored.compares)
     sections = [_section(stored, f"r{place}") for place, stored in enumerate(ordered, 1)]
-    trials = [section for section in sections if not section["compares"]]
+    trials = [section for section in sections if section["trial"]]
     overview = _overview(trials) if len(trials) > 1 else []
     page = environment.get_template("report.html.j2")
     curves = together and _image(together)
@@ -88,7 +88,6 @@ def _section(stored: Stored, key: str) -> dict[str, Any]:
     return {
         "id": key,
         "name": stored.name,
-        "compares": stored.compares,
         "trial": None if stored.compares else _trial(stored),
         "findings": [_finding(finding, stored, key) for finding in stored.findings],
     }

@@ -25,19 +25,24 @@ def publish(directory: Path) -> list[Path]:
     """
     results = read_results(directory)
     files = [file for stored in results for file in _figures(stored)]
-    shifts = {one.name: finding for one in results for finding in one.findings if finding.analysis == "shift"}
-    if len(shifts) > 1:
-        files += write_figure(draw_together(shifts), directory / "figures" / TOGETHER)
+    together = _together(results, directory / "figures" / TOGETHER)
     report, tables = directory / REPORT, directory / TABLES
-    together = directory / "figures" / f"{TOGETHER}.png" if len(shifts) > 1 else None
-    report.write_text(render(results, f"SPON biases: {directory.resolve().name}", together), encoding="utf-8")
+    title, curves = f"SPON biases: {directory.resolve().name}", together[0] if together else None
+    report.write_text(render(results, title, curves), encoding="utf-8")
     tables.write_text(as_latex(results), encoding="utf-8")
-    return [*files, report, tables]
+    return [*files, *together, report, tables]
+
+
+def _together(results: list[Stored], stem: Path) -> list[Path]:
+    """The curves of all trials over each other, PNG first; nothing where fewer than two have any."""
+    found = [(stored.name, finding) for stored in results for finding in stored.findings]
+    shifts = {name: finding for name, finding in found if finding.analysis == "shift" and finding.rows}
+    return write_figure(draw_together(shifts), stem) if len(shifts) > 1 else []
 
 
 def _figures(stored: Stored) -> list[Path]:
     try:
-        drawn = {finding.analysis: draw(finding) for finding in stored.findings}
-        return [file for name, figure in drawn.items() for file in write_figure(figure, stored.figures / name)]
+        of = ((stored.figures / finding.analysis, finding) for finding in stored.findings)
+        return [file for stem, finding in of for file in write_figure(draw(finding), stem)]
     except SponError as error:
         raise SponError(f"{error} (at {stored.file})") from error

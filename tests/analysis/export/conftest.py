@@ -11,31 +11,23 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
-    LlamaConfig,
-    MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
     Qwen2Tokenizer,
-    Qwen3Config,
 )
 
-from tests.conftest import VOCABULARY, make_llama, sharpen, trials_of
+from tests import conftest
+from tests.conftest import VOCABULARY, families, make_llama, sharpen, trials_of
 from trainables.checkpoint import Checkpoint, write_checkpoint
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
 
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-SIZES |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # some families have theirs beyond this vocabulary
+# Some families have their special tokens beyond this vocabulary
+SIZES = conftest.SIZES | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 FAMILIES: dict[str, PretrainedConfig] = {
-    "tied-llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "untied-llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
-    "mistral": MistralConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES),
+    **families(SIZES),
     "gemma": GemmaConfig(**SIZES),
     "gemma3": Gemma3TextConfig(**SIZES, sliding_window=8),
 }

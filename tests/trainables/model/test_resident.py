@@ -15,33 +15,21 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
-    LlamaConfig,
-    MistralConfig,
     PhiConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from search_spaces.errors import SponError
 from search_spaces.schema import CorpusConfig, ModelConfig, TrialConfig
 from search_spaces.sites import MODULES, Site
-from tests.conftest import make_llama, sharpen
+from tests.conftest import SIZES, families, make_llama, sharpen
 from trainables import workbench
 from trainables.model import resident as model
 from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer, read_shape
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-FAMILIES: dict[str, PretrainedConfig] = {
-    "tied-llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "untied-llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
-    "mistral": MistralConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen3": Qwen3Config(**SIZES),
-}
+FAMILIES = families(SIZES)
 TOKENS = torch.arange(24).view(2, 12)
 
 
