@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _WATCH_SECONDS = 2.0
+_AGAIN_SECONDS = 0.05
+_TELL_LOST = sys.unraisablehook
 _CLEAR = "\033[H\033[2J"
 """Makes a terminal empty."""
 
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     hush()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _as_ctrl_c)  # as who runs a node stops it
+        sys.unraisablehook = _stop_again
     try:
         arguments = command_line().parse_args(argv)
         return int(arguments.command(arguments))
@@ -62,6 +65,14 @@ def _as_ctrl_c(*_: object) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
+
+
+def _stop_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Repeat a Ctrl-C that came while Python cleared something away, where it drops all exceptions."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        _TELL_LOST(lost)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -114,6 +115,17 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
     return make_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts that the word tokenizer of the tiny model knows."""
+    draw = random.Random(1)
+    file = tmp_path_factory.mktemp("prompts") / "prompts.yaml"
+    lengths = range(5, 11)
+    prompts = {kind: [" ".join(f"w{draw.randrange(64)}" for _ in range(n)) for n in lengths] for kind in ("one", "two")}
+    file.write_text(yaml.safe_dump(prompts))
+    return file
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,12 @@
 """``python -m analysis interpret`` as a user runs it, through real Ray, on a real sweep."""
 
 import json
-import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import ray
-import yaml
 from mlflow import MlflowClient
 
 from analysis.examine import QUESTIONS, Settings
@@ -38,17 +36,6 @@ class Interpreted:
         return run(
             "interpret", *arguments, "--storage", self.swept.storage, "--prompts", self.prompts, module="analysis"
         )
-
-
-@pytest.fixture(scope="module")
-def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts that the word tokenizer of the tiny model knows."""
-    draw = random.Random(1)
-    file = tmp_path_factory.mktemp("prompts") / "prompts.yaml"
-    lengths = range(5, 11)
-    prompts = {kind: [" ".join(f"w{draw.randrange(64)}" for _ in range(n)) for n in lengths] for kind in ("one", "two")}
-    file.write_text(yaml.safe_dump(prompts))
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """What a user who is wrong sees: one line, status 2, before anything expensive starts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,28 @@ def test_a_fault_of_the_program_is_no_trial_that_failed_and_no_bad_input(
     *traceback, line = capsys.readouterr().err.strip().splitlines()
     assert "error of this program, not of the input: ZeroDivisionError" in line
     assert "Traceback" in traceback[0]
+
+
+_STOPPED_IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from sweep import cli
+
+class Thing:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def list_sweeps(options):
+    Thing()
+    time.sleep(60)
+
+cli._ls = list_sweeps
+sys.exit(cli.main(["ls"]))
+"""
+
+
+def test_ctrl_c_works_where_python_drops_exceptions() -> None:
+    ran = subprocess.run([sys.executable, "-c", _STOPPED_IN_A_DESTRUCTOR], capture_output=True, text=True, timeout=50)
+    assert (ran.returncode, ran.stderr) == (130, "stopped\n")
 
 
 def test_a_cluster_is_found_by_rays_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,9 +46,13 @@ def test_training_gives_the_biases_of_a_cpu(trial, form):
     assert torch.cosine_similarity(ends[0], ends[1], dim=0) > 0.999
 
 
-def test_a_recorded_and_compiled_pass_has_the_gradient_of_a_plain_one(trial, monkeypatch):
-    """Six blocks in passes of four: graphs of two sizes, each played again with other blocks."""
-    bench, gradients = bench_of(trial, "cuda", "bfloat16"), []
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999), ("bfloat16", 0.95)])
+def test_a_recorded_and_compiled_pass_has_the_gradient_of_a_plain_one(trial, dtype, least, monkeypatch):
+    """Six blocks in passes of four: graphs of two sizes, each played again with other blocks.
+
+    In bfloat16 an entry next to a threshold changes sides by its last bit, and each is one of 32 here.
+    """
+    bench, gradients = bench_of(trial, "cuda", dtype), []
     for plain in (True, False):
         monkeypatch.setattr("trainables.training.can_compile", lambda device, plain=plain: not plain)
         trainer = trainer_of(bench, trial, gradient_accumulation_steps=2)
@@ -59,7 +63,8 @@ def test_a_recorded_and_compiled_pass_has_the_gradient_of_a_plain_one(trial, mon
                 trainer.add_gradient(torch.arange(start, start + 6, device="cuda"))
                 found.append(torch.cat([vector.grad.double() for vector in trainer.biases.parameters()]))
         gradients.append(torch.stack(found))
-    assert (torch.cosine_similarity(gradients[0], gradients[1], dim=1) > 0.98).all()
+    cosines = torch.cosine_similarity(gradients[0], gradients[1], dim=1)
+    assert (cosines > least).all(), cosines
 
 
 def test_a_run_that_is_taken_up_again_ends_with_the_same_biases(trial, tmp_path: Path):
