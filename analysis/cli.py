@@ -13,7 +13,7 @@ from trainables.quiet import hush
 from trainables.tracking import tracking_uri
 
 if TYPE_CHECKING:
-    from search_spaces.schema import Split
+    from search_spaces.config import Split
     from trainables.checkpoint import Checkpoint
 
 

@@ -8,9 +8,9 @@ from analysis.finding import Examined, Finding
 from analysis.prompts import prompts_fingerprint, tokenise
 from analysis.questions import categories, cross, logits, moments, norms, pca, perplexity, shift, where, worth
 from analysis.subject import Subject, make_subject
+from search_spaces.base import Config
+from search_spaces.config import Split
 from search_spaces.errors import SponError
-from search_spaces.schema import Split
-from search_spaces.sources import Config
 from trainables.cache import content_key
 from trainables.checkpoint import Checkpoint, check_fits
 from trainables.model.resident import load_tokenizer

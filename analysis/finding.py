@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from search_spaces.base import Config
 from search_spaces.files import read_config
-from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # it comes with torch, which reading findings does without
     from trainables.statistics import Interval

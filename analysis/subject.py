@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from analysis.prompts import Prompt
 from analysis.resampling import Units, units_of
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.checkpoint import Checkpoint
 from trainables.evaluation import token_scores
 from trainables.model.resident import ResidentModel

@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterable, Sequence
 
+from search_spaces.config import AllocationConfig, SpaceConfig
 from search_spaces.masks import Unit
 from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_trial
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of, planned, search_of
 from search_spaces.sites import ModelShape, Site, site_order
+from search_spaces.trial import TrialConfig
 
 RANDOM = "random-"
 """How the names of random masks begin."""

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from search_spaces.base import Config
 from search_spaces.errors import SponError
-from search_spaces.sources import Config
 
 C = TypeVar("C", bound=Config)
 

@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from search_spaces.base import Config
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import Config, SpaceConfig
 
 _RETIRED = {
     "plan.within_layer": "; write plan.levels: greedy",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 from typing_extensions import override
 
+from search_spaces.base import Config
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, ModelShape, Module, Modules, Site
-from search_spaces.sources import Config
 
 if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second to import
     from optuna.trial import BaseTrial

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from search_spaces.schema import SpaceConfig
+from search_spaces.config import SpaceConfig
 
 Schema = dict[str, Any]
 

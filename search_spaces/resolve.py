@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from search_spaces.allocations import BASELINE, named_allocation
+from search_spaces.config import AllocationConfig, PlanConfig, SpaceConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import ALGORITHM, AllocationConfig, PlanConfig, SpaceConfig, TrialConfig, TrialPlan
 from search_spaces.sites import MODULES, ModelShape, Module, Site, site_order
+from search_spaces.trial import ALGORITHM, TrialConfig, TrialPlan
 
 
 @dataclass(frozen=True)

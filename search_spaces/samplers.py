@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, Rando
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces.search_config import Algorithm, Grid, Nsga2, Random, Tpe
+from search_spaces.config import Algorithm, Grid, Nsga2, Random, Tpe
 
 
 class _GridSampler(BruteForceSampler):

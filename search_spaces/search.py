@@ -4,12 +4,12 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.allocations import BASELINE
+from search_spaces.config import AllocationConfig, Grid, SearchConfig, SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.masks import Ranked
 from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_allocation, resolve_trial
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
-from search_spaces.search_config import Grid, SearchConfig
 from search_spaces.sites import ModelShape, Site
+from search_spaces.trial import TrialConfig
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

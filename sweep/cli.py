@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.commands import add_completion, command_line_of
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import quick, search_of
 from sweep.store.lock import driving, stop_driver
 from sweep.terminal.display import Display

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
 
+from search_spaces.config import EMBEDDED, SpaceConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import EMBEDDED, SpaceConfig
 from trainables.cache import cache_root
 from trainables.demo.embedded import documents_key, model_key
 from trainables.model.dtype import decide_dtype

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from search_spaces.allocations import BASELINE
+from search_spaces.config import EMBEDDED, SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_grid
-from search_spaces.schema import EMBEDDED, SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.plan import Cost, compute_seconds, measure_cost
 from sweep.run import run_sweep
 from sweep.store.folder import SweepFolder, began

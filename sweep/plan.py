@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 
 from search_spaces.comparison import shared_trial
+from search_spaces.config import BlockCounts, SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import BlockCounts, SpaceConfig, TrialConfig
 from search_spaces.search import check_search, search_of
 from search_spaces.sites import ModelShape, Module, Site, module_label
+from search_spaces.trial import TrialConfig
 from sweep.search.measure import without_ranked
 from sweep.terminal.display import say
 from sweep.tune.levels import measured_blocks, unmeasured

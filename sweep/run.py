@@ -10,11 +10,12 @@ from shlex import quote
 
 import ray
 
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import check_search
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, NotMeasured, without_measured
 from sweep.search.stages import Search

@@ -23,9 +23,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from search_spaces.config import SpaceConfig
 from search_spaces.load import parse_space
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 from tests import warm
 from tests.swept import swept
 from trainables.workbench import Workbench, find_materials

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from search_spaces import __version__
+from search_spaces.base import Config
 from search_spaces.errors import SponError
 from search_spaces.files import first_fault, write_whole
-from search_spaces.schema import Config, TrialConfig
 from search_spaces.sites import ModelShape, Site
+from search_spaces.trial import TrialConfig
 from trainables.scores import Scores
 
 SCHEMA_VERSION = 1

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import torch
 
+from search_spaces.config import TrainingConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import TrainingConfig
 from search_spaces.sites import ModelShape, Site, site_order
 from trainables.loss import CHUNK_TOKENS
 from trainables.model.resident import check_device

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from trainables.activity import track
 from trainables.loss import exponentials, logits_of, operand, product, token_chunks
 from trainables.model.resident import ResidentModel

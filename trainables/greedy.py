@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from trainables.activity import tell
 from trainables.model.resident import ResidentModel
 from trainables.sparse import sparsified

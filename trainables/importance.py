@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
+from search_spaces.trial import TrialPlan
 from trainables.activity import track
 from trainables.loss import linear_kl
 from trainables.proxy import some_blocks

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from search_spaces.config import SpaceConfig
 from search_spaces.load import load_space
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import SpaceConfig
 from trainables.activity import listening, printer
 from trainables.checkpoint import Checkpoint
 from trainables.model.dtype import with_dtype

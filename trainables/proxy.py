@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from search_spaces.config import Split
 from search_spaces.errors import SponError
-from search_spaces.schema import Split, TrialPlan
 from search_spaces.sites import Site, site_order
+from search_spaces.trial import TrialPlan
 from trainables.evaluation import score
 from trainables.sparse import sparsified
 from trainables.spon import Form, SponBiases, switched_on

@@ -19,8 +19,8 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from safetensors import SafetensorError
 
 from search_spaces.errors import NodeError, SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.activity import tell
 from trainables.cache import writable
 from trainables.checkpoint import COMMIT, Checkpoint, check_fits, code_commit, write_checkpoint

@@ -2,7 +2,7 @@
 
 import math
 
-from search_spaces.schema import TrainingConfig
+from search_spaces.config import TrainingConfig
 
 
 def learning_rate(step: int, total_steps: int, training: TrainingConfig) -> float:

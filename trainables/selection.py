@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from search_spaces.base import Config
 from search_spaces.files import read_config, write_config
-from search_spaces.sources import Config
 from trainables.statistics import Interval
 
 SELECTION = "selection.json"

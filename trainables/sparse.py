@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site, site_order
+from search_spaces.trial import TrialPlan
 from trainables.model.resident import ResidentModel
 from trainables.spon import SiteBias, SponBiases
 from trainables.teal import SparsityMeter, Thresholds, keep_from, kept_entries, kth_largest, sparse_input

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from trainables.activity import track
 from trainables.model.compiled import can_compile
 from trainables.model.resident import ResidentModel

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from search_spaces.config import TrainingConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from trainables.activity import tell
 from trainables.cost import out_of_memory
 from trainables.loss import linear_kl

@@ -13,9 +13,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from search_spaces.config import Split
 from search_spaces.errors import SponError
-from search_spaces.schema import Split, TrialConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig, TrialPlan
 from trainables.checkpoint import Checkpoint, CheckpointMeta, check_fits, code_commit, library_versions
 from trainables.evaluation import score
 from trainables.scores import Scores

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from search_spaces.config import EMBEDDED, CorpusConfig, ModelConfig, Split
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import EMBEDDED, CorpusConfig, ModelConfig, Split, TrialConfig, TrialPlan
 from search_spaces.sites import ModelShape, Site
+from search_spaces.trial import TrialConfig, TrialPlan
 from trainables.cache import cached, content_key
 from trainables.curves import LEVELS, Curves, fisher_curves
 from trainables.demo import embedded

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.checkpoint import Checkpoint, check_fits
 from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer
 from trainables.sparse import sparsified

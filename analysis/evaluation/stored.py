@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from search_spaces.base import Config
 from search_spaces.files import read_config
-from search_spaces.schema import TrialConfig
-from search_spaces.sources import Config
+from search_spaces.trial import TrialConfig
 
 EVALUATION = "evaluation.json"
 """File of a trial's folder of results, beside ``analysis.json``."""

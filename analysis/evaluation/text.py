@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.evaluation.resident import MODES, Mode, Resident, quiet
 from analysis.evaluation.stored import Scores, TextScores
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from trainables.checkpoint import Checkpoint
 from trainables.evaluation import token_scores
 from trainables.teacher import teacher_of

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from analysis.export.load import SponSpec
-from search_spaces.schema import EMBEDDED
+from search_spaces.config import EMBEDDED
 from trainables.checkpoint import Checkpoint
 from trainables.scores import Scores
 from trainables.statistics import Array, Interval, Means, Statistic, bootstrap_unit, paired_bootstrap, recovered

@@ -17,8 +17,8 @@ from analysis.export import load
 from analysis.export.absorb import absorb
 from analysis.export.card import model_card
 from analysis.export.load import BIASES, CONFIG, SCHEMA_VERSION, SiteSpec, SponSpec
+from search_spaces.config import EMBEDDED
 from search_spaces.errors import SponError
-from search_spaces.schema import EMBEDDED
 from search_spaces.sites import ModelShape, Site, site_order
 from trainables.checkpoint import Checkpoint, check_fits, read_checkpoint
 from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer, read_shape

@@ -18,8 +18,8 @@ from analysis.finding import Effect, Finding, Row
 from analysis.resampling import holm, mean
 from analysis.subject import Trained
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.statistics import TAIL, Array
 
 NAME = "cross"

@@ -7,9 +7,10 @@ import numpy as np
 
 from search_spaces.allocations import BASELINE
 from search_spaces.comparison import controls, trials_like
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.config import SpaceConfig
 from search_spaces.search import search_of
 from search_spaces.sites import ModelShape, Site
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
 from sweep.views.board import STATISTICS, pareto_flags
 from trainables.checkpoint import Checkpoint, read_checkpoint

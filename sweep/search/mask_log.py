@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 
 
 class MaskRecord(NamedTuple):

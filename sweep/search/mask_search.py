@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from search_spaces.samplers import make_sampler
-from search_spaces.schema import TrialConfig
 from search_spaces.search import named_suggestions, search_of, trial_of_suggestion
+from search_spaces.trial import TrialConfig
 from sweep.search.task import Task
 from sweep.store.counts import Counts
 from trainables.ray_trainable import COMPLETE, FAILURE

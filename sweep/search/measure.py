@@ -15,12 +15,13 @@ from torch import Tensor
 
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
+from search_spaces.config import AllocationConfig, SpaceConfig
 from search_spaces.files import write_whole
 from search_spaces.ranking import above_threshold, elbow, top_k
 from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_grid, resolve_trial
-from search_spaces.schema import AllocationConfig, SpaceConfig, TrialConfig
 from search_spaces.search import allocation_of, asks_for_gains, search_of, with_gains
 from search_spaces.sites import ModelShape, Module, Site, site_order
+from search_spaces.trial import TrialConfig
 from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import ScoredMasks, score_masks
 from sweep.store.folder import SweepFolder

@@ -12,8 +12,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.search import search_of
+from search_spaces.trial import TrialConfig
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Task, Values

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.comparison import RANDOM, reference_masks, shared_trial
+from search_spaces.config import ProxyConfig, SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.search import search_of
-from search_spaces.search_config import ProxyConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.search.confirm import choose, compare, final_groups
 from sweep.search.database import copy_studies
 from sweep.search.findings import make_findings, write_findings, write_stop

@@ -1,7 +1,7 @@
 """Which stage a search is in and what is still to come, from its folder alone."""
 
 from search_spaces.allocations import BASELINE
-from search_spaces.schema import SpaceConfig
+from search_spaces.config import SpaceConfig
 from search_spaces.search import search_of
 from sweep.search.findings import FINDINGS
 from sweep.search.mask_log import MaskLog

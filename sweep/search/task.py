@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 
 Values = tuple[float, ...]
 Known = Callable[[TrialConfig, int], Values | None]

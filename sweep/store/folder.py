@@ -45,10 +45,11 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 from search_spaces.load import parse_space
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.storage import check_writable, pull, root_of, sweeps_in
 from trainables.cache import writable, written_aside
 from trainables.checkpoint import META, Checkpoint, write_checkpoint, write_test

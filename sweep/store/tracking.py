@@ -16,9 +16,10 @@ from mlflow.entities import Metric, Param
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
+from search_spaces.config import SpaceConfig
 from search_spaces.files import write_whole
-from search_spaces.schema import SpaceConfig, TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import State, SweepFolder, TrialFolder
 from sweep.terminal.display import say
 from trainables.checkpoint import read_checkpoint

@@ -6,7 +6,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder, TrialFolder
 from sweep.store.tracking import Sender, Tracker
 from sweep.terminal.display import follow, say

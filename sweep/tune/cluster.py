@@ -12,8 +12,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]  # generated
 from ray.util import placement_group, remove_placement_group
 
+from search_spaces.config import ResourcesConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import ResourcesConfig
 from sweep.terminal.display import say
 from sweep.tune.nodes import places, selector, take_back
 from trainables.quiet import hush

@@ -11,8 +11,8 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape, Site
+from search_spaces.trial import TrialConfig
 from trainables.cost import forward_flop, step_flop
 from trainables.schedule import steps_per_epoch, total_steps
 

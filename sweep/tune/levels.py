@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from search_spaces.base import Config
+from search_spaces.config import Level, LevelMethod, PlanConfig, SpaceConfig
 from search_spaces.errors import NodeError
 from search_spaces.files import read_config, write_config
 from search_spaces.levels import cheapest_levels, predicted_kl
-from search_spaces.placement import Level, LevelMethod, PlanConfig
 from search_spaces.resolve import resolve_plan
-from search_spaces.schema import Config, SpaceConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from sweep.store.folder import SweepFolder
 from sweep.terminal.display import say
 from sweep.tune.cluster import answer, remotely

@@ -10,8 +10,8 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial
 from ray.util.placement_group import PlacementGroup, placement_group
 
+from search_spaces.config import ResourcesConfig
 from search_spaces.errors import NodeError
-from search_spaces.schema import ResourcesConfig
 
 _IN_A_ROW = 3
 """Trials that a node may fail one after the other before it gets no more."""

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.store.counts import Counts
 from sweep.terminal.display import say
 from sweep.terminal.view import Standing

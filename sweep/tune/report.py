@@ -10,8 +10,8 @@ from typing import Any
 import ray
 import torch
 
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import NodeError
-from search_spaces.schema import SpaceConfig
 from search_spaces.sites import ModelShape
 from sweep.store.folder import SweepFolder, TrialFolder
 from sweep.terminal.display import follow, say

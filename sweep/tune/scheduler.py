@@ -9,8 +9,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from search_spaces.schema import ResourcesConfig
-from search_spaces.search_config import Asha
+from search_spaces.config import Asha, ResourcesConfig
 from sweep.tune.nodes import places
 
 _METRIC = "val_kl_nats"

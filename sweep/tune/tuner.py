@@ -9,8 +9,8 @@ from typing import Any
 from ray import tune
 from ray.tune.execution import class_cache
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
 from sweep.store.storage import drop_states, folders_in, states_in
 from sweep.tune.callback import SweepCallback

@@ -6,10 +6,10 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from search_spaces.base import Config
+from search_spaces.config import Level
 from search_spaces.errors import SponError
 from search_spaces.files import first_fault
-from search_spaces.placement import Level
-from search_spaces.sources import Config
 from sweep.views.render import interval
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores

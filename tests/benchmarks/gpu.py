@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from search_spaces.config import TrainingConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from tests.benchmarks.plain import Plain
 from tests.benchmarks.table import print_table
 from trainables.cost import forward_flop, step_flop

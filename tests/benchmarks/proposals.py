@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 from random import Random
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Task
 from tests.benchmarks.table import print_table

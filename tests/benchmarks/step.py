@@ -16,8 +16,8 @@ from torch import Tensor
 
 from search_spaces.load import load_space
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from tests.benchmarks.plain import Plain
 from tests.benchmarks.table import print_table
 from trainables.loss import linear_kl

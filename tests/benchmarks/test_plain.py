@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from tests.benchmarks.plain import Plain
 from trainables.loss import linear_kl
 from trainables.sparse import sparsified

@@ -2,10 +2,10 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search_spaces.comparison import RANDOM, controls, reference_masks, shared_trial, trials_like
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.masks import ExactlyK, LayerModuleBits, Subset
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.config import BlockCounts
 from search_spaces.errors import SponError
 from search_spaces.files import read_config, write_whole
-from search_spaces.schema import BlockCounts
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
+from search_spaces.config import AllocationConfig, PlanConfig, SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_allocation, resolve_grid, resolve_plan, resolve_space
-from search_spaces.schema import AllocationConfig, PlanConfig, SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 
 STUDY = ["BASELINE-TEAL", "UNIF-ALL", "TOP-50", "TOP-75", "BOTTOM-50", "ATTN-ONLY"]
 

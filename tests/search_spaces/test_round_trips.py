@@ -9,8 +9,8 @@ from search_spaces.allocations import MEASURED, named_allocation, parse_allocati
 from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Subset, Window
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import MODULES, Site, site_order
+from search_spaces.trial import TrialConfig
 from tests.search_spaces.conftest import make_shape
 
 DEPTHS = st.integers(1, 12)

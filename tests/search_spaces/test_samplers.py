@@ -4,11 +4,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search_spaces.config import Grid, Nsga2, Random, SpaceConfig, Tpe
 from search_spaces.masks import ExactlyK
 from search_spaces.samplers import make_sampler
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import named_suggestions, trial_of_suggestion
-from search_spaces.search_config import Grid, Nsga2, Random, Tpe
 
 ALGORITHMS = [Tpe(n_startup_trials=5), Nsga2(population_size=6), Random(), Grid()]
 MASKS = [

@@ -3,9 +3,9 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.resolve import resolve_space
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import check_search, named_suggestions, quick, trial_of_suggestion
 
 TWO = ["o_proj", "down_proj"]

@@ -1,10 +1,9 @@
 import pytest
 
+from search_spaces.config import Asha, ConfirmConfig, Nsga2, ProxyConfig, SpaceConfig, Tpe
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, Subset
-from search_spaces.schema import SpaceConfig
-from search_spaces.search_config import Asha, ConfirmConfig, Nsga2, ProxyConfig, Tpe
 
 TWO = ["o_proj", "down_proj"]
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
-from search_spaces.schema import SpaceConfig, TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep import find
 from sweep.find import space_to_find, within_budget
 from sweep.plan import Cost

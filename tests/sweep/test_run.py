@@ -11,10 +11,10 @@ import ray
 from mlflow import MlflowClient
 from mlflow.cli import cli
 
+from search_spaces.config import CorpusConfig, ModelConfig
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import CorpusConfig, ModelConfig
 from sweep.run import _check_outlasts, _check_same, _closing, _found
 from sweep.store.folder import SweepFolder
 from sweep.terminal.display import ACTIVITY

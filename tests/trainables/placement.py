@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from search_spaces.config import TrainingConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import TrainingConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialPlan
 from trainables import curves, evaluation, importance, loss, spon, teacher, teal, training
 from trainables.model import resident as model
 from trainables.model.resident import ModelSource, ResidentModel, shape_of

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from search_spaces.config import TrainingConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import TrainingConfig, TrialConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig, TrialPlan
 from trainables import cost
 from trainables.cost import activation_bytes, claim_gpu, forward_flop, gpu_bytes, step_flop, teacher_bytes
 from trainables.loss import linear_kl

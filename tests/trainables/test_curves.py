@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import MODULES, Site
+from search_spaces.trial import TrialPlan
 from trainables.curves import LEVELS, Curves, _chance, merged
 from trainables.evaluation import score
 from trainables.sparse import sparsified

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialPlan
 from search_spaces.sites import MODULES, Site
+from search_spaces.trial import TrialPlan
 from trainables.greedy import greedy_levels
 from trainables.sparse import sparsified
 from trainables.workbench import Workbench

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces.schema import TrainingConfig, TrialConfig
+from search_spaces.config import TrainingConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.importance import by_gain, by_gradient
 from trainables.proxy import MaskScorer
 from trainables.training import Trainer

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from tests.conftest import trials_of
 from trainables.proxy import MaskScorer, some_blocks
 from trainables.spon import SponBiases

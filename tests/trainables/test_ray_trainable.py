@@ -12,8 +12,8 @@ import ray
 import torch
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from tests.conftest import trials_of
 from tests.services import free_port, kill_ray_node, start_ray_node
 from tests.swept import ROOT

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search_spaces.schema import TrainingConfig
+from search_spaces.config import TrainingConfig
 from trainables.schedule import learning_rate, steps_per_epoch, total_steps
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig, TrialPlan
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases, switched_on
 from trainables.workbench import Workbench

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces.config import TrainingConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import TrainingConfig
 from search_spaces.sites import Site
 from trainables.training import Trainer, epoch_order
 from trainables.workbench import Workbench

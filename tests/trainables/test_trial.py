@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from tests.conftest import make_llama, trials_of
 from trainables import trial as module
 from trainables import workbench

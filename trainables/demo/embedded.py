@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from search_spaces.schema import SPLITS, Split
+from search_spaces.config import SPLITS, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key, is_cached
 from trainables.demo.wheels import WheelFile, wheel_member

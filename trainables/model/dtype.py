@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from search_spaces.schema import SpaceConfig
+from search_spaces.config import SpaceConfig
 
 
 class Decision(NamedTuple):

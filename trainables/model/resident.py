@@ -16,8 +16,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from search_spaces.config import EMBEDDED, ModelConfig
 from search_spaces.errors import NodeError, SponError
-from search_spaces.schema import EMBEDDED, ModelConfig
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables.activity import tell
 from trainables.cache import cached, content_key

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from search_spaces.config import EMBEDDED, SPLITS, CorpusConfig, Split
 from search_spaces.errors import SponError
-from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables.activity import tell
 from trainables.cache import cached, content_key
 from trainables.demo import embedded

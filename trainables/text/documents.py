@@ -23,8 +23,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
 
+from search_spaces.config import EMBEDDED, SPLITS, CorpusConfig, Split
 from search_spaces.errors import NodeError, SponError
-from search_spaces.schema import EMBEDDED, SPLITS, CorpusConfig, Split
 from trainables.demo import embedded
 
 _BATCH = 256  # rows read at once

@@ -9,8 +9,8 @@ from torch import Tensor
 from analysis.questions.cross import compare, find, relation
 from analysis.subject import Trained
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 
 SITES = [Site(layer, "down_proj") for layer in range(8)]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig
 from trainables.checkpoint import Checkpoint, CheckpointMeta
 from trainables.scores import Scores
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from optuna.trial import FixedTrial
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from search_spaces.sites import Site
 from sweep.search.confirm import choose, compare, final_groups

@@ -5,8 +5,8 @@ import json
 import pytest
 from optuna.trial import FixedTrial
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import SpaceConfig
 from search_spaces.search import trial_of_suggestion
 from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings, write_stop
 from sweep.search.mask_log import MaskLog, MaskRecord

@@ -2,8 +2,8 @@ import pickle
 
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig
 from sweep.search.mask_log import MaskLog, MaskRecord
 from tests.search_spaces.conftest import make_shape
 

@@ -9,8 +9,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
-from search_spaces.schema import SpaceConfig
 from sweep.search.mask_search import PATIENCE, MaskSearch, open_journal
 from sweep.search.task import Task
 from sweep.store.counts import Counts

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig
 from sweep.search.mask_log import MaskRecord
 from sweep.search.power import Power, power_lines, power_of
 from tests.search_spaces.conftest import make_shape

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig
 from sweep.search import proposals
 from sweep.search.mask_search import MaskSearch
 from sweep.search.task import Task

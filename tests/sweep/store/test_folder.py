@@ -8,7 +8,7 @@ import pytest
 
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder, TrialFolder, check_sweep, create_sweep, open_sweep
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.schema import SpaceConfig
 from sweep.store.folder import SweepFolder
 from sweep.store.ledger import Ledger
 from tests.search_spaces.conftest import make_shape

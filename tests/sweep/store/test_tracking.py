@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from requests import HTTPError
 
 from search_spaces.load import parse_space
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder, TrialFolder, create_sweep
 from sweep.store.tracking import Tracker, trial_params
 from tests.conftest import trials_of

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from search_spaces.load import parse_space
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder, create_sweep
 from sweep.terminal.display import Display
 from sweep.tune.callback import SweepCallback

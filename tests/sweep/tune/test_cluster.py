@@ -9,8 +9,8 @@ import pytest
 import ray
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
+from search_spaces.config import ResourcesConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import ResourcesConfig
 from sweep.tune import cluster
 from sweep.tune.cluster import Autoscaler, at_once, start_ray
 from sweep.tune.nodes import places

@@ -8,8 +8,8 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
+from search_spaces.config import ResourcesConfig
 from search_spaces.errors import NodeError
-from search_spaces.schema import ResourcesConfig
 from sweep.tune import cluster, nodes
 from sweep.tune.nodes import Nodes
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.schema import TrialConfig
 from search_spaces.sites import ModelShape
+from search_spaces.trial import TrialConfig
 from sweep.store.counts import Counts
 from sweep.tune.progress import Progress
 from tests.conftest import trials_of

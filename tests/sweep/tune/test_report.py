@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.tune import report
 
 

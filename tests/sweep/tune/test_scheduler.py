@@ -11,9 +11,8 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
+from search_spaces.config import Asha, ResourcesConfig
 from search_spaces.load import parse_space
-from search_spaces.schema import ResourcesConfig
-from search_spaces.search_config import Asha
 from sweep.store.folder import create_sweep
 from sweep.tune import scheduler
 from sweep.tune.cluster import start_ray

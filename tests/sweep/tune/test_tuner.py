@@ -8,7 +8,7 @@ from ray import tune
 from ray.tune.execution.class_cache import _ActorClassCache
 
 from search_spaces.load import parse_space
-from search_spaces.schema import TrialConfig
+from search_spaces.trial import TrialConfig
 from sweep.store.folder import create_sweep
 from sweep.tune import tuner
 from sweep.tune.tuner import fit, grid_space

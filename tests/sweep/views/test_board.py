@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from search_spaces.errors import SponError
-from search_spaces.schema import TrialConfig, TrialPlan
 from search_spaces.sites import MODULES
+from search_spaces.trial import TrialConfig, TrialPlan
 from sweep.store.folder import SweepFolder
 from sweep.views.board import COLUMNS, STATISTICS, make_board, pareto_flags, plan_title
 from sweep.views.render import as_text

@@ -9,8 +9,8 @@ import pytest
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
+from search_spaces.config import SPLITS
 from search_spaces.errors import NodeError, SponError
-from search_spaces.schema import SPLITS
 from trainables.cache import cache_root, cached
 from trainables.demo import embedded
 from trainables.demo.embedded import WheelFile, documents, model_dir, split_of

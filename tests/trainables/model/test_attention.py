@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from search_spaces.schema import ModelConfig
+from search_spaces.config import ModelConfig
 from trainables.model.attention import SDPA_BLOCKS, SDPA_FP32, attention_for
 from trainables.model.resident import ResidentModel, find_model, load_model
 

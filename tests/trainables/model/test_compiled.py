@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from search_spaces.schema import TrainingConfig, TrialConfig, TrialPlan
+from search_spaces.config import TrainingConfig
 from search_spaces.sites import Site
+from search_spaces.trial import TrialConfig, TrialPlan
 from trainables import training
 from trainables.model import compiled
 from trainables.sparse import alike_changes, changed, sparsified

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from search_spaces.schema import SpaceConfig
+from search_spaces.config import SpaceConfig
 from trainables.model.dtype import decide_dtype, emulation_warning, multiplies_bf16, with_dtype
 
 

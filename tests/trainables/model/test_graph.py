@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces.schema import TrainingConfig
+from search_spaces.config import TrainingConfig
 from search_spaces.sites import Site
 from trainables.model import graph
 from trainables.model.graph import RecordedPass

@@ -19,9 +19,10 @@ from transformers import (
     PretrainedConfig,
 )
 
+from search_spaces.config import CorpusConfig, ModelConfig
 from search_spaces.errors import SponError
-from search_spaces.schema import CorpusConfig, ModelConfig, TrialConfig
 from search_spaces.sites import MODULES, Site
+from search_spaces.trial import TrialConfig
 from tests.conftest import SIZES, families, make_llama, sharpen
 from trainables import workbench
 from trainables.model import resident as model

@@ -14,8 +14,8 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from search_spaces.config import SPLITS, CorpusConfig, Split
 from search_spaces.errors import SponError
-from search_spaces.schema import SPLITS, CorpusConfig, Split
 from trainables.cache import cache_root
 from trainables.text import corpus as corpus_module
 from trainables.text import documents as documents_module
