@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from analysis.finding import Examined, Finding
 from analysis.prompts import prompts_fingerprint, tokenise
-from analysis.questions import categories, cross, logits, moments, norms, pca, perplexity, shift, where, worth
+from analysis.questions import categories, cross, levels, logits, moments, norms, pca, perplexity, shift, where, worth
 from analysis.subject import Subject, make_subject
 from search_spaces.base import Config
 from search_spaces.config import Split
@@ -19,7 +19,7 @@ from trainables.workbench import Workbench
 
 QUESTIONS: Mapping[str, Callable[[Subject], Finding]] = {
     question.NAME: question.find
-    for question in (perplexity, shift, where, categories, pca, moments, norms, logits, worth)
+    for question in (perplexity, shift, where, categories, pca, moments, norms, logits, worth, levels)
 }
 """By name, in the order of the report. Adding one is a file and its name here."""
 

@@ -200,6 +200,26 @@ def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([teal, pd.DataFrame({"factor": factors} | columns)]).sort_values("factor")
 
 
+def _levels(finding: Finding, rows: pd.DataFrame) -> list[Block]:
+    what = np.array(words(rows, "what"))
+    parts, sites = rows[what == "part"], place_sites(rows[what == "site"], "place")
+    names, predicted = words(parts, "place"), numbers(parts, "predicted_nats")
+    measured = effects_of(parts, "kl_nats", ["TEAL"] * len(parts))
+    lines = {
+        name: [effect and effect.model_copy(update={"null": (price, price)})]
+        for name, effect, price in zip(names, measured, predicted, strict=True)
+    }
+    correlations = _lines(_unit(finding, "correlation"), lambda label: label.partition(", ")[2])
+    ranks = Effects("Rank correlations", "Spearman correlation", correlations, at=0)
+    panels = [
+        Sites("Level", "fraction zeroed", sites, "level", scale="from zero"),
+        Sites("Predicted cost", "nats a position", sites, "predicted_nats", scale="from zero"),
+        Sites("Gain of the bias, first order", "nats a position", sites, "gain_nats", at=0),
+    ]
+    whole = Effects("What each part costs, the others sparse and dense by turns", "KL, nats a position", lines, at=0)
+    return [Block(1, [whole]), Block(columns_for(sites), panels), Block(1, [ranks])]
+
+
 def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     of = list(zip(words(rows, "one"), words(rows, "other"), words(rows, "relation"), strict=True))
     trials = list(dict.fromkeys(name for one, other, _ in of for name in (one, other)))
@@ -295,6 +315,12 @@ DRAWINGS: Mapping[str, Drawing] = {
         [_BIASES, _RANDOM, _ZERO],
         "What each bias takes off the KL, the others on and off by turns; its cosine with the mean error of its site; "
         "and the KL of all biases scaled, or taken apart.",
+    ),
+    "levels": Drawing(
+        _levels,
+        [_TEAL, dot(RANDOM, "predicted by the curves", "|"), bar("shuffled pairs"), _ZERO],
+        "What each part of the plan costs in KL, beside what the Fisher curves predict; the level, the predicted cost "
+        "and the gain of the bias of each site; and how alike these order parts and sites.",
     ),
     "cross": Drawing(
         _cross,

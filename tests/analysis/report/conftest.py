@@ -113,6 +113,19 @@ def worth() -> tuple[list[Row], list[Effect]]:
     return sites(**row) + whole, [*effects, count("sites whose bias clearly lowers the KL")]
 
 
+def levels() -> tuple[list[Row], list[Effect]]:
+    empty: Row = {"level": None, "gain_nats": None, "p_differs": None}
+    rows = [
+        {"what": "part", "place": name, "n_sites": 1, "predicted_nats": price} | empty | spread("kl_nats", 0.15)
+        for name, price in (("q_proj, first third", 0.1), ("down_proj, last third", 0.3))
+    ]
+    none: Row = dict.fromkeys(spread("kl_nats", 0.0))
+    cost: Row = {"n_sites": 1, "predicted_nats": 0.01, "level": 0.5, "gain_nats": 0.002, "p_differs": None}
+    rows += [{"what": "site", "place": site} | cost | none for site in SITES]
+    effects = [effect("KL of the whole plan, TEAL", "nats", 0.5, (0.4, 0.4)), count("parts that clearly cost more")]
+    return rows, [*effects, effect("rank correlation, gain with level", "correlation", 0.3, (-0.4, 0.4))]
+
+
 def cross() -> tuple[list[Row], list[Effect]]:
     rows: list[Row] = []
     effects = []
@@ -124,7 +137,7 @@ def cross() -> tuple[list[Row], list[Effect]]:
     return rows, effects
 
 
-MAKERS = (perplexity, shift, where, categories, pca, moments, norms, logits, worth, cross)
+MAKERS = (perplexity, shift, where, categories, pca, moments, norms, logits, worth, levels, cross)
 
 
 @pytest.fixture(scope="session")

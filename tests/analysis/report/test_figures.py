@@ -200,6 +200,15 @@ def test_scaled_biases_start_at_teal_and_pass_through_the_biases_themselves(find
     assert scaled.get_ydata().tolist() == [0, -0.2, -0.4, 0.3]
 
 
+def test_what_parts_cost_stands_on_what_the_curves_predict(findings):
+    parts, *_, ranks = draw(findings["levels"]).axes
+    assert [label.get_text() for label in parts.get_yticklabels()] == ["q_proj, first third", "down_proj, last third"]
+    predicted = [line.get_xdata()[0] for line in parts.lines if line.get_color() == RANDOM and line.get_marker() == "|"]
+    measured = [line.get_xdata()[0] for line in parts.lines if line.get_marker() == "o"]
+    assert (predicted, measured) == ([0.1, 0.3], [0.15, 0.15])
+    assert [label.get_text() for label in ranks.get_yticklabels()] == ["gain with level"]
+
+
 def test_pairs_are_ordered_by_how_they_differ_with_means_on_their_nulls(findings):
     figure = draw(findings["cross"])
     whole, moved = figure.axes
