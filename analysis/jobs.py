@@ -19,7 +19,7 @@ from trainables.checkpoint import Checkpoint
 from trainables.ray_trainable import connect_ray
 
 _BEAT_SECONDS = 30.0
-_PASSES = {"perplexity": 3, "shift": 9, "where": 2, "categories": 3, "worth": 11, "levels": 8}
+_PASSES = {"perplexity": 3, "shift": 9, "where": 2, "categories": 3, "worth": 11, "levels": 6}
 """Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
 
 

@@ -20,10 +20,10 @@ from trainables.sparse import sparsified
 from trainables.statistics import Array, Interval, rank_correlation
 
 NAME = "levels"
-_CURVE_BLOCKS = 32
+_CURVE_BLOCKS = 16
 """Of the calibration text, for the curves."""
-_MOST_SITES = 31
-"""That are each a part by itself; of more, a part is a module in a third of the depth."""
+_MOST_PARTS = 15
+"""So that 16 runs measure them all."""
 _FEWEST_RANKED = 5
 _LEVEL = 0.05
 _GAINS = "rank correlation, biases' gain with their sites' predicted cost"
@@ -34,19 +34,22 @@ Parts = Mapping[str, Sequence[Site]]
 
 
 def parts_of(sites: Sequence[Site], num_layers: int) -> Parts:
-    """What is switched on and off as one, by name: a site, or the sites of a module in a third of the depth.
+    """Sites that are switched on and off as one: those of a module in a band of layers, such as ``down_proj 10-14``.
 
     Args:
         sites: of the plan.
-        num_layers: of the model.
+        num_layers: of the model, cut into as many bands as keep the parts few.
     """
-    if len(sites) <= _MOST_SITES:
-        return {str(site): [site] for site in sites}
-    parts: dict[str, list[Site]] = {}
+    bands = min(num_layers, _MOST_PARTS // len({site.module for site in sites}))
+    parts: dict[tuple[str, int], list[Site]] = {}
     for site in sites:
-        third = ("first", "middle", "last")[3 * site.layer // num_layers]
-        parts.setdefault(f"{site.module}, {third} third", []).append(site)
-    return parts
+        parts.setdefault((site.module, site.layer * bands // num_layers), []).append(site)
+    return {f"{module} {_layers(some)}": some for (module, _), some in parts.items()}
+
+
+def _layers(sites: Sequence[Site]) -> str:
+    first, last = min(site.layer for site in sites), max(site.layer for site in sites)
+    return f"{first}-{last}" if last > first else str(first)
 
 
 def ranked_alike(one: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]] | None:

@@ -112,8 +112,9 @@ def test_a_tasks_data_is_found_beside_it_from_anywhere(write_task, monkeypatch, 
     assert Path.cwd() == tmp_path.parent
 
 
-def test_our_own_task_loads():
-    file = Path(harness.__file__).with_name("own.yaml")
+@pytest.mark.parametrize("name", ["own", "chains"])
+def test_our_own_tasks_load(name):
+    file = Path(harness.__file__).with_name(f"{name}.yaml")
     (task,) = load_tasks([str(file)], None).values()
     items = list(task.eval_docs)
     assert len(items) == 40

@@ -24,12 +24,19 @@ def effects_of(finding: Finding) -> dict[str, Effect]:
     return {effect.label: effect for effect in finding.effects}
 
 
-def test_a_part_is_a_site_or_of_many_sites_a_module_in_a_third_of_the_depth():
-    assert parts_of(ALL[:31], 30) == {str(site): [site] for site in ALL[:31]}
+def test_a_part_is_a_module_in_a_band_of_layers_and_there_are_few_parts():
     parts = parts_of(ALL, 30)
-    assert len(parts) == 6
-    assert parts["down_proj, middle third"] == [Site(layer, "down_proj") for layer in range(10, 20)]
+    assert len(parts) == 14
+    assert parts["down_proj 5-8"] == [Site(layer, "down_proj") for layer in range(5, 9)]
     assert sorted(site for sites in parts.values() for site in sites) == sorted(ALL)
+    assert list(parts_of(ALL[:6], 3)) == [
+        "q_proj 0",
+        "down_proj 0",
+        "q_proj 1",
+        "down_proj 1",
+        "q_proj 2",
+        "down_proj 2",
+    ]
 
 
 def test_ranks_that_agree_are_beyond_shuffled_ones_and_a_constant_has_none():
@@ -50,7 +57,11 @@ def test_what_a_part_costs_is_the_mean_over_runs_with_it_less_those_without(subj
         on = {str(site): 0.6 for site, is_on in zip(sites, run, strict=True) if is_on}
         with with_levels(subject, on).as_biases(None):
             kl[bool(run[place])].append(score(subject.model, blocks, teacher).kl_nats)
-    row = next(row for row in finding_of("levels", "topk").rows if row["place"] == str(sites[place]))
+    row = next(
+        row
+        for row in finding_of("levels", "topk").rows
+        if row["place"] == f"{sites[place].module} {sites[place].layer}"
+    )
     assert row["kl_nats"] == pytest.approx(np.mean(kl[True]) - np.mean(kl[False]), abs=1e-9)
 
 

@@ -117,7 +117,7 @@ def levels() -> tuple[list[Row], list[Effect]]:
     empty: Row = {"level": None, "gain_nats": None, "p_differs": None}
     rows = [
         {"what": "part", "place": name, "n_sites": 1, "predicted_nats": price} | empty | spread("kl_nats", 0.15)
-        for name, price in (("q_proj, first third", 0.1), ("down_proj, last third", 0.3))
+        for name, price in (("q_proj 0-14", 0.1), ("down_proj 15-29", 0.3))
     ]
     none: Row = dict.fromkeys(spread("kl_nats", 0.0))
     cost: Row = {"n_sites": 1, "predicted_nats": 0.01, "level": 0.5, "gain_nats": 0.002, "p_differs": None}
