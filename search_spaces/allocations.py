@@ -1,8 +1,8 @@
 """Named allocations: which sites carry a SPON bias.
 
 The names are the seed study's (``configs/allocation_configs.yaml`` there), by fraction of the depth, so that they fit
-any model; MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. Those of
-``MEASURED`` take the layers or sites that matter most, by a figure that is measured first (``sweep.search.measure``).
+any model. MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. The allocations of
+``MEASURED`` rank layers or sites by a figure that a sweep measures first (``sweep.search.measure``).
 
 Early layers are near the embedding, late layers near the output: TOP is early, BOTTOM is late.
 """
@@ -17,12 +17,12 @@ from search_spaces.sites import MODULES, Module
 BASELINE = "BASELINE-TEAL"
 MEASURED = {
     "GRADIENT": "the gradient of the KL at zero biases",
-    "CORNERSTONE": "the KL without the layer's bias, all others there",
+    "CORNERSTONE": "the KL without the layer's bias, with all others",
     "CRITICAL-ONLY": "the KL with the layer's bias alone, trained alone",
     "SHAPLEY-GUIDED": "the layer's Shapley value, over shared biases",
-    "GAIN": "what the site's own bias takes off the KL to first order; this one ranks single sites",
+    "GAIN": "the first-order reduction of the KL by the site's own bias; this one ranks single sites",
 }
-"""Name -> by what layers are ranked. ``NAME-<percent>`` takes that share of them, ``NAME`` those before the elbow."""
+"""Name -> figure that ranks layers. ``NAME-<percent>`` takes that share of them, ``NAME`` those before the elbow."""
 MLP: tuple[Module, ...] = ("down_proj",)
 
 # name -> (percent of the layers in TOP order, modules)
@@ -33,7 +33,7 @@ _FIXED: dict[str, tuple[int, tuple[Module, ...]]] = {
     "HYBRID-OD": (100, ("o_proj", "down_proj")),
     "HYBRID-QD": (100, ("q_proj", "down_proj")),
     "ALL-SITES": (100, MODULES),
-    "ADAPTIVE": (75, MLP),  # the study's name for what its code makes TOP-75; the two are one trial
+    "ADAPTIVE": (75, MLP),  # the study's name, which its code resolves to TOP-75: one trial
 }
 NAMES = (
     *_FIXED,
@@ -43,7 +43,7 @@ NAMES = (
 
 
 def _share(percent: int, depth: int) -> int:
-    """Layers in a share of the depth, rounded down but never none (the study's rule)."""
+    """Number of layers in a share of the depth, rounded down, at least one (the study's rule)."""
     return max(1, depth * percent // 100)
 
 
@@ -84,7 +84,8 @@ def parse_allocation(name: str) -> tuple[str, int]:
     """Split a name into its family and number: ``TOP-50`` into TOP and 50, ``UNIF-ALL`` into itself and its percent.
 
     Raises:
-        ValueError: if the name is unknown or its percent out of range. The number of RANDOM needs the depth to judge.
+        ValueError: if the name is unknown or its percent out of range. The number of RANDOM is not checked, because its
+            range depends on the depth.
     """
     if name in _FIXED:
         return name, _FIXED[name][0]
@@ -94,14 +95,14 @@ def parse_allocation(name: str) -> tuple[str, int]:
     if not match or match[1] not in _FAMILIES or (match[2] is None and match[1] not in ("MIDDLE", "ALTERNATING")):
         raise ValueError(f"an allocation must be one of {', '.join(NAMES)}, but got {name!r}")
     family, number = match[1], int(match[2] or 50)
-    most = {"ALTERNATING": 50}.get(family, 100)  # above a half, neighbours would be among them
+    most = {"ALTERNATING": 50}.get(family, 100)  # above a half, some layers would be neighbours
     if family != "RANDOM" and not 1 <= number <= most:
         raise ValueError(f"{family}-p must have 1 <= p <= {most} percent, but got {name!r}")
     return family, number
 
 
 def measured_name(name: str) -> tuple[str, int] | None:
-    """The method and percent of an allocation of ``MEASURED``, percent 0 for the elbow; None if it is none of them.
+    """The method and percent of an allocation of ``MEASURED``, with percent 0 for the elbow. None for other names.
 
     Raises:
         ValueError: if its percent is out of range.
@@ -116,7 +117,7 @@ def measured_name(name: str) -> tuple[str, int] | None:
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is taken by the named allocations."""
+    """Whether a name belongs to the named allocations."""
     try:
         parse_allocation(name)
     except ValueError:
@@ -125,9 +126,9 @@ def is_named(name: str) -> bool:
 
 
 def named_allocation(name: str, depth: int, seed: int = 0) -> tuple[list[int], tuple[Module, ...]]:
-    """Layer indices of a named allocation in a model of some depth, ascending, and its module types.
+    """Ascending layer indices of a named allocation in a model of the given depth, and its module types.
 
-    The seed says which draw, for RANDOM.
+    The seed is that of the draw for RANDOM.
 
     Raises:
         SponError: if the name is unknown or its number is out of range.

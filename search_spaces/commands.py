@@ -1,4 +1,4 @@
-"""What the command lines of both rooms have in common: name, version, commands, completion."""
+"""Shared parts of both command lines: name, version, commands, completion."""
 
 import argparse
 import sys
@@ -9,15 +9,15 @@ from typing import Any
 from search_spaces import __version__
 
 Add = Callable[[str, Callable[[argparse.Namespace], Any], str], argparse.ArgumentParser]
-"""Adds a command by its name, its function and a line that says what it does; returns its parser."""
+"""Adds a command, given its name, its function and a one-line summary, and returns its parser."""
 
 
 def command_line_of(room: str, description: str) -> tuple[argparse.ArgumentParser, Add]:
-    """A command line without commands, and what adds one.
+    """A command line without commands, and a function that adds one.
 
     Args:
-        room: whose it is, ``sweep`` or ``analysis``; usage lines follow what was typed, such as ``spon-sweep``.
-        description: of all of it.
+        room: ``sweep`` or ``analysis``. Usage lines show the program as it was called, such as ``spon-sweep``.
+        description: of the command line.
     """
     script = f"spon-{room}"
     called = script if Path(sys.argv[0]).stem == script else f"python -m {room}"
@@ -34,10 +34,10 @@ def command_line_of(room: str, description: str) -> tuple[argparse.ArgumentParse
 
 
 def add_completion(parser: argparse.ArgumentParser, add: Add, room: str) -> None:
-    """Add the command that prints the script by which a shell completes commands, options, choices and files."""
+    """Add the command that prints a shell completion script for commands, options, choices and files."""
 
     def complete(arguments: argparse.Namespace) -> int:
-        import shtab  # here, because only this command wants it
+        import shtab  # here, because only this command needs it
 
         parser.prog = f"spon-{room}"
         (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -47,5 +47,5 @@ def add_completion(parser: argparse.ArgumentParser, add: Add, room: str) -> None
         print(shtab.complete(parser, arguments.shell))
         return 0
 
-    sub = add("completion", complete, f"print the script by which a shell completes spon-{room}")
-    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="eval it in the shell's start-up file")
+    sub = add("completion", complete, f"print the shell completion script of spon-{room}")
+    sub.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="your shell; eval the output in its start-up file")

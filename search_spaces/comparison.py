@@ -1,4 +1,4 @@
-"""Trials around a search: those whose biases its proxy shares, and those that its masks are compared with."""
+"""Trials around a search: the shared biases of its proxy, and the masks to compare its masks with."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from search_spaces.sites import ModelShape, Site, site_order
 from search_spaces.trial import TrialConfig
 
 RANDOM = "random-"
-"""How the names of random masks begin."""
+"""Prefix of the names of random masks."""
 
 
 def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> TrialConfig:
-    """The trial with a bias at every candidate site: a proxy switches these biases on or off.
+    """The trial with a bias at every candidate site. A proxy switches these biases on and off.
 
     Raises:
         SponError: if the space does not fit the model.
@@ -24,7 +24,7 @@ def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprin
     epochs = search.proxy.epochs if search.proxy else None
     training = space.training.model_copy(update={"epochs": epochs or space.training.epochs})
     sites = tuple(site for unit in search.masks.units(shape) for site in unit)
-    # Trained as all masks are, it is one of them, and goes by that one's name
+    # With the training of the masks it is one of them, and takes its name
     allocation = allocation_of(space, sites, shape)
     if training != space.training:
         allocation = AllocationConfig(name="shared-biases", sites=tuple(str(site) for site in sites))
@@ -35,7 +35,7 @@ def shared_trial(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprin
 def trials_like(
     like: TrialConfig, name: str, mask: Iterable[Site], seeds: Sequence[int], shape: ModelShape
 ) -> list[TrialConfig]:
-    """The trials of another mask, of the given name, under the plan and training of ``like``; one a seed."""
+    """The trials of another mask under the plan and training of ``like``, one per seed."""
     sites = tuple(sorted(mask, key=site_order))
     n_params = shape.n_params(sites, like.training.form)
     masked = {
@@ -49,11 +49,11 @@ def trials_like(
 
 
 def reference_masks(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
-    """Masks that span what a search will compare, of the family: what its text must be able to tell apart.
+    """Masks that span what a search will compare. Its text must be able to tell them apart.
 
-    They are the space's own allocations, as many units early, late and inverted as the first of them has, and
-    ``proxy.n_reference`` random suggestions, which are also what an algorithm has to beat. The inverse may be outside
-    the family: where the allocation is a good one, it is the bad end of the scale.
+    They are the space's own allocations that fit the family, early, late and inverted controls of the first of them,
+    and ``proxy.n_reference`` random suggestions, which an algorithm must also beat. The inverse may be outside the
+    family. If the allocation is good, its inverse is the bad end of the scale.
     """
     search, shared = search_of(space), shared_trial(space, shape, fingerprints)
     masks: dict[tuple[Site, ...], str] = {}
@@ -72,8 +72,8 @@ def reference_masks(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerp
 def _with_random(
     masks: dict[tuple[Site, ...], str], space: SpaceConfig, shape: ModelShape
 ) -> dict[tuple[Site, ...], str]:
-    """The masks and random suggestions of the family, all different; fewer where the family has no more."""
-    import optuna  # half a second, which a space without a search need not wait for
+    """Add distinct random suggestions of the family to the masks, fewer if the family has no more."""
+    import optuna  # here, because it takes half a second that a space without a search does not need
 
     search = search_of(space)
     wanted = search.proxy.n_reference if search.proxy else 0
@@ -88,16 +88,16 @@ def _with_random(
 
 
 def controls(units: Sequence[Unit], mask: frozenset[Site], n_random: int, seed: int = 0) -> dict[str, tuple[Site, ...]]:
-    """Masks that a searched one must beat to mean anything: as many units early, late and at random, and its inverse.
+    """Masks that a searched mask must beat to mean anything: as many units early, late and at random, and its inverse.
 
     Args:
-        units: what is chosen or left as one, in canonical order; the mask is made of some of them.
-        mask: the searched one.
-        n_random: random masks, all different; fewer where the family has no more.
-        seed: of their draws.
+        units: all units in canonical order. The mask consists of some of them.
+        mask: the searched mask.
+        n_random: number of distinct random masks, fewer if the family has no more.
+        seed: of the random draws.
 
     Returns:
-        Sites by name; the inverse is left out where it would be empty.
+        Sites by name, without the inverse if it is empty.
     """
     chosen = [place for place, unit in enumerate(units) if set(unit) <= mask]
     k, rng = len(chosen), random.Random(seed)

@@ -1,4 +1,4 @@
-"""Everything that a user can write in a space, in the order of its keys; `SpaceConfig`, the whole, comes last."""
+"""The schema of a space, in the order of its keys. `SpaceConfig`, the whole, comes last."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -31,11 +31,11 @@ class ModelConfig(Config):
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen weights; biases and statistics are fp32 always. ``auto`` is bfloat16 on CUDA and on CPUs that
-    multiply it, else float32; the driver decides once, for all trials (``trainables.model.dtype``).
+    """Type of the frozen weights. Biases and statistics are always fp32. ``auto`` is bfloat16 on CUDA and on CPUs with
+    instructions for it, else float32. The driver decides once for all trials (``trainables.model.dtype``).
     """
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless asked for."""
+    """Run code that comes with the model."""
 
     @model_validator(mode="after")
     def _revision_goes_with_a_hub(self) -> "ModelConfig":
@@ -45,18 +45,18 @@ class ModelConfig(Config):
 
 
 class BlockCounts(Config):
-    """How many token blocks each split gives at most."""
+    """Maximum number of token blocks in each split."""
 
     calibration: int = Field(default=2048, ge=1)
-    """Blocks that biases and thresholds are made from."""
+    """Blocks that train biases and set thresholds."""
     validation: int = Field(default=256, ge=1)
-    """Blocks that choices are made on."""
+    """Blocks for every choice."""
     test: int = Field(default=1024, ge=1)
-    """Blocks of the final report, which nothing else reads."""
+    """Blocks for the final report. Nothing else reads them."""
 
 
 class CorpusConfig(Config):
-    """Text, its three splits, and how it becomes token blocks."""
+    """The text, its three splits, and how it becomes token blocks."""
 
     source: str = Field(default=EMBEDDED, min_length=1)
     """``embedded`` (English Wikipedia sample), ``files`` (local text or parquet), or a hub dataset id."""
@@ -65,26 +65,26 @@ class CorpusConfig(Config):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     splits: dict[Split, str] = Field({"calibration": "train", "validation": "validation", "test": "test"})
-    """For a hub dataset, its split for each of ours. Without a validation split, every tenth calibration document is
-    taken for it.
+    """For a hub dataset, its name of each split. Without a validation split, every tenth calibration document becomes
+    validation text.
     """
     files: dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]] = Field({})
-    """For ``files``, paths for each split (the same rule for a missing validation split)."""
+    """For ``files``, the paths of each split. The same rule holds for a missing validation split."""
     document: Literal["row", "paragraph", "file", "heading"] = "row"
-    """What one document is. Intervals resample documents, and no document is torn for a missing validation split. A
-    ``row`` is one of a dataset or parquet file, or a line of a text file; ``paragraph`` and ``file`` are for text files
-    only. With ``heading``, each level-one heading, `` = Title = `` as in WikiText, starts an article, and an article is
-    a document.
+    """What one document is. Intervals resample documents, and a validation split taken from calibration text keeps
+    documents whole. A ``row`` is a row of a dataset or parquet file, or a line of a text file. ``paragraph`` and
+    ``file`` are for text files only. With ``heading``, a document is an article that starts at a level-one heading,
+    `` = Title = `` as in WikiText.
     """
     text_column: str = "text"
-    """The column to read."""
+    """The column with the text."""
     block_size: int = Field(default=128, ge=2)
     """Tokens in a block."""
     blocks: BlockCounts = BlockCounts()
-    """How many blocks each split gives at most."""
+    """Maximum number of blocks in each split."""
     pick: Literal["first", "spread"] = "first"
-    """The ``first`` blocks of the token stream (the study), or blocks ``spread`` evenly over it, in an order of which
-    every beginning is spread too.
+    """The ``first`` blocks of the token stream (as in the study), or blocks ``spread`` evenly over it, in an order
+    in which every prefix is spread too.
     """
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class CorpusConfig(Config):
 
     @property
     def on_hub(self) -> bool:
-        """Whether it is a dataset of the hub."""
+        """Whether the text is a hub dataset."""
         return self.source not in (EMBEDDED, "files")
 
     @model_validator(mode="after")
@@ -120,12 +120,12 @@ class CorpusConfig(Config):
 
 
 def _by_name(value: object) -> object:
-    """The short form of a config that has a ``name``, as the mapping that it stands for."""
+    """Expand a bare name to the mapping that it stands for."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def _canonical(sites: Iterable[str]) -> tuple[str, ...]:
-    """The sites as ``Site`` writes them; as a ``ValueError``, what pydantic gives a field path, if one is wrong."""
+    """The sites as ``Site`` writes them. A bad one raises ``ValueError``, to which pydantic adds the field path."""
     try:
         parsed = tuple(str(Site.parse(site)) for site in sites)
     except SponError as error:
@@ -140,21 +140,21 @@ class PlanConfig(Config):
     """TEAL: which sites are sparsified, how much, by which rule."""
 
     modules: Literal["matched"] | tuple[Module, ...] = "matched"
-    """Module types, ``all`` of them, or ``matched`` (those of the allocation, as the seed study does)."""
+    """Module types, ``all`` of them, or ``matched`` (those of the allocation, as in the seed study)."""
     layers: tuple[int, ...] | None = None
     """Layer indices, all by default."""
     levels: tuple[LevelMethod, ...] | dict[str, Level] = ("uniform",)
-    """How the sweep's sparsity is spread over the sites. ``uniform``; by Fisher curves (``fisher``,
-    ``trainables.curves``) or TEAL's block-wise optimisation (``greedy``, ``trainables.greedy``), which are measured on
-    the model first; several of these, each a plan of its own; or the sparsity of single sites where it differs from the
-    sweep's, such as ``{"3.down_proj": 0.4}``.
+    """How the sweep's sparsity is spread over the sites. ``uniform`` gives every site the same level. ``fisher``
+    (Fisher curves, ``trainables.curves``) and ``greedy`` (TEAL's block-wise optimisation, ``trainables.greedy``) are
+    measured on the model first. In a list, each method is a plan of its own. A mapping, such as
+    ``{"3.down_proj": 0.4}``, sets single sites that differ from the sweep's sparsity.
     """
     bounds: tuple[Level, Level] = (0.0, 0.95)
     """Lowest and highest level that ``fisher`` and ``greedy`` may give a site."""
     level_method: LevelMethod | None = None
-    """Who chose the levels of single sites. A sweep sets it when it has measured them."""
+    """The method that chose the levels of single sites. A sweep sets it after it measures them."""
     rule: Literal["topk", "threshold"] = "threshold"
-    """``topk`` keeps the largest |x| of each token; ``threshold`` compares with one calibrated quantile a site."""
+    """``topk`` keeps the largest |x| of each token. ``threshold`` compares it with one calibrated quantile per site."""
     tokens: TokenPolicy = "all"
     """Which positions are sparsified: ``all``, or the ``second_half`` of a block (TEAL's own prefill)."""
     calibration_blocks: int = Field(default=32, ge=1)
@@ -189,7 +189,7 @@ class PlanConfig(Config):
         if isinstance(levels, dict):
             return dict(zip(_canonical(levels), levels.values(), strict=True))
         if not levels or len(set(levels)) != len(levels):
-            raise ValueError(f"methods of levels must be at least one and each once, but got {list(levels)}")
+            raise ValueError(f"plan.levels must name at least one method and each once, but got {list(levels)}")
         return levels
 
     @field_validator("bounds")
@@ -201,7 +201,7 @@ class PlanConfig(Config):
 
     @property
     def methods(self) -> tuple[LevelMethod, ...]:
-        """The methods of levels that are still open; none where each site's level is known."""
+        """The methods for levels that are not decided yet, empty if the level of each site is known."""
         return () if isinstance(self.levels, dict) else self.levels
 
     @property
@@ -212,7 +212,7 @@ class PlanConfig(Config):
     @model_validator(mode="after")
     def _something_is_sparsified(self) -> "PlanConfig":
         if self.is_measured and self.modules == "matched":
-            raise ValueError(f"levels that are measured must have a list of modules, but got {', '.join(self.methods)}")
+            raise ValueError(f"measured levels must have a list of modules, but got {', '.join(self.methods)}")
         if self.layers == ():
             raise ValueError("a plan must sparsify at least one layer, but got layers=[]")
         return self
@@ -222,19 +222,19 @@ class AllocationConfig(Config):
     """SPON: which sites carry a bias. A bare string in YAML is a named allocation."""
 
     name: str = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
-    """A named allocation, or a name of your own (not one of those) beside ``layers`` or ``sites``."""
+    """A named allocation. With ``layers`` or ``sites``, a name of your own that is not one of those."""
     layers: tuple[int, ...] | None = None
     """Explicit layer indices."""
     modules: Modules | None = None
-    """Module types, or ``all``; those of the named allocation, or ``down_proj``, by default."""
+    """Module types, or ``all``. The default is those of the named allocation, else ``down_proj``."""
     sites: tuple[str, ...] | None = None
     """Explicit sites, such as ``["0.down_proj", "3.o_proj"]``."""
     seed: Seed = 0
-    """Which draw, for RANDOM-k only."""
+    """Seed of the draw, for RANDOM-k only."""
     above: float | None = None
-    """For an allocation that is measured: the layers whose figure is above this, in its own unit."""
+    """For a measured allocation, take the layers whose figure is above this value, in the unit of the figure."""
     levels: tuple[LevelMethod, ...] | None = None
-    """Methods of ``plan.levels`` under which it is tried; all by default."""
+    """Methods of ``plan.levels`` to try it under, all by default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -270,12 +270,12 @@ class AllocationConfig(Config):
 
     @property
     def is_measured(self) -> bool:
-        """Whether its layers must be measured on the model before it can be resolved."""
+        """Whether layers or sites must be measured on the model before the allocation can be resolved."""
         return self.layers is None and self.sites is None and measured_name(self.name) is not None
 
     @property
     def label(self) -> str:
-        """The name, with what tells apart two uses of the same named allocation."""
+        """The name, with a suffix that tells apart two uses of the same named allocation."""
         above = f">{self.above:g}" if self.above is not None else ""
         if self.layers is not None or self.sites is not None:
             return self.name + above
@@ -284,18 +284,18 @@ class AllocationConfig(Config):
 
 
 class TrainingConfig(Config):
-    """How the biases are trained (SPON, arXiv:2512.12744; defaults are the seed study's)."""
+    """How the biases are trained (SPON, arXiv:2512.12744). Defaults are the seed study's."""
 
     form: Literal["output_bias", "input_vector"] = "output_bias"
-    """``output_bias`` trains b; ``input_vector`` trains a with b = W a (the paper's form)."""
+    """``output_bias`` trains b. ``input_vector`` trains a with b = W a (the paper's form)."""
     init: Literal["zero", "bias_correction"] = "zero"
-    """Where training starts: ``zero``, where the model is the TEAL-only one, or ``bias_correction``, the mean of what
-    sparsification takes from a site's output (``trainables.teal.mean_removed``).
+    """Where training starts: at ``zero``, which is TEAL alone, or at ``bias_correction``, the mean that sparsification
+    removes from a site's output (``trainables.teal.mean_removed``).
     """
     init_scale: float = Field(default=0.5, gt=0, le=1)
     """Share of that mean to start from."""
     temperature: float = Field(default=1.0, gt=0)
-    """Temperature of both distributions; the loss is scaled by its square."""
+    """Temperature of both distributions. The loss is scaled by its square."""
     batch_size: int = Field(default=8, ge=1)
     """Blocks in one forward pass."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
@@ -303,27 +303,27 @@ class TrainingConfig(Config):
     epochs: int = Field(default=10, ge=1)
     """Passes over the calibration blocks."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps at most; ends training inside an epoch."""
+    """Maximum number of optimiser steps. It may end training within an epoch."""
     lr: float = Field(default=1e-5, gt=0)
-    """AdamW's learning rate at its peak."""
+    """Peak learning rate of AdamW."""
     gain_lr: float = Field(default=0.0, ge=0)
-    """Learning rate of a gain of each site on its start, which fewer tokens can tell than each of its entries. At 0
-    there are no gains.
+    """Learning rate of one gain per site that scales its start. Fewer tokens suffice for a gain than for each entry of
+    the start. At 0 there are no gains.
     """
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """The joint norm of the gradient is clipped to this."""
+    """Clip the joint norm of the gradients to this value."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up."""
+    """Learning rate schedule after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps in which the learning rate rises in a straight line."""
+    """Steps of linear learning rate warm-up."""
     eval_every_steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps between validations; each epoch by default."""
+    """Optimiser steps between validations. The default is one validation per epoch."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Validations without a lower KL before training ends; the best biases are then kept."""
+    """Validations without a lower KL before training ends. The best biases are then kept."""
     seed: Seed = 42
-    """Seed of the data order. A space sets it by ``seeds``."""
+    """Seed of the data order. A space sets it with ``seeds``."""
 
     @model_validator(mode="after")
     def _gains_need_a_start(self) -> "TrainingConfig":
@@ -333,28 +333,28 @@ class TrainingConfig(Config):
 
 
 class ResourcesConfig(Config):
-    """What one trial asks of the cluster, and how much of it at most. Of a result it decides the device alone."""
+    """What one trial requests from the cluster, and its limits. Only the device affects results."""
 
     cpus_per_trial: int = Field(default=1, ge=1)
-    """Ray CPUs, and torch threads, of a trial."""
+    """Ray CPUs and torch threads of a trial."""
     gpus_per_trial: float = Field(default=0.0, ge=0)
-    """One GPU, or the fraction of one that a trial has while it shares it; zero trains on the CPU."""
+    """One GPU, or a fraction to share one. Zero trains on the CPU."""
     accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Ray's name of the accelerator that a trial must have, such as ``A100``; any by default."""
+    """Ray's name of the accelerator that a trial needs, such as ``A100``. Any by default."""
     memory_gib: float | None = Field(default=None, gt=0)
-    """What a trial is said to take of its node's memory. Ray starts no more trials on a node than fit by this figure,
-    but holds none to it: where a node's memory runs out, Ray kills a worker, which is one of ``max_failures``.
+    """Memory that a trial reserves on its node. Ray starts only as many trials on a node as fit by this figure, but
+    does not enforce it. When a node runs out of memory, Ray kills a worker, which counts towards ``max_failures``.
     """
     max_concurrent: int | None = Field(default=None, ge=1)
-    """Trials at once; as many as fit by default."""
+    """Maximum number of trials at once. As many as fit by default."""
     max_failures: int = Field(default=2, ge=0)
-    """Times that a trial is started again after its process was lost or its node was at fault. A node that dies costs
-    none.
+    """How often a trial restarts after its process is lost or its node is at fault. The death of a node does not
+    count.
     """
     max_minutes: float | None = Field(default=None, gt=0)
-    """Minutes of training and validation before a trial is failed, looked at between optimiser steps."""
+    """Minutes of training and validation after which a trial fails, checked between optimiser steps."""
     price_per_hour: float | None = Field(default=None, gt=0)
-    """Price of the place of one trial, in any currency, for ``sweep status``."""
+    """Hourly price of what one trial occupies, in any currency, for ``sweep status``."""
 
     @model_validator(mode="after")
     def _a_trial_uses_one_gpu(self) -> "ResourcesConfig":
@@ -365,30 +365,30 @@ class ResourcesConfig(Config):
 
     @property
     def device(self) -> Literal["cuda", "cpu"]:
-        """Where a trial runs: CUDA exactly when it asks for a GPU."""
+        """Where a trial runs: CUDA if it asks for a GPU, else the CPU."""
         return "cuda" if self.gpus_per_trial else "cpu"
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What a trial takes of a node, by the names that Ray gives to resources."""
+        """What a trial takes from a node, by Ray's resource names."""
         bundle: dict[str, float] = {"CPU": self.cpus_per_trial}
         if self.gpus_per_trial:
             bundle["GPU"] = self.gpus_per_trial
         if self.memory_gib:
             bundle["memory"] = round(self.memory_gib * 2**30)
         if self.accelerator_type:
-            bundle[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark of the node, which Ray counts to one
+            bundle[f"accelerator_type:{self.accelerator_type}"] = 0.001  # marks the node; Ray gives each node 1 of it
         return bundle
 
 
 class Tpe(Config):
-    """Tree-structured Parzen estimators, of all parameters jointly; running trials count as poor, so that parallel ones
-    differ.
+    """Tree-structured Parzen estimators over all parameters jointly. Running trials count as poor, so that parallel
+    trials differ.
     """
 
     name: Literal["tpe"] = "tpe"
     n_startup_trials: int = Field(default=10, ge=1)
-    """Random trials before the first modelled one."""
+    """Random trials before the first one from the model."""
 
 
 class Nsga2(Config):
@@ -396,17 +396,17 @@ class Nsga2(Config):
 
     name: Literal["nsga2"] = "nsga2"
     population_size: int = Field(default=20, ge=2)
-    """Masks of a generation."""
+    """Masks per generation."""
 
 
 class Random(Config):
-    """Independent uniform draws: what the others have to beat."""
+    """Independent uniform draws, the baseline for the other algorithms."""
 
     name: Literal["random"] = "random"
 
 
 class Grid(Config):
-    """Every suggestion once, in random order; for small spaces such as windows."""
+    """Every suggestion once, in random order. For small spaces such as windows."""
 
     name: Literal["grid"] = "grid"
 
@@ -425,55 +425,55 @@ class ProxyConfig(Config):
     """Score masks by switching sites of one set of shared biases on and off, and train only the best for real."""
 
     rungs: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
-    """Validation blocks on which a mask is scored, each rung with those of the one before. Between rungs ``stopping``
-    decides who goes on; the score on the last one is the mask's score.
+    """Validation blocks that score a mask on each rung. A rung includes the blocks of the one before. Between rungs,
+    ``stopping`` decides which masks continue. The score on the last rung is the mask's score.
     """
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the calibration text in the training of the shared biases; the space's own by default."""
+    """Epochs to train the shared biases for, the space's own by default."""
     n_train: int = Field(default=8, ge=1)
-    """Masks trained for real, the best on the proxy."""
+    """How many of the best masks on the proxy are trained for real."""
     n_reference: int = Field(default=10, ge=0)
-    """Masks drawn at random and scored on the last rung before the search, beside the space's own allocations: what the
-    algorithm has to beat, and what the text must be able to tell apart.
+    """Random masks that are scored on the last rung before the search, with the space's own allocations. The algorithm
+    must beat them, and the text must tell them apart.
     """
     least_reliability: float = Field(default=0.5, ge=0, lt=1)
-    """A search whose text tells these masks apart with a lower reliability stops there (``sweep.search.power``). At 0
-    it always goes on.
+    """The search stops before its first proposal if its text tells these masks apart with a lower reliability
+    (``sweep.search.power``). At 0 it never stops there.
     """
 
     @model_validator(mode="after")
     def _rungs_grow(self) -> "ProxyConfig":
         if list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"rungs must have more blocks each than the one before, but got {list(self.rungs)}")
+            raise ValueError(f"each rung must have more blocks than the one before, but got {list(self.rungs)}")
         return self
 
 
 class Asha(Config):
-    """Asynchronous successive halving: after each rung of a proxy, or validation of a training, the best go on."""
+    """Asynchronous successive halving: after each rung of a proxy, or validation of a training, the best continue."""
 
     name: Literal["asha"] = "asha"
     reduction_factor: float = Field(default=2, gt=1)
-    """One in so many goes on."""
+    """One mask in this many continues."""
 
 
 Stopping = Annotated[Asha | None, BeforeValidator(_by_name, json_schema_input_type=Literal["asha"] | Asha | None)]
 
 
 class ConfirmConfig(Config):
-    """The final comparison: the chosen masks, the space's own and controls, trained again and tested once."""
+    """The final comparison: chosen masks, the space's own allocations and controls, trained again and tested once."""
 
     seeds: tuple[Seed, ...] = Field(default=(1, 2, 3), min_length=1)
-    """Data orders, other than those the choice was made with, if that is to be honest."""
+    """Data orders, without the seed that chose the masks, to keep the comparison honest."""
     n_chosen: int = Field(default=1, ge=1)
-    """Searched masks at most: those of the lowest KL, or on the Pareto front where parameters count too."""
+    """Maximum number of searched masks: those with the lowest KL, or on the Pareto front if parameters count too."""
     n_random: int = Field(default=5, ge=0)
-    """Random masks of as many units, as controls; beside them are the first and the last units and, where it is not
-    empty, the mask inverted.
+    """Random masks with as many units, as controls. The other controls are the first units, the last units and, unless
+    it is empty, the inverted mask.
     """
 
     @property
     def most_searched(self) -> int:
-        """Masks of a final comparison beside the space's own, at most: the chosen, each with its controls."""
+        """Maximum number of masks in a final comparison without the space's own: each chosen mask with its controls."""
         return self.n_chosen * (4 + self.n_random)  # itself, early, late, inverted
 
     @field_validator("seeds")
@@ -485,26 +485,26 @@ class ConfirmConfig(Config):
 
 
 class SearchConfig(Config):
-    """What stands under ``search:`` in a space.
+    """A search over masks.
 
-    Every mask is trained with the first of the space's seeds, or scored on a proxy first.
+    Every mask is trained with the first seed of the space, or scored on a proxy first.
     """
 
     masks: MaskFamily
-    """Which masks there are."""
+    """The family of masks to search."""
     algorithm: Algorithm = Tpe()
-    """What proposes masks: a mapping with a ``name``, or the bare name."""
+    """The algorithm that proposes masks: a mapping with a ``name``, or the bare name."""
     objectives: tuple[Objective, ...] = ("val_kl_nats",)
-    """What is minimised: the KL, or the KL and the number of parameters, for their Pareto front."""
+    """What to minimise: the KL, or the KL and the number of parameters for their Pareto front."""
     n_masks: int = Field(default=64, ge=1)
-    """Masks that are evaluated."""
+    """Number of masks to evaluate."""
     seed: Seed = 42
     """Seed of the algorithm."""
     proxy: ProxyConfig | None = None
-    """Score masks without training them; without it, each is trained."""
+    """How to score masks without training. Without a proxy, each mask is trained."""
     stopping: Stopping = None
-    """Ends masks early, on validation KL after each rung of the proxy, or each validation of a training. The algorithm
-    is then told that they were stopped, never a score that is not on all text.
+    """Stops masks early, by validation KL after each rung of the proxy or each validation of a training run. The
+    algorithm is told that they were stopped, never a score that is not on all text.
     """
     confirm: ConfirmConfig = ConfirmConfig()
     """The final comparison."""
@@ -519,11 +519,11 @@ class SearchConfig(Config):
 
     @property
     def counts_params(self) -> bool:
-        """Whether few parameters are an objective beside a low KL."""
+        """Whether the number of parameters is an objective beside the KL."""
         return "n_spon_params" in self.objectives
 
     def most_compared(self, n_own: int) -> int:
-        """Masks in the final comparison, at most, ``n_own`` of them the space's own allocations."""
+        """Maximum number of masks in the final comparison, with ``n_own`` allocations of the space."""
         return n_own + self.confirm.most_searched
 
     @model_validator(mode="after")
@@ -537,43 +537,43 @@ class SearchConfig(Config):
         """Check the search against the rest of its space.
 
         Raises:
-            ValueError: if the two contradict each other, or leave open what is compared.
+            ValueError: if the two contradict each other, or what is compared is ambiguous.
         """
         if len(sparsity) > 1 or len(plan.methods) > 1:
             got = f"sparsity={list(sparsity)}, plan.levels={list(plan.methods)}"
             raise ValueError(f"a search must have one sparsity and one way to spread it, but got {got}")
         if plan.modules == "matched" and len(self.masks.modules) > 1:
-            # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that
+            # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that alone
             got = f"plan.modules=matched with masks of {', '.join(self.masks.modules)}"
             raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
         if self.proxy is not None and self.proxy.rungs[-1] > validation_blocks:
             got = f"rungs={list(self.proxy.rungs)}, corpus.blocks.validation={validation_blocks}"
-            raise ValueError(f"rungs must have at most the validation blocks that there are, but got {got}")
+            raise ValueError(f"rungs must not exceed the validation blocks, but got {got}")
 
 
 class SpaceConfig(Config):
     """A sweep: one model, one corpus, and the grid of sparsities x allocations x seeds to train."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name of the sweep: of its folder under the storage directory and its parent run in MLflow."""
+    """Name of the sweep, its folder under the storage directory and its parent run in MLflow."""
     model: ModelConfig = ModelConfig()
     """The causal LM."""
     corpus: CorpusConfig = CorpusConfig()
     """The text."""
     plan: PlanConfig = PlanConfig()
-    """What is sparsified, and how."""
+    """Which sites are sparsified, and how."""
     sparsity: tuple[Level, ...] = Field(min_length=1)
-    """Shares of the input entries that are set to zero, each a plan of its own."""
+    """Fractions of the input entries to set to zero, each a plan of its own."""
     allocations: tuple[AllocationConfig, ...] = Field(min_length=1)
     """Which sites carry a bias, each a trial of its own."""
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
-    """Data orders; each allocation is trained once for each."""
+    """Data orders. Each allocation is trained once per seed."""
     training: TrainingConfig = TrainingConfig()
-    """How biases are trained."""
+    """How the biases are trained."""
     resources: ResourcesConfig = ResourcesConfig()
-    """What a trial asks of the machine or the cluster."""
+    """What a trial requests from the machine or the cluster."""
     search: SearchConfig | None = None
-    """Which other masks are searched, if any."""
+    """The search for other masks, if any."""
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "SpaceConfig":
@@ -592,7 +592,7 @@ class SpaceConfig(Config):
     def _nothing_is_overruled(self) -> "SpaceConfig":
         if "seed" in self.training.model_fields_set and self.seeds != (self.training.seed,):
             got = f"training.seed={self.training.seed}, seeds={list(self.seeds)}"
-            raise ValueError(f"a seed must be given as seeds, which overrule training.seed, but got {got}")
+            raise ValueError(f"a seed must be given as seeds, which overrides training.seed, but got {got}")
         for allocation in self.allocations:
             unknown = [method for method in allocation.levels or () if method not in self.plan.methods]
             if unknown:
@@ -602,7 +602,7 @@ class SpaceConfig(Config):
         outside = [s for s in self.sparsity if self.plan.is_measured and not low <= s <= high]
         if outside:
             got = f"sparsity {outside[0]:g}, plan.bounds={list(self.plan.bounds)}"
-            raise ValueError(f"a mean of levels must lie within their bounds, but got {got}")
+            raise ValueError(f"a sparsity must lie within plan.bounds, but got {got}")
         return self
 
     @model_validator(mode="after")
@@ -611,5 +611,5 @@ class SpaceConfig(Config):
             self.search.check_beside(self.plan, self.sparsity, self.corpus.blocks.validation)
             if self.seeds[0] in self.search.confirm.seeds:
                 got = f"seeds={list(self.seeds)}, search.confirm.seeds={list(self.search.confirm.seeds)}"
-                raise ValueError(f"search.confirm must have other seeds than the one that chooses, but got {got}")
+                raise ValueError(f"search.confirm must not use the seed that chooses the masks, but got {got}")
         return self

@@ -1,4 +1,4 @@
-"""Files that programs write and read back: whole, and configs as JSON."""
+"""Atomic file writes, and configs as JSON files."""
 
 import os
 import tempfile
@@ -14,10 +14,10 @@ C = TypeVar("C", bound=Config)
 
 
 def read_config(kind: type[C], file: Path, rule: str) -> C:
-    """Read a config of a class from JSON; ``rule`` is what the file must be, the start of the message if it is not.
+    """Read a config from JSON. ``rule`` says what the file must be, and starts the message if it is not.
 
     Raises:
-        SponError: if it is missing or of another schema.
+        SponError: if the file is missing or has another schema.
     """
     try:
         return kind.model_validate_json(file.read_text())
@@ -28,18 +28,18 @@ def read_config(kind: type[C], file: Path, rule: str) -> C:
 
 
 def write_config(config: Config, file: Path) -> None:
-    """Write a config for ``read_config``, whole or not at all."""
+    """Write a config for ``read_config`` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, config.model_dump_json(indent=1))
 
 
 def write_whole(file: Path, content: str | bytes, sync: bool = True) -> None:
-    """Write a file that other processes and threads may read, or write, at any time.
+    """Write a file atomically. Other processes and threads may read or write it at any time.
 
     Args:
-        file: is there as before or as after, whatever ends this process.
-        content: new.
-        sync: wait until the disk has it, so that it outlasts a loss of power too.
+        file: to replace. It keeps its old content if this process dies before the end.
+        content: new content.
+        sync: wait until the content is on disk, so that it survives a power loss too.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     aside = Path(name)
@@ -49,13 +49,13 @@ def write_whole(file: Path, content: str | bytes, sync: bool = True) -> None:
             opened.flush()
             if sync:
                 os.fsync(descriptor)
-        aside.chmod(0o644)  # mkstemp's 0o600 would hide a shared storage from the user's group
+        aside.chmod(0o644)  # mkstemp's 0o600 would hide files on shared storage from the user's group
         aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
 
 
 def first_fault(error: ValidationError) -> str:
-    """Where the first fault is, and what it is."""
+    """The location and message of the first fault."""
     fault = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"

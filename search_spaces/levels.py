@@ -1,4 +1,4 @@
-"""From curves to levels: how sparse each site is to be, so that the sum of what the levels cost is the least."""
+"""From curves to levels: the sparsity of each site that minimises the total cost at a mean level."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from search_spaces.errors import SponError
 
 Array = NDArray[np.float64]
 _STEP = 0.005
-"""Between two levels that a site can get before the mean is met exactly."""
+"""Spacing of the levels that a site can get, before they are mixed to meet the mean exactly."""
 _HALVINGS = 60
 
 
@@ -18,18 +18,18 @@ def cheapest_levels(
 ) -> Array:
     """The levels that minimise the sum of the curves at a mean level, weighted by the weights of the sites.
 
-    For a price of sparsity each site takes the level at which its cost less that price is lowest; the price is found
-    by bisection. The two levels of each site on either side of the mean are then mixed, so that it is met exactly.
+    At a given price of sparsity, each site takes the level that minimises its cost less the price of its sparsity. The
+    price is found by bisection. The two solutions on either side of the mean are then mixed to meet it exactly.
 
     Args:
-        cost: (sites, points) curves, nats; one that falls anywhere counts as flat there.
+        cost: (sites, points) curves in nats. A curve counts as flat where it falls.
         at: levels of the points, ascending from 0.
-        shares: (sites,) of all weights that are planned; their sum is 1.
-        sparsity: mean level that is wanted.
+        shares: (sites,) of all planned weights. They sum to 1.
+        sparsity: target mean level.
         bounds: lowest and highest level of a site.
 
     Returns:
-        (sites,) levels within the bounds; their mean is ``sparsity`` within 1e-9.
+        (sites,) levels within the bounds. Their mean is ``sparsity`` within 1e-9.
 
     Raises:
         SponError: if no levels within the bounds have that mean.
@@ -61,12 +61,12 @@ def cheapest_levels(
 
 
 def predicted_kl(cost: Array, at: Sequence[float], levels: Array) -> float:
-    """The sum of the curves at the levels of a plan, (sites,): what the plan should cost in KL, nats a position."""
+    """The predicted KL of a plan in nats per position: the sum of the curves at its levels, (sites,)."""
     each = (np.interp(level, at, curve) for curve, level in zip(_rising(cost), levels, strict=True))
     return float(sum(each))
 
 
 def _rising(cost: Array) -> Array:
-    """Curves (sites, points) that never fall."""
+    """The running maximum of each curve, (sites, points), which never falls."""
     rising: Array = np.maximum.accumulate(cost, axis=1)
     return rising

@@ -1,4 +1,4 @@
-"""YAML in, validated space out; every fault is one line."""
+"""Loads a YAML file into a validated space, and reports each fault in one line."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ _RETIRED = {
     "search.sparsity": "; a search has the one sparsity of its space",
     "search.levels": "; levels are no longer searched by layer: write plan.levels: fisher",
 }
-"""Keys of earlier versions, and what to write instead."""
+"""Keys of earlier versions, with what to write instead."""
 
 
 def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
@@ -34,10 +34,10 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
 
     Args:
         path: YAML file, or the name of a shipped space, such as ``embedded``.
-        overrides: ``dotted.key=value`` pairs; the value is read as YAML.
+        overrides: ``dotted.key=value`` pairs with YAML values.
 
     Raises:
-        SponError: if the file cannot be read, is not a mapping, repeats a key, or does not satisfy the schema.
+        SponError: if the file cannot be read, is not a mapping, repeats a key, or violates the schema.
     """
     path = _shipped(path)
     try:
@@ -60,17 +60,17 @@ def load_space(path: Path, overrides: list[str] | None = None) -> SpaceConfig:
 
 
 def _shipped(path: Path) -> Path:
-    """The path, or the space of that name that comes with the product where there is no such file."""
+    """The path, or the shipped space of that name if there is no such file."""
     shipped = Path(__file__).parent / f"{path.name.removesuffix('.yaml')}.yaml"
     bare = path.parent in (Path(), Path("search_spaces"))
     return shipped if bare and not path.exists() and shipped.exists() else path
 
 
 def parse_space(raw: dict[str, Any], where: str, lines: Mapping[str, int] | None = None) -> SpaceConfig:
-    """Validate a mapping read from a file, with the lines of its keys by their dotted path.
+    """Validate a mapping read from a file. ``lines`` gives the line of each key by its dotted path.
 
     Raises:
-        SponError: with a line for each fault.
+        SponError: with one line per fault.
     """
     try:
         return SpaceConfig.model_validate(raw)
@@ -82,7 +82,7 @@ def _lines(node: Any, where: str, path: str = "") -> dict[str, int]:
     """The line of each key, by its dotted path.
 
     Raises:
-        SponError: if a key is written twice in one mapping, of which YAML would silently keep the last.
+        SponError: if a mapping has a key twice. YAML would silently keep the last.
     """
     found: dict[str, int] = {}
     if isinstance(node, yaml.MappingNode):
@@ -116,12 +116,12 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _faults(error: ValidationError, where: str, lines: Mapping[str, int]) -> Iterator[str]:
-    """A line for each fault: rule, value, path of the key, file and line."""
+    """One line per fault: rule, value, path of the key, file and line."""
     faults = error.errors(include_url=False)
     for fault in faults:
         loc = fault["loc"]
         if any(other["loc"][: len(loc)] == loc and other["loc"] != loc for other in faults):
-            continue  # a bad item makes its list too short
+            continue  # pydantic also reports the list of a bad item as too short
         said, path = _said(fault)
         key = ".".join(path)
         line = f", line {lines[key]}" if key in lines else ""
@@ -138,7 +138,7 @@ def _said(fault: ErrorDetails) -> tuple[str, list[str]]:
             said = f"a key must be one of {', '.join(config.model_fields)}, but got {str(loc[-1])!r}"
             said += _RETIRED.get(".".join(path), f"; did you mean {near[0]!r}?" if near else "")
         case "missing":
-            said = "a key that has no default must be given, but it is not there"
+            said = "a key without a default must be given, but it is missing"
         case "union_tag_invalid":
             path.append(fault["ctx"]["discriminator"].strip("'"))
             said = f"the value must be one of {fault['ctx']['expected_tags']}, but got {fault['ctx']['tag']!r}"
@@ -156,7 +156,7 @@ def _said(fault: ErrorDetails) -> tuple[str, list[str]]:
 
 
 def _walk(loc: tuple[int | str, ...]) -> tuple[type[Config], list[str]]:
-    """The config in which the last part of ``loc`` is a key, and the path to it as the user wrote it."""
+    """The config that has the last part of ``loc`` as a key, and the path to it as the user wrote it."""
     config: type[Config] = SpaceConfig
     path: list[str] = []
     parts = iter(part for part in loc if part != "[key]")
@@ -168,7 +168,7 @@ def _walk(loc: tuple[int | str, ...]) -> tuple[type[Config], list[str]]:
         kinds = (field.annotation, *get_args(field.annotation))
         inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
         if isinstance(field.discriminator, str):
-            tag = next(parts, None)  # pydantic's, after the key; the user did not write it there
+            tag = next(parts, None)  # pydantic adds it after the key; the user did not write it
             inner = [kind for kind in inner if kind.model_fields[field.discriminator].default == tag]
         config = next(iter(inner), config)
     return config, path

@@ -1,8 +1,8 @@
 """Mask families: how an Optuna suggestion becomes the sites that carry a bias.
 
-A family proposes over *units*, the sites that are chosen or left as one, and asks for its parameters in a fixed order
-under names such as ``03.down_proj``. Their names and ranges depend on the config and the model alone, never on another
-parameter of the family, because multivariate TPE and NSGA only model what all suggestions have in common.
+A family chooses *units*, groups of sites that are taken or left together. It asks for its parameters in a fixed order
+under names such as ``03.down_proj``. Their names and ranges depend only on the config and the model, never on another
+parameter of the family, because multivariate TPE and NSGA only model parameters that all suggestions share.
 """
 
 import math
@@ -19,13 +19,13 @@ from search_spaces.base import Config
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, ModelShape, Module, Modules, Site
 
-if TYPE_CHECKING:  # a space is read without Optuna, which takes half a second to import
+if TYPE_CHECKING:  # Optuna takes half a second to import, and reading a space does not need it
     from optuna.trial import BaseTrial
 
-GRADES, TIES = 4, "exactly_k.ties"  # of a unit in ExactlyK
+GRADES, TIES = 4, "exactly_k.ties"  # of units in ExactlyK
 LENGTH, PLACE = "window.length", "window.place"
 NOTHING = "none"
-_STEP = 0.125  # between two weights in Ranked
+_STEP = 0.125  # between weights in Ranked
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Weight:
 
 Unit = tuple[Site, ...]
 Term = list[Any] | range | Weight
-"""What a parameter may be: one of a few categories, a whole number, or a weight."""
+"""The domain of a parameter: categories, whole numbers, or weights."""
 Params = Mapping[str, Any]
 
 
 def in_order(modules: tuple[Module, ...], what: str) -> tuple[Module, ...]:
-    """Module types in the order of the forward pass; as a ``ValueError`` if there is none or one is named twice."""
+    """Module types in the order of the forward pass. Raises ``ValueError`` if there are none or one is named twice."""
     if not modules or len(set(modules)) != len(modules):
         raise ValueError(f"{what} must name at least one module and each once, but got [{', '.join(modules)}]")
     return tuple(module for module in MODULES if module in modules)
@@ -60,13 +60,13 @@ def _split(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
 
 
 def _chosen(sites: tuple[Site, ...], units: tuple[Unit, ...]) -> dict[Unit, bool] | None:
-    """Which units a mask consists of, or None where it takes a part of one or a site of none."""
+    """Whether each unit is in a mask. None if the mask splits a unit or has a site outside all units."""
     chosen = {unit: set(unit) <= set(sites) for unit in units}
     return chosen if {site for unit, is_in in chosen.items() if is_in for site in unit} == set(sites) else None
 
 
 class _Family(Config):
-    """Base of the families, each of which says what it asks for, and how that and a mask become one another."""
+    """Base of the families. Each defines its parameters, and how they map to a mask and back."""
 
     modules: Modules = ("down_proj",)
     """Module types that may carry a bias, or ``all``, kept in the order of the forward pass."""
@@ -77,7 +77,7 @@ class _Family(Config):
         return in_order(modules, "a family of masks")
 
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
-        """What is chosen or left as one, in canonical order: here a layer's sites of all ``modules``.
+        """The units in canonical order: by default, the sites of each layer in all ``modules``.
 
         Raises:
             SponError: if the family does not fit the model.
@@ -87,19 +87,19 @@ class _Family(Config):
         return tuple(tuple(layer) for _, layer in groupby(sites, key=lambda site: site.layer))
 
     def _terms(self, shape: ModelShape) -> dict[str, Term]:
-        """What is asked for, in order, by name. Raises as ``units`` does."""
+        """The domain of each parameter by name, in the order of asking. Raises as ``units`` does."""
         raise NotImplementedError
 
     def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
-        """The mask that the answers make, in canonical order, possibly empty."""
+        """The sites that the parameters choose, in canonical order. There may be none."""
         raise NotImplementedError
 
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters that ``suggest`` turns into exactly these sites, or None where there are none to be found."""
+        """Parameters that ``suggest`` turns into exactly these sites. None if there are none, or none are found."""
         raise NotImplementedError
 
     def suggest(self, trial: "BaseTrial", shape: ModelShape) -> tuple[Site, ...]:
-        """Ask for a mask: its sites in canonical order. Raises as ``units`` does."""
+        """Suggest a mask, as sites in canonical order. Raises as ``units`` does."""
         params: dict[str, Any] = {}
         for name, term in self._terms(shape).items():
             match term:
@@ -112,15 +112,15 @@ class _Family(Config):
         return self._mask(params, shape)
 
     def grid_size(self, shape: ModelShape) -> int:
-        """How many suggestions there are, several of which may be one mask."""
+        """Number of suggestions. Several may be the same mask."""
         return math.prod(len(term) for term in self._terms(shape).values())
 
 
 class _Bits(_Family):
-    """One bit a unit."""
+    """One bit per unit."""
 
     def _terms(self, shape: ModelShape) -> dict[str, Term]:
-        # Categorical and not 0 or 1: TPE then counts how often each value was good and assumes no distance.
+        # Categorical instead of 0 or 1: TPE then counts how often each value was good and assumes no distance.
         return {_name(unit): [False, True] for unit in self.units(shape)}
 
     def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
@@ -132,13 +132,13 @@ class _Bits(_Family):
 
 
 class Subset(_Bits):
-    """Any subset of the layers, each with all ``modules``: a bit a layer."""
+    """Any subset of the layers, each with all ``modules``: one bit per layer."""
 
     family: Literal["subset"] = "subset"
 
 
 class LayerModuleBits(_Bits):
-    """Any subset of the sites: a bit for each layer and module."""
+    """Any subset of the sites: one bit per layer and module."""
 
     family: Literal["layer_module_bits"] = "layer_module_bits"
 
@@ -150,19 +150,19 @@ class LayerModuleBits(_Bits):
 class ExactlyK(_Family):
     """Exactly ``k`` layers, each with all ``modules``, or exactly ``k`` sites.
 
-    Each unit is given a grade, and the ``k`` of the highest grades are taken.
+    Each unit gets a grade, and the ``k`` units with the highest grades are taken.
     """
 
-    # Random keys (Bean 1994): every vector of keys is a mask of k units, so nothing is rejected or repaired, and
-    # every unit has one parameter that means the same in all suggestions: TPE can learn its worth, and a child in
-    # NSGA has the units that both parents grade high. A list of k layers has neither. The keys are few categories
-    # because multivariate TPE settles in corners of real ones: at 15 of 30 layers it repeated four masks in five,
-    # and with four grades one in thirty. Equal grades fall to a fixed order; where that order begins is asked for
-    # too, or else random search would draw the same units too often.
+    # Random keys (Bean 1994): every vector of keys is a mask of k units, so nothing is rejected or repaired. Every
+    # unit has one parameter that means the same in all suggestions, so TPE can learn its worth, and a child in NSGA
+    # has the units that both parents grade high. A list of k layers offers neither. The keys are a few categories,
+    # because multivariate TPE settles in the corners of real-valued ones: at 15 of 30 layers it repeated four masks
+    # in five, and with four grades one in thirty. A fixed order breaks ties. Its start is a parameter too, because
+    # random search would otherwise draw the same units too often.
 
     family: Literal["exactly_k"] = "exactly_k"
     k: int = Field(ge=0)
-    """How many. At none, or at as many as the model has, there is nothing to choose and nothing is asked for."""
+    """Number of layers or sites to choose. At zero, or at all of them, there is only one mask."""
     per: Literal["layer", "site"] = "layer"
     """Whether layers or sites are counted."""
 
@@ -202,13 +202,13 @@ class ExactlyK(_Family):
 
 
 class Window(_Family):
-    """Contiguous layers, each with all ``modules``: a length in layers, and a place."""
+    """Contiguous layers, each with all ``modules``: a length in layers and a place."""
 
     family: Literal["window"] = "window"
     min_length: int = Field(default=1, ge=1)
-    """Fewest layers of a window."""
+    """Minimum number of layers."""
     max_length: int | None = Field(default=None, ge=1)
-    """Most layers of a window; all of the model's by default."""
+    """Maximum number of layers. All of the model by default."""
 
     def _ranges(self, shape: ModelShape) -> tuple[range, range]:
         """Lengths and places."""
@@ -223,10 +223,10 @@ class Window(_Family):
         return dict(zip((LENGTH, PLACE), self._ranges(shape), strict=True))
 
     def _start(self, place: int, length: int, depth: int) -> int:
-        """First layer of a window; ``place`` runs from 0 (earliest) to ``depth - min_length`` (latest) at any length.
+        """First layer of a window. ``place`` runs from 0 (earliest) to ``depth - min_length`` (latest) at any length.
 
-        A start of its own range at each length would be another parameter at each length for the samplers. Cutting
-        windows off at the last layer would draw late ones far more often.
+        If the range of the start depended on the length, samplers would see another parameter at each length. If the
+        last layer cut windows off, late windows would be drawn far more often.
         """
         places = depth - self.min_length
         return (2 * place * (depth - length) + places) // (2 * places) if places else 0
@@ -246,7 +246,7 @@ class Window(_Family):
 
 
 class ModulePerLayer(_Family):
-    """For each layer one of the ``modules``, or none."""
+    """One of the ``modules`` in each layer, or none."""
 
     family: Literal["module_per_layer"] = "module_per_layer"
 
@@ -266,18 +266,17 @@ class ModulePerLayer(_Family):
 
 
 class Ranked(_Family):
-    """The ``k`` sites that rank highest by a sum of what is known of a site: its gain, its depth and its module.
+    """The ``k`` sites that rank highest by a weighted sum of their gain, their depth and a bonus of their module.
 
-    A sum of few terms is what a search can learn from some dozens of masks; a bit for each of 210 sites is not. Asked
-    for is how much each counts. Gain and depth are places in an order, from 0 to 1; the bonus of a module is in the
-    same unit.
+    A search can learn the weights of a few terms from some dozens of masks, but not a bit for each of 210 sites. The
+    parameters are the weights. Gain and depth are ranks from 0 to 1, and the bonus of a module has the same unit.
     """
 
     family: Literal["ranked"] = "ranked"
     k: int = Field(ge=1)
-    """Sites with a bias."""
+    """Number of sites with a bias."""
     gains: dict[str, float] | None = None
-    """The gain of each site; only their order counts. A sweep measures them (``GAIN``) where they are not given."""
+    """The gain of each site. Only their order counts. A sweep measures them (``GAIN``) if they are not given."""
 
     @override
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
@@ -287,7 +286,7 @@ class Ranked(_Family):
         return units
 
     def _terms(self, shape: ModelShape) -> dict[str, Term]:
-        # A negative weight of the depth prefers early layers
+        # A negative weight of depth prefers early layers
         return {"gain": Weight(0.0), "depth": Weight(-1.0), **{module: Weight(-1.0) for module in self.modules}}
 
     def _mask(self, params: Params, shape: ModelShape) -> tuple[Site, ...]:
@@ -303,7 +302,7 @@ class Ranked(_Family):
         return tuple(site for site in sites if site in best)
 
     def _ranks(self, sites: list[Site]) -> dict[Site, float]:
-        """The place of each site by its gain, from 0 to 1."""
+        """The rank of each site by its gain, from 0 to 1."""
         gains = self.gains or {}
         if set(gains) != {str(site) for site in sites}:
             got = "none" if self.gains is None else f"{len(gains)} others"
@@ -314,7 +313,7 @@ class Ranked(_Family):
 
     @override
     def params_of(self, sites: tuple[Site, ...], shape: ModelShape) -> dict[str, Any] | None:
-        """The parameters of one term alone that give these sites: the gain, early or late layers, or one module."""
+        """Parameters that give these sites with a single term: the gain, early or late layers, or one module."""
         nothing: Params = dict.fromkeys(self._terms(shape), 0.0)
         alone = [("gain", 1.0), ("depth", -1.0), ("depth", 1.0), *((module, 1.0) for module in self.modules)]
         tried = ({**nothing, term: weight} for term, weight in alone)

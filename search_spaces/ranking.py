@@ -1,4 +1,4 @@
-"""From the importance of layers to the layers that get a bias."""
+"""Chooses the layers that get a bias by the importance of layers."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from search_spaces.errors import SponError
 
 
 def _ranked(scores: Mapping[int, float], rule: str) -> list[int]:
-    """Layers by falling score; the earlier layer first where scores are equal."""
+    """Layers by descending score. Ties go to the earlier layer."""
     wrong = next((layer for layer, score in scores.items() if not math.isfinite(score)), None)
     if wrong is not None:
         raise SponError(f"a score must be finite, but layer {wrong} has {scores[wrong]} (at {rule})")
@@ -17,10 +17,10 @@ def _ranked(scores: Mapping[int, float], rule: str) -> list[int]:
 
 
 def top_k(scores: Mapping[int, float], k: int) -> tuple[int, ...]:
-    """The ``k`` layers of the largest scores, in ascending order.
+    """The ``k`` layers with the largest scores, in ascending order.
 
     Raises:
-        SponError: if k is out of range, or a score not finite.
+        SponError: if k is out of range, or a score is not finite.
     """
     ranked = _ranked(scores, "top_k")
     if not 1 <= k <= len(ranked):
@@ -43,17 +43,17 @@ def above_threshold(scores: Mapping[int, float], threshold: float) -> tuple[int,
 
 
 def elbow(scores: Mapping[int, float]) -> tuple[int, ...]:
-    """The layers before the sorted scores bend: the point of the curve that is farthest from its chord.
+    """The layers before the bend of the sorted scores, in ascending order.
 
-    Where the curve is below the chord there, it has fallen, and that point is the first one left out. Where it is
-    above, it is about to fall, and that point is the last one taken. Layers come in ascending order.
+    The bend is the point of the curve farthest from its chord. Below the chord, the curve has already fallen, and the
+    point is the first one left out. Above the chord, the curve is about to fall, and the point is the last one taken.
 
     Raises:
         SponError: if the curve has no bend, or a score is not finite.
     """
     ranked = _ranked(scores, "elbow")
     curve = [scores[layer] for layer in ranked]
-    # Vertical distances: the distance to a line is the vertical one times a constant.
+    # Vertical distances suffice, because the distance to a line is a constant times the vertical one.
     chord = [curve[0] + (curve[-1] - curve[0]) * place / max(1, len(curve) - 1) for place in range(len(curve))]
     above = [value - line for value, line in zip(curve, chord, strict=True)]
     bend = max(range(len(curve)), key=lambda place: abs(above[place]))

@@ -1,4 +1,4 @@
-"""The schema of a space for others: JSON Schema for editors, and a page of Markdown for people."""
+"""The schema of a space as JSON Schema for editors and as a page of Markdown for people."""
 
 import json
 import re
@@ -11,18 +11,18 @@ Schema = dict[str, Any]
 
 
 def json_schema() -> str:
-    """JSON Schema of a space as people write it, short forms included."""
+    """JSON Schema of a space as users write it, with short forms."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **SpaceConfig.model_json_schema()}
     return json.dumps(schema, indent=1) + "\n"
 
 
 def as_markdown() -> str:
-    """Every key of a space: what it takes, what it is without it, what it means."""
+    """Every key of a space as Markdown: its values, default and meaning."""
     schema = SpaceConfig.model_json_schema()
     parts = [
         "# Every key of a space",
-        "Made from the schema by `make docs`. An editor that knows YAML completes and checks the same keys: each "
-        "shipped space names [space.schema.json](space.schema.json) in its first line.",
+        "Generated from the schema by `make docs`. A YAML editor completes and checks the same keys: each shipped "
+        "space names [space.schema.json](space.schema.json) in its first line.",
     ]
     for path, config in _configs(schema, schema, ""):
         rows = [_row(name, field, schema) for name, field in config["properties"].items() if "const" not in field]
@@ -32,7 +32,7 @@ def as_markdown() -> str:
 
 
 def _configs(node: Schema, schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-    """The mappings of the schema, each once with the path of its key and what tells it from others there."""
+    """Each mapping of the schema once, with the path of its key and the tag that tells alternatives there apart."""
     yield path, node
     for name, field in node["properties"].items():
         for config in _mappings(field, schema):
@@ -42,7 +42,7 @@ def _configs(node: Schema, schema: Schema, path: str) -> Iterator[tuple[str, Sch
 
 
 def _mappings(field: Schema, schema: Schema) -> Iterator[Schema]:
-    """The configs that a key may hold, itself or in a list."""
+    """The configs that a key may hold, directly or in a list."""
     if "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
     if "properties" in field:
@@ -64,7 +64,7 @@ def _json(field: Schema) -> str:
 
 
 def _kind(field: Schema, schema: Schema) -> str:
-    """What a key takes, in words."""
+    """The values of a key, in words."""
     if any(True for _ in _mappings(field, schema)):
         short = [o["type"] for o in field.get("anyOf", ()) if o.get("type") == "string"]
         return "see below" + (", or a name" if short else "")

@@ -1,4 +1,4 @@
-"""From a space to its trials: the one step in which names become sites and everything open is decided."""
+"""Resolves a space to its trials: names become sites, and everything open is decided."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from search_spaces.trial import ALGORITHM, TrialConfig, TrialPlan
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Content hashes of what a trial is run on."""
+    """Content hashes of the model and text of a trial."""
 
     model: str
     corpus: str
@@ -27,10 +27,10 @@ class Allocated:
 
 
 def only_levels(space: SpaceConfig) -> SpaceConfig:
-    """The space with TEAL alone, under its levels: NAME-levels.
+    """The space ``NAME-levels``, with TEAL alone under the levels of the given space.
 
     Raises:
-        SponError: if its levels are uniform, or the user's own.
+        SponError: if the levels are uniform, or the user's own.
     """
     if not space.plan.is_measured:
         raise SponError("levels to find must be fisher or greedy, but the space has none of them (at plan.levels)")
@@ -39,7 +39,7 @@ def only_levels(space: SpaceConfig) -> SpaceConfig:
 
 
 def at_equal_levels(space: SpaceConfig) -> SpaceConfig:
-    """The space with equal levels in the place of those that must be measured first."""
+    """The space with equal levels in place of those that must be measured first."""
     if not space.plan.is_measured:
         return space
     return space.model_copy(update={"plan": space.plan.model_copy(update={"levels": ("uniform",)})})
@@ -106,13 +106,13 @@ def resolve_trial(
     """Build one validated trial.
 
     Raises:
-        SponError: as ``resolve_allocation`` and ``resolve_plan`` do, and if a bias is outside the plan unasked.
+        SponError: as ``resolve_allocation`` and ``resolve_plan``, or if a bias is outside the plan without permission.
     """
     allocated = resolve_allocation(allocation, shape)
     plan = resolve_plan(space.plan, sparsity, allocated.modules, shape)
     outside = [str(site) for site in allocated.sites if str(site) not in plan.levels]
-    dense = sparsity == 0 and not plan.levels  # a control in which no site is sparsified has no plan to be outside of
-    chosen = space.plan.level_method is not None  # a measured level may be zero, and its site keep its bias
+    dense = sparsity == 0 and not plan.levels  # a control without sparsified sites has no plan to be outside of
+    chosen = space.plan.level_method is not None  # a site with a measured level of zero keeps its bias
     if outside and not (dense or chosen or space.plan.allow_unsparsified_biases):
         raise SponError(
             f"a biased site must be sparsified unless plan.allow_unsparsified_biases is true, "
@@ -142,10 +142,10 @@ def resolve_trial(
 def resolve_grid(
     space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints
 ) -> tuple[list[TrialConfig], dict[str, str]]:
-    """Every distinct trial of the grid, in the order in which the space lists them, and the names that mean another.
+    """Every distinct trial of the grid, in the order of the space, and the duplicate allocations.
 
-    Entries that mean the same trial (ADAPTIVE and TOP-75; BASELINE-TEAL under several seeds) give one trial, under the
-    name that comes first. The second value has the allocations that are not trained for that: their name to that one's.
+    Entries that mean the same trial (ADAPTIVE and TOP-75, or BASELINE-TEAL under several seeds) give one trial under
+    the first name. The second value maps the name of each duplicate to that of the allocation trained in its place.
     """
     trials: dict[str, TrialConfig] = {}
     others: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which Optuna sampler an algorithm is."""
+"""The Optuna samplers of the algorithms."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from search_spaces.config import Algorithm, Grid, Nsga2, Random, Tpe
 
 
 class _GridSampler(BruteForceSampler):
-    """Every suggestion once, conditional ones too, also where trials are asked for and told one by one."""
+    """Makes every suggestion once, conditional ones too, also with ``ask`` and ``tell``."""
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Stop ``Study.optimize`` when all is tried; without one there is no loop to stop, and Optuna would raise."""
+        """Stop ``Study.optimize`` after the last suggestion. Without that loop, Optuna would raise."""
         with suppress(RuntimeError):
             super().after_trial(study, trial, state, values)
 
 
 def make_sampler(algorithm: Algorithm, seed: int) -> BaseSampler:
     """The Optuna sampler of an algorithm."""
-    with warnings.catch_warnings():  # groups of parameters and the grid are experimental in the pinned version
+    with warnings.catch_warnings():  # parameter groups and the grid are experimental in the pinned version
         warnings.simplefilter("ignore", ExperimentalWarning)
         match algorithm:
             case Tpe():

@@ -1,4 +1,4 @@
-"""From an Optuna suggestion to a validated trial: the one step in which what is searched is decided."""
+"""Turns Optuna suggestions into validated trials."""
 
 import hashlib
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def search_of(space: SpaceConfig) -> SearchConfig:
-    """What stands under ``search:``; a ``SponError`` if nothing does."""
+    """The search of a space. Raises ``SponError`` if it has none."""
     if space.search is None:
         raise SponError(f"a space to search must have a key search, but {space.name} has none (at search)")
     return space.search
 
 
 def quick(space: SpaceConfig) -> SpaceConfig:
-    """A space with the same search on little text and at a small budget, to see it work; its figures mean nothing.
+    """The same search on little text with a small budget, to see it work. Its figures mean nothing.
 
     Raises:
         SponError: if the space has no search.
@@ -48,7 +48,7 @@ def quick(space: SpaceConfig) -> SpaceConfig:
 
 
 def planned(space: SpaceConfig) -> SpaceConfig:
-    """The space of a search with the modules of its plan: those of the masks where it is ``matched``."""
+    """The space with ``matched`` modules of its plan replaced by those of the masks."""
     if space.plan.modules != "matched":
         return space
     return space.model_copy(update={"plan": space.plan.model_copy(update={"modules": search_of(space).masks.modules})})
@@ -60,17 +60,17 @@ def asks_for_gains(space: SpaceConfig) -> bool:
 
 
 def with_gains(space: SpaceConfig, gains: dict[str, float]) -> SpaceConfig:
-    """The space with the gain of each site of its ``ranked`` masks."""
+    """The space with these gains in its ``ranked`` masks."""
     search = search_of(space)
     masks = search.masks.model_copy(update={"gains": gains})
     return space.model_copy(update={"search": search.model_copy(update={"masks": masks})})
 
 
 def check_search(space: SpaceConfig, shape: ModelShape) -> None:
-    """Check all of a search that does not depend on a suggestion, before the first one.
+    """Check everything about a search that does not depend on a suggestion.
 
     Raises:
-        SponError: if the masks do not fit the model or the plan, or a grid is too large to be tried.
+        SponError: if the masks do not fit the model or the plan, or a grid is too large to try.
     """
     search = search_of(space)
     sites = [str(site) for unit in search.masks.units(shape) for site in unit]
@@ -86,7 +86,7 @@ def check_search(space: SpaceConfig, shape: ModelShape) -> None:
 
 
 def allocation_of(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape) -> AllocationConfig:
-    """The space's own allocation of these sites, or one named after them."""
+    """The space's own allocation of these sites, or one named after their hash."""
     if not sites:
         return AllocationConfig(name=BASELINE)
     for allocation in space.allocations:
@@ -99,19 +99,19 @@ def allocation_of(space: SpaceConfig, sites: tuple[Site, ...], shape: ModelShape
 def trial_of_suggestion(
     space: SpaceConfig, suggestion: "BaseTrial", shape: ModelShape, fingerprints: Fingerprints
 ) -> TrialConfig:
-    """Turn a suggestion of Optuna's into a validated trial; two suggestions of the same mask have one identity.
+    """Turn an Optuna suggestion into a validated trial. Suggestions of the same mask have the same identity.
 
     Raises:
-        SponError: if the space does not fit the model (``check_search`` says so earlier).
+        SponError: if the space does not fit the model (``check_search`` finds that earlier).
     """
     allocation = allocation_of(space, search_of(space).masks.suggest(suggestion, shape), shape)
     return resolve_trial(planned(space), allocation, space.sparsity[0], space.seeds[0], shape, fingerprints)
 
 
 def named_suggestions(space: SpaceConfig, shape: ModelShape) -> list[dict[str, Any]]:
-    """Parameters of the space's own allocations, to be tried first (``Study.enqueue_trial``).
+    """Parameters of the space's own allocations, to try first (``Study.enqueue_trial``).
 
-    What the masks cannot express is left out.
+    Allocations that the family cannot express are left out.
     """
     masks = search_of(space).masks
     given = [masks.params_of(resolve_allocation(allocation, shape).sites, shape) for allocation in space.allocations]

@@ -17,11 +17,11 @@ Modules = Annotated[
         json_schema_input_type=Literal["all"] | tuple[Module, ...],
     ),
 ]
-"""In a config: a list of module types, or ``all``."""
+"""A list of module types, or ``all``, in a config."""
 
 
 def module_label(modules: Iterable[Module]) -> str:
-    """Module types for people: joined by ``+``, or ``all`` where it is all seven."""
+    """Module types for display, joined by ``+``, or ``all`` for all seven."""
     named = tuple(modules)
     return "all" if set(named) == set(MODULES) else "+".join(named)
 
@@ -55,11 +55,11 @@ def site_order(site: Site) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SiteShape:
-    """Where a site is in the Hugging Face model and how wide it is.
+    """Path and widths of a site in the Hugging Face model.
 
     Attributes:
         path: dotted module path, such as ``model.layers.3.mlp.down_proj``.
-        in_features: entries of the input that TEAL may zero.
+        in_features: entries of the input, which TEAL may set to zero.
         out_features: entries of an output bias.
     """
 
@@ -70,10 +70,10 @@ class SiteShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What allocations need to know of a model, read off the model itself (``trainables.model.resident.read_shape``).
+    """What allocations need to know about a model, from the model itself (``trainables.model.resident.read_shape``).
 
     Attributes:
-        num_parameters: of the whole model, tied ones counted once.
+        num_parameters: of the whole model. Tied parameters count once.
     """
 
     num_layers: int
@@ -83,10 +83,10 @@ class ModelShape:
     sites: Mapping[Site, SiteShape]
 
     def check(self, sites: Iterable[Site], where: str) -> tuple[Site, ...]:
-        """Return the sites in canonical order.
+        """Check sites against the model and return them in canonical order.
 
         Raises:
-            SponError: if one is missing from the model (the message lists what there is) or named twice.
+            SponError: if a site is not in the model (the message lists what is) or named twice.
         """
         chosen = tuple(sites)
         for site in chosen:
@@ -103,12 +103,12 @@ class ModelShape:
         return tuple(sorted(chosen, key=site_order))
 
     def shares(self, sites: Iterable[Site]) -> dict[Site, float]:
-        """Share that each of some sites has of all their weights; the weight of its level in a plan's sparsity."""
+        """The share of each site in the weights of all given sites, which weights its level in a plan's sparsity."""
         weights = {site: self.sites[site].in_features * self.sites[site].out_features for site in sites}
         return {site: weight / sum(weights.values()) for site, weight in weights.items()}
 
     def n_params(self, sites: Iterable[Site], form: str) -> int:
-        """Learned numbers of an allocation: output widths for ``output_bias``, input widths for ``input_vector``."""
+        """Learned parameters of an allocation: output widths for ``output_bias``, input widths for ``input_vector``."""
         shapes = (self.sites[site] for site in sites)
         return sum(s.out_features if form == "output_bias" else s.in_features for s in shapes)
 

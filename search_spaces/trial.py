@@ -1,4 +1,4 @@
-"""A trial with nothing left open, and its identity."""
+"""A fully resolved trial, and its identity."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from search_spaces.sites import Site, module_label
 
 
 class TrialPlan(Config):
-    """A sparsity plan with nothing left open.
+    """A fully resolved sparsity plan.
 
     Attributes:
-        levels: sparsity of each sparsified site, in canonical order; sites at zero are left out.
+        levels: sparsity of each sparsified site, in canonical order, without sites at zero.
     """
 
     levels: dict[str, Level]
@@ -34,22 +34,21 @@ def _hash(value: object) -> str:
 
 
 ALGORITHM = 3
-"""Of the trials that this code runs; raise it when the same config gives another result."""
+"""Version of the results of this code. Raise it when the same config gives another result."""
 
 
 class TrialConfig(Config):
-    """One trial with nothing left open: what ``trainables`` runs, what a checkpoint records, what identifies it.
+    """One fully resolved trial: what ``trainables`` runs, what a checkpoint records, what the identity comes from.
 
     Attributes:
         model_fingerprint, corpus_fingerprint: content hashes (of ``ModelSource`` and ``corpus_fingerprint``).
-        allocation: the name shown to people; it is not part of the identity.
-        sites: biased sites in canonical order; none for TEAL alone.
+        allocation: the name for display, which is not part of the identity.
+        sites: biased sites in canonical order, none for TEAL alone.
         num_layers: depth of the model.
         sparsity: the sweep's level, for tables.
-        level_method: how it is spread over the sites, for tables; none where the levels are the user's own.
-        device: kind of device that the trial runs on; another kind rounds otherwise.
-        algorithm: ``ALGORITHM`` of the code that the trial was made for, which is raised when the same config gives
-            another result. The identity includes it, and the device.
+        level_method: how the sparsity is spread over the sites, for tables. None if the levels are the user's own.
+        device: kind of device that runs the trial, part of the identity because another kind rounds differently.
+        algorithm: ``ALGORITHM`` of the code that the trial is for, also part of the identity.
     """
 
     model: ModelConfig
@@ -79,7 +78,7 @@ class TrialConfig(Config):
     def plan_label(self) -> str:
         """Modules, level and what differs from the default policy, such as ``down_proj@0.50 threshold``.
 
-        Levels of one's own that differ are given by the lowest, the highest and a hash: those are other plans.
+        Differing levels of the user's own show as the lowest, the highest and a hash, because each set is another plan.
         """
         plan, values = self.plan, sorted(set(self.plan.levels.values()))
         if self.level_method in ("greedy", "fisher"):
@@ -92,12 +91,12 @@ class TrialConfig(Config):
 
     @property
     def plan_modules(self) -> str:
-        """The module types that are sparsified; ``all`` for the seven."""
+        """The sparsified module types, or ``all`` for all seven."""
         return module_label(dict.fromkeys(Site.parse(site).module for site in self.plan.levels)) or "dense"
 
     @property
     def identity(self) -> str:
-        """Hash of what decides the result: two ways to say the same trial have one identity, and are trained once."""
+        """Hash of everything that decides the result. Configs of the same trial share an identity and train once."""
         decides = {
             "algorithm": self.algorithm,
             "device": self.device,
@@ -111,7 +110,7 @@ class TrialConfig(Config):
         return _hash(decides)[:16]
 
     def _training_that_decides(self) -> dict[str, object]:
-        """How the biases are trained, without the settings that do nothing beside the others."""
+        """The training settings, without those that the others make irrelevant."""
         training: dict[str, object] = self.training.model_dump()
         if training["init"] != "bias_correction":
             del training["init_scale"]
@@ -119,7 +118,7 @@ class TrialConfig(Config):
 
     @property
     def name(self) -> str:
-        """Readable, unique in a sweep and fit for a path: allocation, sparsity, levels, seed, start of the identity."""
+        """A readable, path-safe name, unique in a sweep: allocation, sparsity, levels, seed, start of the identity."""
         allocation = re.sub("[^A-Za-z0-9_.]+", "-", self.allocation).strip("-")
         seed = f"_seed{self.training.seed}" if self.sites else ""
         levels = f"-{self.level_method}" if self.level_method in ("greedy", "fisher") else ""

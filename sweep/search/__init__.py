@@ -1,1 +1,1 @@
-"""Searches for masks: what they propose, train and find; and what must be measured before a sweep can run."""
+"""Searches over masks: proposals, training and findings. Also measurements that a sweep needs before it can run."""

@@ -1,4 +1,4 @@
-"""The final comparison of a search: choose on validation, train again with fresh seeds, open the test split once."""
+"""The final comparison of a search: choose on validation, retrain with fresh seeds, open the test split once."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,25 +18,25 @@ from trainables.scores import Scores, mean_scores
 from trainables.selection import Difference, Role, Selected, Selection
 from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap, seed_margin, widened
 
-_RESAMPLES = 10_000  # the tails are thinner than those of one comparison
+_RESAMPLES = 10_000  # many, because the tails are thinner than those of one comparison
 
 Groups = Mapping[str, tuple[Role, list[TrialConfig]]]
-"""The trials of each mask of a final comparison, a trial a seed, by the mask's name."""
+"""Name of each mask in a final comparison -> its role and trials, one per seed."""
 
 
 def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[TrialConfig]) -> list[Checkpoint]:
-    """The searched masks that go into the final comparison: those of the lowest validation KL.
+    """Choose the searched masks with the lowest validation KL for the final comparison.
 
-    Where the search is for few parameters too, they are those on the Pareto front of the two.
+    If the search also minimises parameters, choose from the Pareto front of the two.
 
     Args:
         space: of the search.
-        trained: trials of one plan and seed, the space's own allocations among them.
+        trained: trials of one plan and seed, including the space's own allocations.
         named: trials of the space's own allocations.
 
     Returns:
-        The best by KL first, at most ``confirm.n_chosen``. If every searched mask is dominated by the space's own
-        allocations, the best of them all the same: the report then says that the search did not win.
+        At most ``confirm.n_chosen`` masks, sorted by KL. If the space's own allocations dominate every searched mask,
+        the best searched mask. The report then says that the search did not win.
     """
     known, search = {trial.identity for trial in named}, search_of(space)
     flags = pareto_flags(trained) if search.counts_params else [True] * len(trained)
@@ -49,16 +49,16 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
 def final_groups(
     space: SpaceConfig, chosen: Sequence[Checkpoint], named: Sequence[TrialConfig], shape: ModelShape
 ) -> Groups:
-    """The trials of a final comparison under one plan: chosen masks, the space's own, controls, each at every seed.
+    """The trials of a final comparison under one plan: chosen masks, the space's own and controls, at every seed.
 
     Args:
         space: of the search.
         chosen: from ``choose``.
-        named: trials of the space's own allocations; those with a bias outside the plan are left out.
+        named: trials of the space's own allocations. Those with a bias outside the plan are left out.
         shape: of the model.
 
     Returns:
-        None of them, if no mask was chosen.
+        Groups by name, empty if no mask was chosen.
     """
     if not chosen:
         return {}
@@ -74,7 +74,7 @@ def final_groups(
     for checkpoint in chosen:
         for name, sites in controls(units, frozenset(checkpoint.biases), confirm.n_random).items():
             masks.setdefault(frozenset(sites), (name, "control"))
-    # A control of one chosen mask may have the name of another's
+    # Controls of two chosen masks may have the same name
     counted: dict[str, int] = {}
     groups: dict[str, tuple[Role, list[TrialConfig]]] = {}
     for mask, (name, role) in masks.items():
@@ -85,9 +85,9 @@ def final_groups(
 
 
 def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selection | None:
-    """The selection file of a final comparison that was trained and tested; masks that failed are left out.
+    """The selection file of a final comparison after training and testing, without masks that failed.
 
-    None if there is no mask of which all seeds have finished.
+    None if no mask has finished at all seeds.
     """
     found = {name: runs for name, (_, trials) in groups.items() if (runs := _finished(folder, trials))}
     if not found:
@@ -105,7 +105,7 @@ def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selectio
     chosen = [mask for mask in masks if mask.role == "chosen"]
     pairs = [(one.name, mask.name) for one in chosen for mask in masks if mask is not one]
     counts_params = search_of(space).counts_params
-    tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in KL and in NLL
+    tail = TAIL / max(1, 2 * len(pairs))  # each pair is compared in both KL and NLL
     margins = {
         what: seed_margin(np.array([[getattr(one, what) for one in scores] for scores in by_seed.values()]), tail)
         for what in ("kl_nats", "nll_nats")
@@ -125,7 +125,7 @@ def compare(space: SpaceConfig, folder: SweepFolder, groups: Groups) -> Selectio
 
 
 def _finished(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[Checkpoint]:
-    """The checkpoints of all seeds of a mask; none if one has failed."""
+    """The checkpoints of a mask at all seeds, empty if one has failed."""
     paths = [folder.trial(trial) for trial in trials]
     return [read_checkpoint(t.checkpoint_path) for t in paths] if all(t.state == "finished" for t in paths) else []
 
@@ -137,10 +137,10 @@ def _selected(
 
     Args:
         name: of the mask.
-        role: what it is there for.
-        runs: a checkpoint a seed.
-        paths: of these, for the file.
-        models: test scores of ``dense``, ``teal`` and, as the mean over seeds, ``spon``.
+        role: of the mask.
+        runs: one checkpoint per seed.
+        paths: of the checkpoints, for the file.
+        models: test scores of ``dense``, ``teal`` and ``spon``, the last as the mean over seeds.
     """
     config, scores = runs[0].meta.config, models["spon"]
     return Selected(
@@ -172,7 +172,7 @@ def _difference(
     margins: Mapping[str, float],
     tail: float,
 ) -> Difference:
-    """One mask against another; the intervals hold for other text and, by ``margins``, for other seeds."""
+    """One mask against another. The intervals cover other text and, through ``margins``, other seeds."""
     models = {"chosen": tested[chosen], "against": tested[against]}
     intervals = paired_bootstrap(
         models,

@@ -1,6 +1,6 @@
-"""A search's study in a database, for others to look at: a copy of its journal, made when a stage of proposals ends.
+"""Copies a search's study from its journal to a database for others to view, when the stage of proposals ends.
 
-The search itself asks and tells only the journal in its folder, so that a database that is slow or away stops nothing.
+The search itself only uses the journal in its folder, so a slow or unreachable database does not block it.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ from trainables.tracking import SWEEP_TAG, refuse_password
 
 
 def check_database(url: str) -> None:
-    """Refuse, without connecting, an address that is none, has no driver here, or holds a password.
+    """Check an address without connecting.
 
     Raises:
-        SponError: if it is one.
+        SponError: if the address is invalid, has no installed driver, or contains a password.
     """
     refuse_password(url, "--optuna-storage")
     try:
@@ -32,7 +32,7 @@ def check_database(url: str) -> None:
 
 
 def copy_studies(folder: SweepFolder, url: str) -> bool:
-    """Copy the studies of a sweep in the place of earlier copies; False, which is said, if that was not possible.
+    """Copy the studies of a sweep and replace earlier copies. Reports a failure and returns False.
 
     Args:
         folder: of the sweep.
@@ -46,22 +46,22 @@ def copy_studies(folder: SweepFolder, url: str) -> bool:
         for name in optuna.study.get_all_study_names(ours):
             optuna.load_study(study_name=name, storage=ours).set_user_attr(SWEEP_TAG, sweep)
             if owner := _other_owner(name, theirs, sweep):
-                say(f"the study {name} is not copied: the one of that name in Optuna's database is of {owner}")
+                say(f"the study {name} is not copied: Optuna's database has one of that name, which belongs to {owner}")
                 return False
             optuna.copy_study(from_study_name=name, from_storage=ours, to_storage=theirs)
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        say(f"the study is not in Optuna's database, and kept for `sweep sync`: {reason}")
+        say(f"the study did not reach Optuna's database, and is kept for `sweep sync`: {reason}")
         return False
     return True
 
 
 def _other_owner(name: str, theirs: BaseStorage, sweep: str) -> str | None:
-    """Whose the study of a name in the database is; None, and it is removed, if it is a copy of this sweep's."""
+    """The other owner of the study of this name in the database, if any. Deletes this sweep's own copy."""
     if name not in optuna.study.get_all_study_names(theirs):
         return None
     study = optuna.load_study(study_name=name, storage=theirs)
-    # A copy that was cut short before its owner was written has no trials yet
+    # A copy that was interrupted before its owner was written has no trials yet
     owner: Any = study.user_attrs.get(SWEEP_TAG, "another program" if study.get_trials(deepcopy=False) else sweep)
     if owner != sweep:
         return str(owner)

@@ -1,4 +1,4 @@
-"""What a search found: the proposals, the proxy against training, the final comparison; in JSON and in a few lines."""
+"""What a search found, in JSON and as text: the proposals, the proxy against training, the final comparison."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ FINDINGS = "findings.txt"
 
 @dataclass(frozen=True)
 class ProxyFindings:
-    """The proxy against training, over the masks that had both.
+    """The proxy against training, over the masks with both scores.
 
     Attributes:
-        n_masks: how many.
-        rank_correlation: Spearman, with its interval; none below three masks.
-        rank_reliability: Spearman of these trained masks with themselves, even against odd validation blocks. It bounds
-            what any proxy can reach, and at zero the masks do not differ more than chance has it.
-        seconds_per_mask, seconds_per_trial: medians of scoring a mask on the last rung, and of training one.
+        n_masks: number of masks.
+        rank_correlation: Spearman, with its interval. None below three masks.
+        rank_reliability: Spearman of the KL of these trained masks on even against odd validation blocks. It bounds the
+            correlation of any proxy. At zero, the masks differ by no more than chance.
+        seconds_per_mask, seconds_per_trial: median time to score a mask on the last rung, and to train one.
     """
 
     n_masks: int
@@ -41,9 +41,9 @@ class Findings:
     """Everything but the final comparison, which is ``selection.json``.
 
     Attributes:
-        proposals: what became of them.
-        proxy: it against training; none without one.
-        power: whether the text can tell masks apart; none without a proxy.
+        proposals: counts of their outcomes.
+        proxy: the proxy against training. None without a proxy.
+        power: whether the text can tell masks apart. None without a proxy.
     """
 
     proposals: Counts
@@ -84,7 +84,7 @@ def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindi
 
 
 def _kl_of_half(trained: Sequence[Checkpoint], half: int) -> Array:
-    """Validation KL of some masks over every second block, in nats."""
+    """Validation KL of the masks over every second block, in nats."""
     scores = [c.scores["validation.spon"] for c in trained]
     return np.array([(s.block_kl[half::2].sum() / s.block_positions[half::2].sum()).item() for s in scores])
 
@@ -94,25 +94,25 @@ def _spearman(x: Array, y: Array) -> Interval | None:
 
 
 def write_findings(findings: Findings, selection: Selection | None, directory: Path) -> str:
-    """Write ``findings.json`` and the lines for people, and return these."""
+    """Write ``findings.json`` and ``findings.txt``, and return the text."""
     lines = [*_lines(findings), *(_compared(selection) if selection else [])]
     return _write(findings, lines, directory)
 
 
 def write_stop(power: Power, least: float, directory: Path) -> list[str]:
-    """The same of a search that ended before its first proposal; returns the lines that say why.
+    """Write the findings of a search that ended before its first proposal, and return the lines that say why.
 
     Args:
         power: of its text, which is too low.
-        least: reliability that is asked for.
+        least: required reliability.
         directory: the sweep's folder.
     """
     blocks = power.blocks_for(least)
-    enough = "no amount of text would do" if blocks is None else f"about {blocks:,} blocks would do"
+    enough = "no amount of text would suffice" if blocks is None else f"about {blocks:,} blocks would suffice"
     stop = [
-        f"the search stops here: a reliability of {least:g} is asked for; {enough} "
+        f"the search stops here: a reliability of {least:g} is required; {enough} "
         "(corpus.blocks.validation, search.proxy.rungs)",
-        "to search all the same, set search.proxy.least_reliability to 0; either way under a new name",
+        "to search anyway, set search.proxy.least_reliability to 0; either way, use a new name",
     ]
     _write(Findings(Counts(), None, power), power_lines(power) + stop, directory)
     return stop
@@ -136,7 +136,7 @@ def _lines(findings: Findings) -> list[str]:
         lines += [
             f"proxy: a mask takes {proxy.seconds_per_mask:.1f} s, training it {times:.0f} times as long; "
             f"Spearman of the two over {proxy.n_masks} masks {_rho(proxy.rank_correlation)}",
-            f"that of their trained KL, even against odd blocks, {_rho(proxy.rank_reliability)}",
+            f"Spearman of the trained KL, even against odd blocks: {_rho(proxy.rank_reliability)}",
         ]
     return lines
 
@@ -146,7 +146,7 @@ def _rho(interval: Interval | None) -> str:
 
 
 def _compared(selection: Selection) -> list[str]:
-    """The final comparison as a table, and who won."""
+    """The final comparison as a table, with its verdict."""
     lines = [
         "",
         f"{selection.plan}, test split, means over seeds",
@@ -161,7 +161,7 @@ def _compared(selection: Selection) -> list[str]:
     ]
     lines += [
         "",
-        "KL of the chosen minus that of the other, nats a token, and the same by seed",
+        "KL of the chosen mask minus that of the other, in nats per token, and the same by seed",
         f"intervals over {selection.bootstrap_over} and seeds, {selection.confidence:.2%} each: 95% for all together",
     ]
     lines += [
@@ -178,7 +178,7 @@ def _share(interval: Interval | None) -> str:
 
 
 def _verdict(selection: Selection, chosen: str, rival: str | None) -> str:
-    """One line that says whether the search won."""
+    """One line on whether the search won."""
     if rival is None:
         return f"{chosen}: no allocation of the space is as small"
     kl = next(d.kl_nats for d in selection.differences if (d.chosen, d.against) == (chosen, rival))

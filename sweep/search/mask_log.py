@@ -1,4 +1,4 @@
-"""Every mask that a search scored on its proxy, one line a rung: the search's memory beside the sampler's own."""
+"""The log of every mask that a search scored on its proxy, one line per rung, beside the sampler's own journal."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ class MaskRecord(NamedTuple):
     """A mask on one rung.
 
     Attributes:
-        trial: what training it for real would be.
+        trial: the trial that would train the mask for real.
         blocks: validation blocks that it was scored on.
         kl_nats, nll_nats: means per token, on the proxy.
         block_kl_nats: mean KL of each block, in nats per token.
-        seconds: that scoring took.
+        seconds: time to score it.
     """
 
     trial: TrialConfig
@@ -28,7 +28,7 @@ class MaskRecord(NamedTuple):
 
 
 class MaskLog:
-    """The lines of ``masks.jsonl``. What another process, or another object of this one, adds is seen too.
+    """The lines of ``masks.jsonl``, including those that other objects and processes add.
 
     Args:
         path: of the file.
@@ -44,7 +44,7 @@ class MaskLog:
 
     @property
     def records(self) -> Mapping[tuple[str, int], MaskRecord]:
-        """By identity of the trial and number of blocks, in the order in which they came."""
+        """Records by identity of the trial and number of blocks, in order of arrival."""
         if self.path.exists() and self.path.stat().st_size > self._read:
             with self.path.open("rb") as file:
                 file.seek(self._read)
@@ -56,14 +56,14 @@ class MaskLog:
     def _take(self, line: bytes) -> None:
         try:
             raw = json.loads(line)
-        except json.JSONDecodeError:  # the writer was killed in the middle of it: the mask is scored again
+        except json.JSONDecodeError:  # the writer was killed halfway: the mask is scored again
             return
         raw |= {"trial": TrialConfig.model_validate(raw["trial"]), "block_kl_nats": tuple(raw["block_kl_nats"])}
         record = MaskRecord(**raw)
         self._records.setdefault((record.trial.identity, record.blocks), record)
 
     def add(self, record: MaskRecord) -> None:
-        """Record a score; one that is known already changes nothing."""
+        """Record a score, unless it is known already."""
         if (record.trial.identity, record.blocks) in self.records:
             return
         with self.path.open("a") as file:
@@ -77,5 +77,5 @@ class MaskLog:
             return file.read() == b"\n"
 
     def on(self, blocks: int) -> list[MaskRecord]:
-        """The masks that came as far as so many blocks, in the order in which they did."""
+        """The masks that were scored on this many blocks, in order of arrival."""
         return [record for (_, n_blocks), record in self.records.items() if n_blocks == blocks]

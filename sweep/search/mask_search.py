@@ -1,4 +1,4 @@
-"""Optuna behind the ledger: what Ray Tune asks for the next mask."""
+"""The Ray Tune searcher that gets masks from Optuna and skips known ones."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,33 +20,33 @@ from sweep.store.counts import Counts
 from trainables.ray_trainable import COMPLETE, FAILURE
 
 _IDENTITY, _LOST = "spon.trial", "spon.lost"
-"""Attributes of a trial of the study: the identity of a mask that was given out, and the trial that it stands for."""
+"""User attributes of a study's trial: the identity of its mask once given out, and the lost trial that it replaces."""
 PATIENCE = 10
-"""Known masks that a sampler may propose in a row before masks are drawn at random."""
+"""Known masks in a row that a sampler may propose before masks are drawn at random."""
 _GIVE_UP = 300
-"""Known masks in a row, most of them drawn at random, after which a space counts as used up."""
+"""Known masks in a row, most of them random, after which a space counts as exhausted."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def open_journal(file: Path) -> JournalStorage:
-    """Optuna's storage in a file."""
+    """Open Optuna's journal storage in a file."""
     return JournalStorage(JournalFileBackend(str(file.resolve())))
 
 
 class MaskSearch(Searcher):
-    """Asks an Optuna study for masks, and tells it what became of them.
+    """Asks an Optuna study for masks, and tells it their outcomes.
 
-    A suggestion becomes a validated trial; a mask that was evaluated before is told to the sampler and not run; the
-    space's own allocations come first; and a mask that a scheduler stopped is told as pruned, never with a score that
-    others have on more text or after more training.
+    Each suggestion becomes a validated trial, and the space's own allocations come first. A mask that was evaluated
+    before is told to the sampler and not run. A mask that a scheduler stopped is told as pruned, never with its score,
+    because other scores are on more text or after more training.
 
     Args:
-        task: what is searched.
+        task: the search task.
         journal: file of Optuna's storage.
 
     Attributes:
-        given: identities of masks that earlier processes gave out to be evaluated.
+        given: identities of masks that earlier processes gave out for evaluation.
     """
 
     def __init__(self, task: Task, journal: Path) -> None:
@@ -70,17 +70,17 @@ class MaskSearch(Searcher):
         self._ended = {t.user_attrs[_IDENTITY]: t.state for t in over if t.state is not TrialState.COMPLETE}
         self.given = {trial.user_attrs[_IDENTITY] for trial in given}
         self._counts.new = len(over)  # the file may be older than the study
-        for parameters in named_suggestions(task.space, task.shape):  # an earlier process may have been lost among them
+        for parameters in named_suggestions(task.space, task.shape):  # an earlier process may have died in this loop
             self._study.enqueue_trial(parameters, skip_if_exists=True)
         self._give_up_open(lost)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is left to be saved: the journal has all."""
+        """Save nothing, because the journal has everything."""
 
     def suggest(self, trial_id: str) -> Any:
-        """Ray's config of the next mask that must be evaluated, or that there is none."""
+        """Ray's config of the next mask to evaluate, ``None`` to wait, or ``FINISHED``."""
         if self._counts.new >= self._budget:
-            return None if self._under_way else self._end()  # what is under way may be lost, and proposed again
+            return None if self._under_way else self._end()  # a mask under way may be lost and proposed again
         for repeated in range(_GIVE_UP):
             strays = repeated >= PATIENCE
             self._study.sampler = self._stray if strays else self._sampler
@@ -89,7 +89,7 @@ class MaskSearch(Searcher):
             if not self._tell_known(suggestion, trial):
                 self._counts.new += 1
                 self._counts.strayed += strays
-                self._counts.ended = self._counts.new >= self._budget  # Ray asks no more
+                self._counts.ended = self._counts.new >= self._budget  # Ray does not ask again
                 suggestion.set_user_attr(_IDENTITY, trial.identity)
                 self._under_way[trial_id], self._asked[trial.identity] = trial.identity, [suggestion]
                 self._note()
@@ -106,7 +106,7 @@ class MaskSearch(Searcher):
         self._counts.write(self._task.counts)
 
     def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
-        """Whether the mask need not be run: it is known, is under way, has failed or was stopped."""
+        """Handle a mask that is known, under way, failed or stopped. Return False if it must run."""
         values = self._task.known(trial, self._task.full)
         if values is not None:
             self._study.tell(suggestion, list(values))
@@ -120,14 +120,14 @@ class MaskSearch(Searcher):
         return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass an intermediate score on, where Optuna takes one; of a mask that was told before, it changes nothing."""
+        """Report an intermediate score if Optuna supports it. For a mask that was already told, it changes nothing."""
         if FAILURE not in result and trial_id in self._under_way and len(self._objectives) == 1:
             asked, *_ = self._asked[self._under_way[trial_id]]
             with suppress(UpdateFinishedTrialError):
                 asked.report(result[self._objectives[0]], result["training_iteration"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the sampler how a mask ended, and with it the same mask where it was proposed meanwhile."""
+        """Tell the sampler the outcome of a mask, also for repeats of it that were proposed meanwhile."""
         identity = self._under_way.pop(trial_id, None)
         if identity is None:
             return
@@ -139,7 +139,7 @@ class MaskSearch(Searcher):
         elif state is not TrialState.COMPLETE:
             self._ended[identity] = state
         for suggestion in (asked, *same):
-            self._study.tell(suggestion, values, state, skip_if_finished=True)  # it may have been, before a crash
+            self._study.tell(suggestion, values, state, skip_if_finished=True)  # it may have finished before a crash
         self._note()
 
     def _outcome(self, result: dict[str, Any], error: bool) -> tuple[list[float] | None, TrialState]:
@@ -150,12 +150,12 @@ class MaskSearch(Searcher):
         return [float(result[name]) for name in self._objectives], TrialState.COMPLETE
 
     def _give_up_open(self, lost: set[int]) -> None:
-        """Tell the sampler that what an earlier process was about to evaluate has failed, and have it proposed again.
+        """Tell the sampler that the open trials of an earlier process failed, and propose them again.
 
-        It costs the budget nothing.
+        This does not use up budget.
 
         Args:
-            lost: numbers of those that have been proposed again already.
+            lost: numbers of trials that were already proposed again.
         """
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in lost:

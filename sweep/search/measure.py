@@ -1,8 +1,8 @@
-"""Allocations that must be measured before they can be run: layers or sites ranked by a figure of the model.
+"""Measures allocations before a sweep can run them: layers or sites ranked by a figure of the model.
 
-The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED) and the gain, each under the
-plan, the sparsity and the training of the sweep, on validation text; gradient and gain on calibration text. They are
-kept in ``importance.json``.
+The figures are those of the study (gradient, CORNERSTONE, CRITICAL-ONLY, SHAPLEY-GUIDED) and the gain, under the plan,
+sparsity and training of the sweep. Gradient and gain are measured on calibration text, the others on validation text.
+``importance.json`` keeps them.
 """
 
 import json
@@ -34,28 +34,28 @@ from trainables.importance import Importance, by_gain, by_gradient, leave_one_ou
 from trainables.workbench import Materials, Workbench
 
 SHAPLEY_PAIRS = 2
-"""Orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
+"""Number of orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
 _GRADIENT_BLOCKS = 16
 
 
-class NotMeasured(Exception):  # noqa: N818 - no error: the trial that failed is reported as such
-    """A figure cannot be had, because a trial that it needs has failed; the message says which."""
+class NotMeasured(Exception):  # noqa: N818 - not an error: the failed trial is reported itself
+    """A figure cannot be measured because a trial that it needs has failed. The message says which."""
 
 
 def without_ranked(space: SpaceConfig) -> SpaceConfig:
-    """The space without the allocations that must be measured first."""
+    """The space without allocations that must be measured first."""
     known = tuple(allocation for allocation in space.allocations if not allocation.is_measured)
     return space.model_copy(update={"allocations": known})
 
 
 def without_measured(space: SpaceConfig) -> SpaceConfig:
-    """The space without what must be measured first: the allocations that it names, at uniform levels."""
+    """The space without anything that must be measured first, at uniform levels."""
     return at_equal_levels(without_ranked(space))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measures layers for the allocations of one sweep.
+    """Measures layers or sites for the allocations of one sweep.
 
     Attributes:
         folder: of the sweep.
@@ -78,12 +78,12 @@ class Measurement:
         return self.materials.fingerprints
 
     def spaces(self) -> list[SpaceConfig]:
-        """The sweep's space with layers and levels in place of what is measured; one for each of its plans.
+        """The sweep's space with measured layers, sites and levels filled in, one for each of its plans.
 
         Raises:
             Interrupted: if it was stopped.
-            NotMeasured: if a trial has failed without which no mask can be proposed.
-            SponError: if a figure does not choose any layer, or has no elbow.
+            NotMeasured: if a trial failed that the proposals need.
+            SponError: if a figure chooses no layer, or has no elbow.
         """
         space = self.folder.space
         if without_measured(space) == space and not asks_for_gains(space):
@@ -91,7 +91,7 @@ class Measurement:
         return [self._with_chosen(one) for one in levelled(self.folder, self.materials)]
 
     def _known(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What stands in ``importance.json`` under a key, measured if nothing does."""
+        """The entry of a key in ``importance.json``, measured if it is missing."""
         file = self.folder.path / "importance.json"
         known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
         if key not in known:
@@ -100,7 +100,7 @@ class Measurement:
         return known[key]
 
     def _with_chosen(self, space: SpaceConfig) -> SpaceConfig:
-        """The space with the layers or sites that the measured figures choose, and the gains by which masks rank."""
+        """The space with the layers or sites that the measured figures choose, and the gains that rank masks."""
         allocations = (self._chosen(space, a) if a.is_measured else a for a in space.allocations)
         chosen = space.model_copy(update={"allocations": tuple(filter(None, allocations))})
         if not asks_for_gains(space):
@@ -112,7 +112,7 @@ class Measurement:
         return with_gains(chosen, gains)
 
     def _chosen(self, space: SpaceConfig, allocation: AllocationConfig) -> AllocationConfig | None:
-        """The allocation with the layers or sites that its figure chooses; None if that cannot be measured."""
+        """The allocation with the layers or sites that its figure chooses. None if the figure cannot be measured."""
         players, where = self._players(space, allocation), f"{allocation.label} at {space.sparsity[0]:g}"
         try:
             taken = self._choose(allocation, self._figures(space, allocation, players))
@@ -127,7 +127,7 @@ class Measurement:
         return allocation.model_copy(update={"sites": sites, "modules": None})
 
     def _players(self, space: SpaceConfig, allocation: AllocationConfig) -> list[frozenset[Site]]:
-        """What is ranked, in canonical order: the sites of each layer, or each site."""
+        """The ranked items in canonical order: the sites of each layer, or single sites."""
         planned = space.plan.modules if _ranks_sites(allocation) and space.plan.modules != "matched" else ("down_proj",)
         modules: tuple[Module, ...] = allocation.modules or planned
         layers = [[Site(layer, module) for module in modules] for layer in range(self.shape.num_layers)]
@@ -144,7 +144,7 @@ class Measurement:
     def _figures(
         self, space: SpaceConfig, allocation: AllocationConfig, players: Sequence[frozenset[Site]]
     ) -> dict[int, float]:
-        """The figure of each player, under the space's one sparsity."""
+        """The figure of each player at the space's one sparsity."""
         method = _method(allocation)
         sites = tuple(sorted(frozenset[Site]().union(*players), key=site_order))
         everywhere = allocation_of(without_measured(space), sites, self.shape)
@@ -182,7 +182,7 @@ class Measurement:
         wanted: dict[frozenset[Site], TrialConfig] = {}
 
         def note(mask: frozenset[Site]) -> float:
-            """Which masks the figure will ask for does not depend on their scores: ask once for nothing."""
+            """Collect the masks that the figure asks for. They do not depend on the scores."""
             wanted[mask] = trials_like(full, "mask", mask, [full.training.seed], self.shape)[0]
             return 0.0
 
@@ -191,17 +191,17 @@ class Measurement:
         return figure(lambda mask: masks.log.records[wanted[mask].identity, blocks].kl_nats)
 
     def _scored_masks(self, space: SpaceConfig, full: TrialConfig) -> ScoredMasks:
-        """The proxy whose shared biases are those of ``full``, which is trained first."""
+        """The proxy with the shared biases of ``full``, which is trained first."""
         log = MaskLog(self.folder.path / "measured.jsonl")
         return ScoredMasks(log, self._shared(space, full), ("val_kl_nats",))
 
     def _shared(self, space: SpaceConfig, full: TrialConfig) -> Path:
-        """The checkpoint of ``full``, which is trained if it was not."""
+        """The checkpoint of ``full``, trained if it was not."""
         self._train(space, f"shared-{full.identity}", [full])
         return self.folder.trial(full).checkpoint_path
 
     def _trained_alone(self, space: SpaceConfig, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
-        """What each layer's bias, trained alone, takes off the KL of TEAL alone."""
+        """The reduction of TEAL's KL by the bias of each layer, trained alone."""
         seed = [full.training.seed]
         trials = [trials_like(full, f"only-{layer}", mask, seed, self.shape)[0] for layer, mask in enumerate(players)]
         self._train(space, f"only-{full.identity}", trials)
@@ -218,7 +218,7 @@ class Measurement:
         run_trials(self.folder, self.shape, Ledger(self.folder).missing(trials), self.tracking_uri, stage)
         failed = [trial.name for trial in trials if self.folder.trial(trial).state == "failed"]
         if failed:
-            raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, and failed")
+            raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, but failed")
 
 
 def _method(allocation: AllocationConfig) -> str:

@@ -1,6 +1,6 @@
-"""A search in pictures: which masks it proposed, how fast it found them, and what training them came to.
+"""Pictures of a search: the masks it proposed, how fast it found them, and how they trained.
 
-The tables are those of ``sweep.search.tables``; any may be empty.
+The tables are those of ``sweep.search.tables``. Any may be empty.
 """
 
 from collections.abc import Mapping
@@ -20,28 +20,28 @@ _MARKERS = "DsP^v<>X*"
 
 
 def expected_best(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected minimum of n values drawn without replacement, for n = 1 to all of them; exact, nothing is drawn.
+    """Exact expected minimum of n values drawn without replacement, for n = 1 to all of them.
 
     Args:
         values: of shape (n_values,), in any order.
 
     Returns:
-        Array of shape (n_values,); the first is the mean, the last the minimum.
+        Array of shape (n_values,). The first is the mean, the last the minimum.
     """
     total, ranks = len(values), np.arange(len(values))
     gaps = np.diff(np.sort(values), prepend=0.0)
     beyond, expected = np.ones(total), np.empty(total)
     for drawn in range(total):
-        beyond *= np.clip(total - drawn - ranks, 0, None) / (total - drawn)  # chance to miss the `rank` smallest
+        beyond *= np.clip(total - drawn - ranks, 0, None) / (total - drawn)  # chance of missing the `rank` smallest
         expected[drawn] = gaps @ beyond
     return expected
 
 
 def mask_arrays(masks: pd.DataFrame, num_layers: int) -> dict[str, NDArray[np.bool_]]:
-    """Which sites each mask chooses, one array a module type that occurs, in the order of the forward pass.
+    """Which sites each mask chooses, one array per module type that occurs, in the order of the forward pass.
 
     Returns:
-        Arrays of shape (n_masks, num_layers); the rows are ordered by score, the best first.
+        Arrays of shape (n_masks, num_layers). Rows are sorted by score, best first.
     """
     rows = [[Site.parse(site) for site in sites] for sites in masks.sort_values("kl_nats", kind="stable")["sites"]]
     occurring = {site.module for sites in rows for site in sites}
@@ -71,7 +71,7 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
 
 
 def proxy_figure(trained: pd.DataFrame) -> Figure:
-    """KL on the search's proxy against KL after training, for the masks that have both."""
+    """KL on the proxy against KL after training, for the masks that have both."""
     rows = _on_proxy(trained)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axis = figure.subplots()
@@ -86,7 +86,7 @@ def _on_proxy(trained: pd.DataFrame) -> pd.DataFrame:
 
 
 def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """The searched masks as one series, each named allocation as its own."""
+    """Plot the searched masks as one series, and each named allocation as its own."""
     searched = rows[rows["kind"] == "searched"]
     axis.plot(searched[x], searched[y], "o", color="C0", alpha=0.8, markersize=5, label="searched")
     named = rows[rows["kind"] == "named"]
@@ -97,7 +97,7 @@ def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 
 def mask_figure(masks: pd.DataFrame, num_layers: int, most: int = 60) -> Figure:
-    """The best masks (so many at most), one a row with the best on top; filled where a site carries a bias."""
+    """At most ``most`` of the best masks, one per row with the best on top. Filled sites carry a bias."""
     arrays, scores = mask_arrays(masks, num_layers), np.sort(masks["kl_nats"])[:most]
     size = (1.5 + len(arrays) * max(2.5, 0.16 * num_layers), 1.3 + 0.15 * len(scores))
     figure = Figure(figsize=size, layout="constrained")
@@ -116,7 +116,7 @@ def mask_figure(masks: pd.DataFrame, num_layers: int, most: int = 60) -> Figure:
 
 
 def chosen_figure(masks: pd.DataFrame, num_layers: int, share: float = 0.1) -> Figure:
-    """How often the best share of the masks (no fewer than five) chooses each layer, beside how often all masks do."""
+    """How often the best share of the masks (at least five) chooses each layer, beside how often all masks do."""
     arrays, best = mask_arrays(masks, num_layers), min(len(masks), max(_BEST_AT_LEAST, round(share * len(masks))))
     size, edges = (max(5.0, 0.28 * num_layers), 1 + 1.8 * len(arrays)), np.arange(num_layers + 1) - 0.5
     figure = Figure(figsize=size, layout="constrained")
@@ -131,7 +131,7 @@ def chosen_figure(masks: pd.DataFrame, num_layers: int, share: float = 0.1) -> F
 
 
 def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
-    """The best KL so far against the forward blocks spent, and what random masks are expected to reach with as many."""
+    """The best KL so far against the forward blocks spent, and the expected best of random masks with as many."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     axis.step(masks["blocks"].cumsum(), masks["kl_nats"].cummin(), where="post", label="search")
@@ -147,7 +147,7 @@ def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
 
 
 def importance_figure(importances: Mapping[str, float], most: int = 30) -> Figure:
-    """How much each search parameter matters to the score, by Optuna; the most important (so many at most) on top."""
+    """Optuna's importance of each search parameter for the score, at most ``most`` of them, most important on top."""
     ranked = sorted(importances.items(), key=lambda item: -item[1])[:most]
     figure = Figure(figsize=(7, 1.2 + 0.2 * len(ranked)), layout="constrained")
     axis = figure.subplots()
@@ -168,13 +168,13 @@ def write_pictures(
     importances: Mapping[str, float],
     num_layers: int,
 ) -> list[Path]:
-    """Write every picture that has something to show as PNG and return the files.
+    """Write every picture with something to show as PNG, and return the files.
 
     Args:
         directory: to write into.
-        masks: by ``mask_table`` or ``trained_masks``.
-        reference: masks drawn at random, by ``mask_table``.
-        trained: by ``trained_table``.
+        masks: from ``mask_table`` or ``trained_masks``.
+        reference: random masks, from ``mask_table``.
+        trained: from ``trained_table``.
         importances: search parameter -> importance, or empty.
         num_layers: of the model.
     """

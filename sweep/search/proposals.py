@@ -1,4 +1,4 @@
-"""The stage of a search in which masks are proposed: each is scored on the proxy, or trained, through Ray Tune."""
+"""The proposal stage of a search: Ray Tune scores each mask on the proxy, or trains it."""
 
 import time
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, NODE, MaskTrainable, SponTrainable
 
 _BEST_SECONDS = 10.0
-"""Between two looks for the best mask."""
+"""Interval between updates of the best mask."""
 _METRIC = "val_kl_nats"
 _ENDLESS = 10**6
-"""Validations that no training comes to."""
+"""More validations than any training run has."""
 
 
 @dataclass(frozen=True)
 class TrainedMasks:
-    """Masks that are evaluated by training them.
+    """Evaluates masks by training them.
 
     Attributes:
         folder: of the sweep.
@@ -71,10 +71,10 @@ class TrainedMasks:
 
 @dataclass(frozen=True)
 class ScoredMasks:
-    """Masks that are evaluated on the proxy.
+    """Evaluates masks on the proxy.
 
     Attributes:
-        log: of what was scored.
+        log: of the scores.
         shared: folder of the checkpoint of the shared biases, on the driver's disk.
         objectives: of the search.
     """
@@ -84,7 +84,7 @@ class ScoredMasks:
     objectives: tuple[str, ...]
 
     def known(self, trial: TrialConfig, blocks: int) -> Values | None:
-        """The objectives of a mask that was scored on as many blocks before."""
+        """The objectives of a mask that was scored on this many blocks before."""
         record = self.log.records.get((trial.identity, blocks))
         if record is None:
             return None
@@ -98,23 +98,23 @@ class ScoredMasks:
 
     @property
     def trainable(self) -> type[tune.Trainable]:
-        """What scores them, with the shared biases in Ray's object store."""
+        """The trainable that scores masks, with the shared biases in Ray's object store."""
         with_shared: type[tune.Trainable] = tune.with_parameters(MaskTrainable, shared=read_checkpoint(self.shared))
         return with_shared
 
 
 class MaskCallback(tune.Callback):
-    """Writes scores to the mask log and shows how it goes: masks scored, best so far, known ones, time left.
+    """Writes scores to the mask log and shows progress: masks scored, best so far, known masks, time left.
 
     Args:
         log: of the masks.
         blocks: validation blocks of a full score.
         n_masks: budget.
-        nodes: of the sweep, and what they did.
-        counts: file of a searcher's counts; without it, all masks are given.
+        nodes: of the sweep.
+        counts: file of a searcher's counts. None if all masks are given.
 
     Attributes:
-        failure: of a mask; empty if none has failed.
+        failure: reason of the last failed mask, or empty.
     """
 
     def __init__(self, log: MaskLog, blocks: int, n_masks: int, nodes: Nodes, counts: Path | None = None) -> None:
@@ -122,7 +122,7 @@ class MaskCallback(tune.Callback):
         self.failure = ""
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Be followed, in the driver that runs the search."""
+        """Make the display in the driver follow this callback."""
         self._first: float | None = None
         self._over, self._best, self._told = 0, "", 0.0
         follow(self)
@@ -141,7 +141,7 @@ class MaskCallback(tune.Callback):
         self._log.add(MaskRecord(config, int(result["blocks"]), *scores, blocks, seconds))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Count it, from the end of the first one on, and note the best so far now and then."""
+        """Count the mask, or start the clock at the first one, and update the best so far at intervals."""
         now = time.monotonic()
         if self._first is None:
             self._first = now
@@ -153,12 +153,12 @@ class MaskCallback(tune.Callback):
             self._told = time.monotonic()
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray starts a mask again."""
+        """Report that Ray restarts a mask."""
         if out := self._nodes.recovered(trial):
             say(out)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray has started it often enough."""
+        """Report a mask that Ray gave up on."""
         _, out = self._nodes.gave_up(trial)
         self._failed(trial, reason(trial))
         if out:
@@ -169,15 +169,15 @@ class MaskCallback(tune.Callback):
         say(f"FAILED {trial.config['name']}  {why}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Say how it ended."""
+        """Report the final standing."""
         say(self.standing().text)
         follow(None)
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
-        """A mask is a matter of seconds: what its worker does tells nothing more."""
+        """Ignore worker activity, because a mask takes only seconds."""
 
     def standing(self) -> Standing:
-        """How far the masks are."""
+        """Progress of the masks."""
         counts = Counts.read(self._counts) if self._counts else None
         done = counts.over if counts else self._over + (self._first is not None)
         known, best = f"; {counts.set_aside}" if counts else "", f", best {self._best}" if self._best else ""
@@ -190,7 +190,7 @@ class MaskCallback(tune.Callback):
 def score_masks(
     folder: SweepFolder, stage: str, masks: ScoredMasks, trials: Sequence[TrialConfig], blocks: int
 ) -> None:
-    """Score given masks on the proxy, those that the log does not have, or go on with that.
+    """Score the given masks on the proxy, except those in the log, or resume that.
 
     Raises:
         Interrupted: if it was stopped.
@@ -210,14 +210,14 @@ def score_masks(
 
 
 def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scored: ScoredMasks | None) -> None:
-    """Run, or go on with, the search itself.
+    """Run or resume the search itself.
 
     Args:
         folder: of the sweep.
-        stage: names Ray's state of it.
+        stage: name of Ray's state.
         task: what is searched, and how masks are evaluated.
         tracking_uri: of MLflow.
-        scored: the masks that the proxy scores; none where masks are trained.
+        scored: scores masks on the proxy. None if masks are trained.
 
     Raises:
         Interrupted: if it was stopped.
@@ -227,8 +227,8 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
     config = tune.TuneConfig(
         search_alg=searcher,
         scheduler=_scheduler(folder, task, scored.log if scored else None, searcher),
-        num_samples=-1,  # until the searcher says that it has no more
-        max_concurrent_trials=at_once(task.space.resources),  # more would be asked for before others are told
+        num_samples=-1,  # until the searcher has no more
+        max_concurrent_trials=at_once(task.space.resources),  # more would be suggested before earlier results are told
     )
     nodes = Nodes(task.space.resources)
     if scored is not None:
@@ -245,10 +245,10 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
 
 
 def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None, searcher: MaskSearch) -> TrialScheduler:
-    """Ray's scheduler; a rung of the proxy, or a validation of a training, is an iteration.
+    """Ray's scheduler. Each rung of the proxy, or validation of a training run, is one iteration.
 
-    It is told of the masks that the searcher gave out and that came to their end or were stopped: others are evaluated
-    again, and what was trained to measure something, or in another sweep, never met it.
+    It starts with the results of masks that the searcher gave out and that finished or were stopped. Other masks are
+    evaluated again, and trials of measurements or other sweeps never met the scheduler.
     """
     search, resources = search_of(task.space), task.space.resources
     if search.stopping is None:

@@ -1,6 +1,6 @@
-"""A search from start to end: share, look whether the text can tell, propose, train, confirm.
+"""Runs a search: train shared biases, check whether the text can tell masks apart, propose, train, confirm.
 
-Each stage goes on where it stopped.
+Each stage resumes where it stopped.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ from trainables.selection import Selection, write_selection
 
 @dataclass
 class Search:
-    """One search, on disk in the sweep's folder.
+    """One search, stored in the sweep's folder.
 
     Args:
         folder: of the sweep.
-        space: with a ``search``, and nothing in it that must be measured first.
+        space: with a ``search``, and with nothing left to measure.
         shape, fingerprints: of model and text.
         tracking_uri: of MLflow.
         optuna_storage: URL of a database that gets a copy of the study.
@@ -55,22 +55,22 @@ class Search:
 
     @cached_property
     def log(self) -> MaskLog:
-        """Of the masks that were scored on the proxy."""
+        """Log of the masks that were scored on the proxy."""
         return MaskLog(self.folder.path / "masks.jsonl")
 
     @cached_property
     def reference(self) -> MaskLog:
-        """Of the masks that were scored before the search, to see whether the text can tell them apart."""
+        """Log of the masks scored before the search, to check whether the text can tell them apart."""
         return MaskLog(self.folder.path / "reference.jsonl")
 
     @property
     def _counts(self) -> Path:
-        """File of what became of the proposals."""
+        """File with the counts of the proposals."""
         return self.folder.path / "proposals.json"
 
     @cached_property
     def named(self) -> list[TrialConfig]:
-        """The space's own allocations, with the first seed."""
+        """Trials of the space's own allocations with the first seed."""
         one_seed = self.space.model_copy(update={"seeds": self.space.seeds[:1]})
         return resolve_grid(one_seed, self.shape, self.fingerprints)[0]
 
@@ -80,9 +80,9 @@ class Search:
         return shared_trial(self.space, self.shape, self.fingerprints)
 
     def run(self) -> None:
-        """Run what is left, and write ``findings.txt`` and, unless the text cannot tell, ``selection.json``.
+        """Run the remaining stages, and write ``findings.txt`` and ``selection.json``.
 
-        Neither is written if the shared biases cannot be trained.
+        There is no ``selection.json`` if the text cannot tell masks apart, and neither file if the shared biases fail.
 
         Raises:
             Interrupted: if a stage was stopped.
@@ -105,7 +105,7 @@ class Search:
         self._report(compare(self.space, self.folder, groups), power)
 
     def _report(self, selection: Selection | None, power: Power | None) -> None:
-        """Write the selection, what was found, and the pictures: all from what is on disk."""
+        """Write the selection, the findings and the pictures, all from files on disk."""
         tell("writing the findings")
         if selection is not None:
             write_selection(selection, self.folder.path)
@@ -126,27 +126,27 @@ class Search:
         )
 
     def _train(self, stage: str, trials: Sequence[TrialConfig]) -> float | None:
-        """Train some trials, as ``run_trials`` does; those that the ledger knows are taken over."""
+        """Train trials with ``run_trials``, and adopt those that the ledger knows."""
         distinct = list({trial.identity: trial for trial in trials}.values())
         missing = Ledger(self.folder).missing(distinct)
         if distinct:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
-            say(f"{stage}: {len(distinct)} trials, {taken} of them known from earlier sweeps")
+            say(f"{stage}: {len(distinct)} trials, {taken} known from earlier sweeps")
         return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
 
     def _share(self) -> bool:
-        """Train the shared biases. They are no result of the search, unless they are an allocation of the space."""
+        """Train the shared biases. They are not a result of the search unless the space has that allocation."""
         folder = self.folder.trial(self.shared)
         if self.shared.identity not in {trial.identity for trial in self.named}:
             folder.set_aside(self.shared)
         self._train("shared", [self.shared])
         if folder.state == "failed":
-            say("no mask can be scored: the trial of the shared biases has failed")
+            say("no mask can be scored: the trial of the shared biases failed")
         return folder.state == "finished"
 
     def _look(self, proxy: ProxyConfig) -> Power | None:
-        """Score masks that span the search, and see how well this text tells them apart."""
+        """Score masks that span the search, and measure how well the text tells them apart."""
         trials = reference_masks(self.space, self.shape, self.fingerprints)
         self.folder.begin("reference", [trial.name for trial in trials])
         say(f"reference: {len(trials)} masks that span the search")
@@ -158,7 +158,7 @@ class Search:
         return power
 
     def _propose(self) -> None:
-        """Let the algorithm propose, to the end of its budget."""
+        """Let the algorithm propose masks until its budget is spent."""
         search = search_of(self.space)
         say(f"propose: {search.n_masks} masks by {search.algorithm.name}")
         self.folder.begin("propose")
@@ -177,13 +177,13 @@ class Search:
         return ScoredMasks(log, shared, search_of(self.space).objectives)
 
     def scored(self) -> list[MaskRecord]:
-        """The masks that came to the last rung of the proxy, best first."""
+        """The masks that reached the last rung of the proxy, best first."""
         proxy = search_of(self.space).proxy
         return sorted(self.log.on(proxy.rungs[-1]), key=lambda record: record.kl_nats) if proxy else []
 
     def candidates(self) -> list[TrialConfig]:
-        """The masks to train for real after a proxy: the best there, after those that no smaller one beats if few
-        parameters are an objective.
+        """The masks to train for real after a proxy, best first. If parameters are an objective, the Pareto front comes
+        before the others.
         """
         proxy = search_of(self.space).proxy
         if proxy is None:
@@ -192,13 +192,13 @@ class Search:
         ranked = [r.trial for r in self.scored() if r.trial.sites and r.trial.identity not in known]
         front: list[TrialConfig] = []
         if search_of(self.space).counts_params:
-            for trial in ranked:  # from the best on: it is on the front if it is smaller than all that are better
+            for trial in ranked:  # best first: a mask is on the front if it is smaller than all better ones
                 if not front or trial.n_spon_params < front[-1].n_spon_params:
                     front.append(trial)
         rest = [trial for trial in ranked if trial not in front]
         return [*front, *rest][: proxy.n_train]
 
     def trained(self) -> list[Checkpoint]:
-        """All that was trained with the first seed, but for what is auxiliary; the final comparison has other seeds."""
+        """Results with the first seed, without auxiliary trials. The final comparison has other seeds."""
         seed = self.space.seeds[0]
         return [read_checkpoint(t.checkpoint_path) for t in self.folder.results if t.config.training.seed == seed]

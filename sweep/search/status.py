@@ -1,4 +1,4 @@
-"""Which stage a search is in and what is still to come, from its folder alone."""
+"""The current and remaining stages of a search, read from its folder alone."""
 
 from search_spaces.allocations import BASELINE
 from search_spaces.config import SpaceConfig
@@ -11,15 +11,15 @@ from trainables.selection import SELECTION
 
 
 def search_lines(folder: SweepFolder) -> list[str]:
-    """For people: a line on the stage that a search is in and one on those that follow; none for a grid."""
+    """One line for the user on the current stage of a search and one on the remaining stages. None for a grid."""
     if folder.space.search is None:
         return []
     if (folder.path / SELECTION).exists():
-        return [f"search: over; {SELECTION} has what was chosen"]
+        return [f"search: done; {SELECTION} has the chosen masks"]
     stages, begun = _stages(folder.space), folder.stages
     if (folder.path / FINDINGS).exists():
         why = "no mask was compared" if "propose" in begun else "its text cannot tell masks apart"
-        return [f"search: over; {why}, {FINDINGS} has the figures"]
+        return [f"search: done; {why}, {FINDINGS} has the figures"]
     names = list(stages)
     if not begun:
         return ["search: no stage has begun", _then(stages, names)]
@@ -30,7 +30,7 @@ def search_lines(folder: SweepFolder) -> list[str]:
 
 
 def _stages(space: SpaceConfig) -> dict[str, str]:
-    """The stages of a search in their order, each with what it has to do, at most, as far as the space says."""
+    """The stages of a search in order, each with the most work that the space allows for it."""
     search, allocations = search_of(space), len(space.allocations)
     named = allocations * len(space.sparsity)
     own = allocations - any(allocation.name == BASELINE for allocation in space.allocations)
@@ -54,11 +54,11 @@ def _progress(folder: SweepFolder, stage: str, trials: list[str]) -> str:
         return _proposed(Counts.read(folder.path / "proposals.json"), search.n_masks)
     if stage == "reference" and search.proxy:
         scored = len(MaskLog(folder.path / "reference.jsonl").on(search.proxy.rungs[-1]))
-        return f"{scored} of {len(trials)} masks over"
+        return f"{scored} of {len(trials)} masks done"
     over = sum(TrialFolder(folder.path / "trials" / name).state != "running" for name in trials)
-    return f"{over} of {len(trials)} trials over"
+    return f"{over} of {len(trials)} trials done"
 
 
 def _proposed(counts: Counts, budget: int) -> str:
     known = f"; {counts.repeated} proposals known and not run" if counts.repeated else ""
-    return f"{counts.over} of {budget} masks over, {counts.open} under way{known}"
+    return f"{counts.over} of {budget} masks done, {counts.open} under way{known}"

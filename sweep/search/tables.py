@@ -1,4 +1,4 @@
-"""A search as tables, for its pictures."""
+"""Tables of a search, for its pictures."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,20 +12,20 @@ from sweep.search.mask_search import open_journal
 from trainables.checkpoint import Checkpoint
 
 _FEW = 20
-"""Below so many complete masks an importance means nothing."""
+"""Minimum number of complete masks for a meaningful importance."""
 _COLUMNS = ("name", "sites", "n_spon_params", "kl_nats", "blocks")
 
 
 def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
-    """The masks that were scored on all blocks, in the order in which they were.
+    """The masks that were scored on all blocks, in order of scoring.
 
     Args:
         log: of the masks.
         full: blocks of the last rung.
 
     Returns:
-        Columns ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` and ``blocks``: those that were spent since the mask
-        before, also on masks that were stopped on the way.
+        Columns ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` and ``blocks``: blocks spent since the previous
+        row, including those on masks that were stopped early.
     """
     rows, spent, before = [], 0, dict[str, int]()
     for record in log.records.values():
@@ -40,7 +40,7 @@ def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
 
 
 def trained_masks(trained: Sequence[Checkpoint]) -> pd.DataFrame:
-    """The same table of masks that were trained; ``blocks`` are those that training and validation took."""
+    """The same table for trained masks, where ``blocks`` counts those of training and validation."""
     rows = []
     for checkpoint in trained:
         config, history = checkpoint.meta.config, checkpoint.meta.history
@@ -52,13 +52,13 @@ def trained_masks(trained: Sequence[Checkpoint]) -> pd.DataFrame:
 
 
 def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: MaskLog, full: int) -> pd.DataFrame:
-    """What training came to.
+    """The results of training.
 
     Args:
         trained: trials of the first seed.
         named: labels of the space's own allocations.
         log: of the masks on the proxy, empty without one.
-        full: blocks of its last rung.
+        full: blocks of the last rung.
 
     Returns:
         Columns ``name``, ``kind`` (named or searched), ``sites``, ``n_spon_params``, ``val_kl_nats``, ``val_ppl`` and
@@ -83,7 +83,7 @@ def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: Ma
 
 
 def importances(study_name: str, journal: Path) -> Mapping[str, float]:
-    """How much each parameter decides whether a mask is among the better ones, by Optuna; none of a few masks."""
+    """Optuna's importance of each parameter for whether a mask is among the better ones. Empty for few masks."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # imports scikit-learn: 0.8 s
 
     study = optuna.load_study(study_name=study_name, storage=open_journal(journal))

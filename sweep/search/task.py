@@ -1,4 +1,4 @@
-"""What is searched, and how a mask is evaluated."""
+"""The search task: what to search, and how to evaluate a mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from search_spaces.trial import TrialConfig
 
 Values = tuple[float, ...]
 Known = Callable[[TrialConfig, int], Values | None]
-"""The objectives of a mask on so many blocks, if it was evaluated before."""
+"""Returns the objectives of a mask on this many blocks, if it was evaluated before."""
 Job = Callable[[TrialConfig, tuple[int, ...]], dict[str, Any]]
-"""What Ray's config holds for a mask that is to be evaluated on these rungs."""
+"""Makes Ray's config to evaluate a mask on these rungs."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched, and how a mask is evaluated.
+    """What to search, and how to evaluate a mask.
 
     Attributes:
         space: with a ``search``.
         shape, fingerprints: of the model and the text.
-        rungs: validation blocks of the proxy's rungs; none where masks are trained.
+        rungs: validation blocks of the proxy's rungs, empty if masks are trained.
         known: looks a mask up.
         job: makes Ray's config of a mask.
-        counts: file of the counts.
+        counts: file with the counts of the proposals.
     """
 
     space: SpaceConfig
@@ -40,5 +40,5 @@ class Task:
 
     @property
     def full(self) -> int:
-        """Blocks of the last rung; none where masks are trained."""
+        """Blocks of the last rung, 0 if masks are trained."""
         return self.rungs[-1] if self.rungs else 0

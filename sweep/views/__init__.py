@@ -1,1 +1,1 @@
-"""What a sweep came to: the board, two sweeps side by side, the frontier."""
+"""Results of a sweep: the board, two sweeps side by side, the frontier."""

@@ -1,4 +1,4 @@
-"""The figures of another work beside one's own, such as those of the seed study (``docs/study.yaml``)."""
+"""Compares a board with published figures, such as those of the seed study (``docs/study.yaml``)."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ class _Row(Config):
 
 
 class Published(Config):
-    """What another work found.
+    """Published figures.
 
     Attributes:
-        source: the work.
-        rows: perplexity of each allocation and sparsity, and against TEAL alone under the same plan in percent.
+        source: the publication.
+        rows: perplexity of each allocation and sparsity, and its change against TEAL alone under the same plan, in %.
     """
 
     source: str
@@ -33,10 +33,10 @@ class Published(Config):
 
 
 def read_published(file: Path) -> Published:
-    """Read a YAML file.
+    """Read published figures from a YAML file.
 
     Raises:
-        SponError: if it is missing or of another form.
+        SponError: if the file is missing or has another form.
     """
     try:
         return Published.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -48,10 +48,10 @@ def read_published(file: Path) -> Published:
 
 
 def as_text(board: pd.DataFrame, published: Published) -> str:
-    """One's own rows with those of the other work that have the same allocation and sparsity.
+    """The rows of the board beside the published ones of the same allocation and sparsity.
 
     Raises:
-        SponError: if none has.
+        SponError: if there are none.
     """
     theirs = {(row.allocation, row.sparsity): row for row in published.rows}
     lines = []

@@ -31,47 +31,47 @@ STATISTICS: dict[str, Statistic] = {
     "teal_ppl": lambda m: m["teal"].ppl,
     "dense_ppl": lambda m: m["dense"].ppl,
 }
-"""Columns of the board with an interval each. ``kl_minus_teal_nats`` below zero is what a bias is for."""
+"""Columns of the board with an interval each. A bias should bring ``kl_minus_teal_nats`` below zero."""
 
 COLUMNS: dict[str, str] = {
     "trial": "name of the trial and of its folder",
     "plan": "label of the sparsity plan; rows of one plan are compared",
     "plan_title": "the plan in words",
-    "level_method": "how its levels were chosen; `given` if they were not",
+    "level_method": "method that chose the levels; `given` for the user's own",
     "allocation": "which sites have a bias",
     "seed": "order of the training data",
     "sparsity": "mean level, weighted by the weights of the sites, 0 to 1",
     "n_spon_layers": "layers with a bias",
     "n_spon_params": "entries of all biases",
-    "relative_params": "`n_spon_params` over those of UNIF-ALL",
+    "relative_params": "`n_spon_params` relative to UNIF-ALL",
     "split": "text of the scores: validation or test",
-    "bootstrap_over": "what intervals resample: documents or blocks",
-    "realised_sparsity": "share of the inputs that is zero on validation text, mean over sites, 0 to 1",
-    "kl_nats": "KL(dense || this trial), nats a token",
-    "kl_minus_teal_nats": "KL less that of TEAL alone, nats; below zero the biases help",
-    "nll_nats": "negative log-likelihood of the text, nats a token",
+    "bootstrap_over": "unit that intervals resample: documents or blocks",
+    "realised_sparsity": "share of zeros in the inputs on validation text, mean over sites, 0 to 1",
+    "kl_nats": "KL(dense || this trial), nats per token",
+    "kl_minus_teal_nats": "KL minus that of TEAL alone, nats; negative if the biases help",
+    "nll_nats": "negative log-likelihood of the text, nats per token",
     "ppl": "perplexity",
-    "kl_recovered": "share of TEAL's KL that the biases take away; 1 is all",
-    "ppl_recovered": "share of the perplexity that TEAL adds that the biases take away; 1 is all",
+    "kl_recovered": "share of TEAL's KL that the biases remove; 1 is all",
+    "ppl_recovered": "share of TEAL's perplexity increase that the biases remove; 1 is all",
     "vs_teal_pct": "perplexity against TEAL alone, percent",
     "vs_dense_pct": "perplexity against the dense model, percent",
-    "teal_kl_nats": "KL(dense || TEAL alone), nats a token",
+    "teal_kl_nats": "KL(dense || TEAL alone), nats per token",
     "teal_ppl": "perplexity of TEAL alone",
     "dense_ppl": "perplexity of the dense model",
     "pareto": "whether no trial of the plan has a lower validation KL with as few parameters",
 }
-"""What each column means, with its unit. Those of ``STATISTICS`` also have ``NAME_low`` and ``NAME_high``."""
+"""The meaning and unit of each column. Those of ``STATISTICS`` also have ``NAME_low`` and ``NAME_high``."""
 
 
 def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.DataFrame:
-    """One row a finished trial, sorted by plan and then by KL.
+    """One row per finished trial, sorted by sparsity, plan and KL.
 
     Args:
         folder: of the sweep.
-        split: which scores; the test split by default where every finished trial has it, else validation.
+        split: the scores to use. The default is test if every finished trial has it, else validation.
 
     Returns:
-        ``COLUMNS``, with the ends of each interval.
+        ``COLUMNS``, with the bounds of each interval.
 
     Raises:
         SponError: if no trial has finished, or one lacks the split.
@@ -82,7 +82,7 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
     tested = all("test.spon" in checkpoint.scores for checkpoint in checkpoints)
     chosen: EvaluationSplit = split or ("test" if tested else "validation")
     if chosen == "test" and not tested:
-        raise SponError(f"the test split is scored at the end of a sweep, but {folder.name!r} is not there yet")
+        raise SponError(f"the test split is scored at the end of a sweep, but {folder.name!r} has not reached it yet")
     board = pd.DataFrame([_row(checkpoint, chosen) for checkpoint in checkpoints])
     board["pareto"] = pareto_flags(checkpoints)
     order = ["sparsity", "plan", "kl_nats"]
@@ -113,7 +113,7 @@ def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
 
 
 def plan_title(config: TrialConfig) -> str:
-    """A trial's plan in words, such as ``down_proj at 50% (threshold)``; its label where levels are one's own."""
+    """A trial's plan in words, such as ``down_proj at 50% (threshold)``, or its label if the user set mixed levels."""
     measured = config.level_method in ("greedy", "fisher")
     if len(set(config.plan.levels.values())) != 1 and not measured:
         return config.plan_label
@@ -129,9 +129,9 @@ def _models(checkpoint: Checkpoint, split: EvaluationSplit) -> Mapping[str, Scor
 
 
 def pareto_flags(checkpoints: Sequence[Checkpoint]) -> list[bool]:
-    """Which trials no other trial of the same plan beats in validation KL with as few or fewer parameters.
+    """Whether each trial has the lowest validation KL of its plan among trials with as few or fewer parameters.
 
-    Choices are made on validation, whatever split the board shows. TEAL alone, at no parameters, always takes part.
+    Choices use validation, whatever split the board shows. TEAL alone, with no parameters, always takes part.
     """
     points: dict[str, set[tuple[float, int]]] = {}
     for checkpoint in checkpoints:
@@ -142,7 +142,7 @@ def pareto_flags(checkpoints: Sequence[Checkpoint]) -> list[bool]:
 
 
 def _front(points: set[tuple[float, int]]) -> set[tuple[float, int]]:
-    """The points that no other one beats: each with a lower KL than all with fewer parameters, or as few."""
+    """The Pareto front: the points with a lower KL than all others with as few or fewer parameters."""
     front: set[tuple[float, int]] = set()
     best = math.inf
     for kl, n_params in sorted(points, key=lambda point: (point[1], point[0])):

@@ -1,4 +1,4 @@
-"""Two sweeps side by side: the same allocations under other levels, training or code, paired over the same text."""
+"""Compares two sweeps with different levels, training or code: the same allocations, paired over the same text."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from trainables.scores import Scores
 from trainables.statistics import Interval, paired_bootstrap
 
 _Key = tuple[str, float, int]
-"""By what a trial of one sweep finds its like in the other: allocation, sparsity, seed."""
+"""Matches trials of two sweeps: allocation, sparsity, seed."""
 
 
 class Pair(NamedTuple):
-    """A trial of two sweeps, on the test split.
+    """A trial in two sweeps, on the test split.
 
     Attributes:
-        difference: KL of the second minus KL of the first, in nats; its 95% interval is paired over documents.
+        difference: KL of the second minus KL of the first, in nats, with a 95% interval paired over documents.
     """
 
     allocation: str
@@ -31,7 +31,7 @@ def compare(first: SweepFolder, second: SweepFolder) -> list[Pair]:
     """The trials that two sweeps share.
 
     Raises:
-        SponError: if they share none, or these were not scored on the same text.
+        SponError: if they share none, or scored them on different text.
     """
     ours, theirs = _finished(first), _finished(second)
     shared = [key for key in ours if key in theirs]
@@ -42,7 +42,7 @@ def compare(first: SweepFolder, second: SweepFolder) -> list[Pair]:
 
 
 def as_text(pairs: list[Pair], first: str, second: str) -> str:
-    """A line a trial, and one that explains them."""
+    """One line per trial, and one that explains them."""
     width = max(len(pair.allocation) for pair in pairs)
     lines = []
     for pair in pairs:
@@ -50,7 +50,7 @@ def as_text(pairs: list[Pair], first: str, second: str) -> str:
         who = f"{pair.allocation:{width}}  {pair.sparsity:4.0%}  seed {pair.seed}"
         changed = f"KL {kl:.4f} -> {kl_then:.4f}, {pair.difference:+.4f}"
         lines.append(f"{who}  {changed}  PPL {ppl:.2f} -> {ppl_then:.2f}")
-    key = f"{first} -> {second}, test split; KL in nats a token; the difference with its paired 95% interval"
+    key = f"{first} -> {second}, test split; KL in nats per token; the difference with its paired 95% interval"
     return "\n".join([*lines, key])
 
 
@@ -63,7 +63,7 @@ def _finished(folder: SweepFolder) -> dict[_Key, Checkpoint]:
 def _pair(key: _Key, ours: Checkpoint, theirs: Checkpoint) -> Pair:
     texts = [checkpoint.meta.config.corpus_fingerprint for checkpoint in (ours, theirs)]
     if texts[0] != texts[1]:
-        raise SponError(f"two sweeps must be scored on the same text, but theirs are {texts[0]} and {texts[1]}")
+        raise SponError(f"two sweeps must be scored on the same text, but got {texts[0]} and {texts[1]}")
     scores: dict[str, Scores] = {"ours": ours.scores["test.spon"], "theirs": theirs.scores["test.spon"]}
     difference = paired_bootstrap(scores, {"kl": lambda means: means["theirs"].kl - means["ours"].kl})["kl"]
     kl, ppl = ((getattr(scores["ours"], name), getattr(scores["theirs"], name)) for name in ("kl_nats", "ppl"))

@@ -1,7 +1,7 @@
 """The frontier: KL and perplexity against the share of weights that need not be read, by levels and by biases.
 
-Here, and nowhere else, plans are compared with one another: those of one sparsity have the same sites and the same mean
-level, weighted by the weights of the sites, and so the same work.
+Only this module compares plans with one another. Plans of one sparsity have the same sites and the same mean level,
+weighted by the weights of the sites, and so the same work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ from trainables.statistics import Interval, paired_bootstrap
 
 FRONTIER = "frontier"
 _NONE = "none"
-"""What a table calls the biases of TEAL alone."""
+"""Name of the biases of TEAL alone in a table."""
 
 
 def frontier_of(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
-    """One row a trial: where it is on the frontier.
+    """The position of each trial on the frontier, one row per trial.
 
     Args:
         folder: of a sweep whose plans have measured levels.
@@ -33,9 +33,9 @@ def frontier_of(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -
 
     Returns:
         Columns ``sparsity``, ``weights_skipped`` (of all linear layers of the decoder), ``levels``, ``biases``,
-        ``seed``, ``predicted_kl_nats`` (TEAL alone, by the curves), and ``kl_of_uniform`` (KL over that of TEAL at
-        equal levels, paired), ``kl_nats`` and ``ppl``, each with ``_low`` and ``_high``; sorted by sparsity and in the
-        order of the space.
+        ``seed`` and ``predicted_kl_nats`` (TEAL alone, by the curves). ``kl_of_uniform`` (KL over that of TEAL at equal
+        levels, paired), ``kl_nats`` and ``ppl`` each have ``_low`` and ``_high`` too. Rows are sorted by sparsity, then
+        in the order of the space.
     """
     predicted = {(plan.method, plan.sparsity): plan.predicted_kl_nats for plan in levels.plans}
     keys = list(zip(board["level_method"], board["sparsity"], strict=True))
@@ -58,7 +58,7 @@ def frontier_of(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -
 
 
 def _of_uniform(folder: SweepFolder, board: pd.DataFrame) -> dict[str, list[float]]:
-    """KL of each trial over that of TEAL at equal levels on the same text, with intervals; nan without the latter."""
+    """KL of each trial over that of TEAL at equal levels on the same text, with intervals. nan without the latter."""
     split, found = board["split"].iloc[0], {trial.path.name: trial for trial in folder.trials}
     scores = [read_checkpoint(found[name].checkpoint_path).scores for name in board["trial"]]
     uniform = {
@@ -79,7 +79,7 @@ def _of_uniform(folder: SweepFolder, board: pd.DataFrame) -> dict[str, list[floa
 
 
 def as_text(frontier: pd.DataFrame, board: pd.DataFrame) -> str:
-    """The frontier as a table for a terminal, and a line that explains it."""
+    """The frontier as a table for a terminal, with a key."""
     first = board.iloc[0]
     cells = pd.DataFrame(
         {
@@ -106,7 +106,7 @@ def _share(row: pd.Series) -> str:
 
 
 def frontier_figure(frontier: pd.DataFrame, dense_ppl: float) -> Figure:
-    """KL and perplexity against the share of weights skipped, with intervals; a line for each levels and biases."""
+    """KL and perplexity against the share of weights skipped, with intervals, one line per (levels, biases)."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, name, unit in ((axes[0], "kl_nats", "KL(dense || sparse), nats"), (axes[1], "ppl", "perplexity")):
@@ -128,7 +128,7 @@ def _lines(frontier: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def levels_figure(plans: Sequence[PlanLevels]) -> Figure:
-    """Heat maps of levels, layer by module, one for each plan that is not uniform."""
+    """Heat maps of levels, layer by module, one per plan that is not uniform."""
     shown = [plan for plan in plans if plan.method != "uniform"]
     figure = Figure(figsize=(2.6 * len(shown) + 1, 5), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -148,7 +148,7 @@ def levels_figure(plans: Sequence[PlanLevels]) -> Figure:
 
 
 def write_frontier(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -> str:
-    """Write the frontier and the levels into a sweep's folder, and return the table."""
+    """Write the frontier and the levels into the sweep's folder, and return the table."""
     frontier, directory = frontier_of(folder, board, levels), folder.path
     text = as_text(frontier, board)
     (directory / f"{FRONTIER}.txt").write_text(text + "\n")

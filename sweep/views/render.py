@@ -1,4 +1,4 @@
-"""The board as text for a terminal, as text with all columns, as CSV, JSON and LaTeX, and as a picture."""
+"""Renders the board as text for a terminal, as text with all columns, as CSV, JSON and LaTeX, and as a picture."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,15 +42,15 @@ _WIDE: dict[str, Cell] = {
 }
 
 _WIDTH = 100
-"""Characters of a terminal's line that the text for it fits in."""
+"""Maximum characters per line of the text for a terminal."""
 _SHORTEST = 17
-"""Characters of an allocation's name that are shown even where its line is then too long."""
+"""Minimum characters of an allocation's name to show, even if the line is then too long."""
 _MOST = 40
-"""Trials of a plan that fit into a picture, and on a screen."""
+"""Trials of a plan that fit in a picture and on a screen."""
 
 
 def best_of(board: pd.DataFrame) -> pd.DataFrame:
-    """The best trials of each plan, as many as can be looked at, and TEAL alone."""
+    """The best trials of each plan, as many as fit in view, and TEAL alone."""
     first = board.groupby("plan", sort=False).cumcount() < _MOST
     return board[first | (board["n_spon_params"] == 0)]
 
@@ -71,7 +71,7 @@ def _recovery_interval(row: pd.Series, name: str) -> str:
 
 
 def as_text(board: pd.DataFrame) -> str:
-    """Tables for a terminal of 100 columns, one a sparsity plan, and a line that explains them."""
+    """Tables for a terminal of 100 columns, one per sparsity plan, and a line that explains them."""
     plans = ["\n".join([*_head(rows), *_table(rows)]) for _, rows in board.groupby("plan", sort=False)]
     return "\n\n".join([*plans, _key(board)])
 
@@ -105,7 +105,7 @@ def _baselines(row: pd.Series) -> str:
 
 
 def as_wide_text(board: pd.DataFrame) -> str:
-    """Tables with all columns, one a sparsity plan."""
+    """Tables with all columns, one per sparsity plan."""
     first = board.iloc[0]
     head = f"{first['split']} split; 95% paired bootstrap over {first['bootstrap_over']}; * = Pareto on validation KL"
     return "\n".join([head, *(_wide_plan(str(plan), rows) for plan, rows in board.groupby("plan", sort=False))])
@@ -129,9 +129,9 @@ def as_latex(board: pd.DataFrame) -> str:
 
 
 def difference_figure(board: pd.DataFrame) -> Figure:
-    """What the biases change against TEAL alone, in KL and in perplexity, with paired intervals; a line a trial.
+    """The change of KL and perplexity by the biases against TEAL alone, with paired intervals, one row per trial.
 
-    Of many trials, the best of each plan.
+    If there are many trials, the best of each plan.
     """
     best = best_of(board)
     rows = best[best["n_spon_params"] > 0].iloc[::-1]  # the first at the top
@@ -152,7 +152,7 @@ def difference_figure(board: pd.DataFrame) -> Figure:
 
 
 def write_board(board: pd.DataFrame, directory: Path) -> list[Path]:
-    """Write the board in every form into the sweep's folder and return the files."""
+    """Write the board in every format into the sweep's folder and return the files."""
     files = [directory / f"board.{kind}" for kind in ("txt", "csv", "json", "tex", "png")]
     files[0].write_text(as_wide_text(board) + "\n")
     board.to_csv(files[1], index=False)

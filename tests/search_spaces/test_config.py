@@ -142,9 +142,9 @@ def test_a_plan_without_layers_is_refused():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"levels": "greedy"}, "measured must have a list of modules, but got greedy"),
-        ({"levels": ["uniform", "fisher"]}, "measured must have a list of modules, but got uniform, fisher"),
-        ({"levels": []}, r"at least one and each once, but got \[\]"),
+        ({"levels": "greedy"}, "measured levels must have a list of modules, but got greedy"),
+        ({"levels": ["uniform", "fisher"]}, "measured levels must have a list of modules, but got uniform, fisher"),
+        ({"levels": []}, r"at least one method and each once, but got \[\]"),
         ({"levels": ["uniform", "uniform"]}, r"each once, but got \['uniform', 'uniform'\]"),
         ({"levels": "best"}, "Input should be 'uniform', 'greedy' or 'fisher'"),
         ({"bounds": [0.5, 0.5]}, r"bounds must be \[lowest, highest\], but got \[0.5, 0.5\]"),
@@ -164,7 +164,7 @@ def test_levels_are_a_method_some_methods_or_a_level_a_site(levels, measured):
 
 def test_a_sparsity_that_the_bounds_cannot_meet_is_refused():
     given = {"modules": ["o_proj"], "levels": "fisher", "bounds": [0.2, 0.9]}
-    with pytest.raises(ValidationError, match=r"within their bounds, but got sparsity 0.1, plan.bounds=\[0.2, 0.9\]"):
+    with pytest.raises(ValidationError, match=r"within plan.bounds, but got sparsity 0.1, plan.bounds=\[0.2, 0.9\]"):
         space(plan=given, sparsity=[0.5, 0.1])
 
 

@@ -178,7 +178,7 @@ def test_a_fault_that_an_override_may_have_brought_names_the_override(fault):
             "name: s\nsparsity: [0.5]\nallocations: [TOP-50, NOSUCH]\n",
             ["an allocation must be one of BASELINE-TEAL,", "but got 'NOSUCH'", "(at allocations.1 in "],
         ),
-        ("name: s\nallocations: [TOP-50]\n", ["a key that has no default must be given", "(at sparsity in "]),
+        ("name: s\nallocations: [TOP-50]\n", ["a key without a default must be given", "(at sparsity in "]),
         (SMALL + "model:\n", ["must be a mapping of keys, but got None", "(at model in "]),
         (SMALL + "seeds: [1, 1]\n", ["a seed must be listed once, but 1 is listed twice", "(at the whole space in "]),
     ],

@@ -100,7 +100,7 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         (subset(masks={"k": 1}), ["the key 'family' must be given, but got", "(at search.masks in"]),
         (subset(masks="subset"), ["must be a mapping of keys, but got 'subset'", "(at search.masks in"]),
         (subset(algorithm="bohb"), ["one of 'tpe', 'nsga2',", "'bohb' (at search.algorithm.name in"]),
-        (subset(masks={"family": "exactly_k"}), ["a key that has no default", "(at search.masks.k in"]),
+        (subset(masks={"family": "exactly_k"}), ["a key without a default", "(at search.masks.k in"]),
         (exact(masks={"family": "exactly_k", "k": -1}), ["greater than or equal to 0, but got -1", "masks.k in"]),
         (
             subset(masks={"family": "window", "length": 2}),
@@ -112,7 +112,7 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
         ),
         (subset(masks={"family": "subset", "modules": ["fc1"]}), ["'q_proj',", "got 'fc1' (at search.masks.modules.0"]),
         (subset(masks={"family": "subset", "modules": []}), ["at least one module and", "[] (at search.masks.modules"]),
-        ({}, ["a key that has no default must be given", "(at search.masks in"]),
+        ({}, ["a key without a default must be given", "(at search.masks in"]),
         (subset(budget=1), ["one of masks, algorithm, objectives,", "(at search.budget in"]),
         (subset(objectives=["n_spon_params"]), ["[val_kl_nats, n_spon_params], but got [n_spon_params]"]),
         (subset(objectives=[]), ["objectives must be [val_kl_nats] or", "but got []"]),
@@ -126,7 +126,7 @@ def test_modules_are_kept_in_the_order_of_the_forward_pass():
                 "got 'rung'; did you mean 'rungs'? (at search.proxy.rung in",
             ],
         ),
-        (subset(proxy={"rungs": [4, 4]}), ["rungs must have more blocks each than", "[4, 4] (at search.proxy in"]),
+        (subset(proxy={"rungs": [4, 4]}), ["each rung must have more blocks than", "[4, 4] (at search.proxy in"]),
         (
             subset(proxy={"rungs": [4, 8]}),
             ["stopping exactly when it has several rungs, but got rungs=[4, 8], stopping=None (at search in"],
@@ -175,12 +175,12 @@ def test_a_fault_of_a_search_is_one_line_with_the_path_that_the_user_wrote(fault
         (
             subset(proxy={"rungs": [4, 16, 32]}, stopping="asha"),
             {"corpus": {"blocks": {"validation": 31}}},
-            "the validation blocks that there are, but got rungs=[4, 16, 32], corpus.blocks.validation=31",
+            "must not exceed the validation blocks, but got rungs=[4, 16, 32], corpus.blocks.validation=31",
         ),
         (
             subset(confirm={"seeds": [8, 7]}),
             {"seeds": [7, 9]},
-            "must have other seeds than the one that chooses, but got seeds=[7, 9], search.confirm.seeds=[8, 7]",
+            "must not use the seed that chooses the masks, but got seeds=[7, 9], search.confirm.seeds=[8, 7]",
         ),
     ],
     ids=str,

@@ -44,7 +44,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("corpus.files={calibration: [/nosuch.txt], test: [/nosuch2.txt]}", "/nosuch.txt"),
         ("corpus.text_column=body", "text_column must be one of text"),
         ("model.source=/nosuch/model", "/nosuch/model"),
-        ("plan={modules: all, levels: fisher, bounds: [0.7, 0.9]}", "within their bounds, but got sparsity 0.6"),
+        ("plan={modules: all, levels: fisher, bounds: [0.7, 0.9]}", "within plan.bounds, but got sparsity 0.6"),
         ("plan.levels={5.down_proj: 0.5}", "a level must name a site of the plan, but got 5.down_proj"),
         (
             "search={masks: {family: exactly_k, k: 9}}",

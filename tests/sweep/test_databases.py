@@ -77,7 +77,7 @@ def test_a_study_database_that_is_away_stops_nothing_and_sync_sends_what_it_miss
         server.execute("ALTER DATABASE optuna ALLOW_CONNECTIONS false")
         ran = run("search", write_space(small_search(tiny_space), tmp_path), *where, timeout=600)
         assert ran.code == 0, ran.out + ran.err
-        assert ran.out.count("the study is not in Optuna's database, and kept for `sweep sync`") == 1
+        assert ran.out.count("the study did not reach Optuna's database, and is kept for `sweep sync`") == 1
         assert run("sync", "tiny", *where).code == 1
         server.execute("ALTER DATABASE optuna ALLOW_CONNECTIONS true")
     assert run("sync", "tiny", *where).code == 0

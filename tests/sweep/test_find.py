@@ -61,7 +61,7 @@ def test_one_text_for_both_is_refused(text: list[str]) -> None:
 
 
 def test_a_sparsity_that_cannot_be_is_refused() -> None:
-    with pytest.raises(SponError, match=r"within their bounds, but got sparsity 0\.97"):
+    with pytest.raises(SponError, match=r"within plan.bounds, but got sparsity 0\.97"):
         space_to_find("embedded", 0.97, [])
 
 

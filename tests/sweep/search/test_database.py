@@ -59,7 +59,7 @@ def test_a_database_that_is_away_is_said_and_gets_all_when_it_is_back(
 ) -> None:
     assert not copy_studies(SweepFolder(journal.parent), database)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("the study is not in Optuna's database, and kept for `sweep sync`: ")
+    assert line.startswith("the study did not reach Optuna's database, and is kept for `sweep sync`: ")
     Path(database.removeprefix("sqlite:///")).parent.mkdir()
     assert copy_studies(SweepFolder(journal.parent), database)
     assert len(states(database)) == 3
@@ -89,7 +89,7 @@ def test_a_copy_that_was_cut_short_is_made_again(
 def test_a_study_of_the_same_name_is_left_alone(journal: Path, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     optuna.create_study(study_name="tiny", storage=server).add_trial(optuna.create_trial(value=1.0))
     assert not copy_studies(SweepFolder(journal.parent), server)
-    assert "in Optuna's database is of another program" in capsys.readouterr().out
+    assert "has one of that name, which belongs to another program" in capsys.readouterr().out
     assert states(server) == [TrialState.COMPLETE]
 
 
@@ -99,7 +99,7 @@ def test_a_study_of_another_sweep_is_left_alone(journal: Path, server: str, caps
     other.parent.mkdir()
     optuna.create_study(study_name="tiny", storage=open_journal(other))
     assert not copy_studies(SweepFolder(other.parent), server)
-    assert f"in Optuna's database is of {SweepFolder(journal.parent).id}" in capsys.readouterr().out
+    assert f"has one of that name, which belongs to {SweepFolder(journal.parent).id}" in capsys.readouterr().out
     assert len(states(server)) == 3
 
 

@@ -193,7 +193,7 @@ def test_no_line_is_wider_than_a_terminal(tmp_path):
 def test_a_search_whose_text_cannot_tell_says_what_it_would_take(tmp_path):
     power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.25, kl_nats=0.5, paired_sd_nats=0.01)
     told = write_stop(power, 0.5, tmp_path)
-    assert "a reliability of 0.5 is asked for; about 192 blocks would do" in told[0]
+    assert "a reliability of 0.5 is required; about 192 blocks would suffice" in told[0]
     assert "set search.proxy.least_reliability to 0" in told[1]
     lines = (tmp_path / FINDINGS).read_text().splitlines()
     assert "reliability of 0.25" in lines[0]

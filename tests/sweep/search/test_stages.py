@@ -128,7 +128,7 @@ def test_the_stages_are_on_record_and_the_status_says_that_it_is_over(searched: 
     trained = {name for stage, names in stages.items() if stage != "reference" for name in names}
     assert trained == {t.path.name for t in searched.folder.trials}
     ran = run("status", "tiny", "--storage", searched.storage)
-    assert "search: over; selection.json has what was chosen" in ran.out
+    assert "search: done; selection.json has the chosen masks" in ran.out
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_a_search_by_measured_gains_stops_where_its_text_cannot_tell(tiny_space:
     space = write_space(raw, tmp_path)
     ran = run("search", space, "--storage", tmp_path / "runs")
     assert ran.code == 0, ran.out + ran.err
-    assert "the search stops here: a reliability of 0.999 is asked for" in ran.out
+    assert "the search stops here: a reliability of 0.999 is required" in ran.out
     folder = SweepFolder(tmp_path / "runs" / "tiny")
     (key,) = json.loads((folder.path / "importance.json").read_text())
     assert key.startswith("GAIN ")

@@ -48,7 +48,7 @@ def test_while_masks_are_proposed_they_are_counted(folder: SweepFolder) -> None:
     folder.begin("propose")
     Counts(new=7, open=2, repeated=3).write(folder.path / "proposals.json")
     now, then = search_lines(folder)
-    assert now == "search: propose, stage 3 of 5: 5 of 9 masks over, 2 under way; 3 proposals known and not run"
+    assert now == "search: propose, stage 3 of 5: 5 of 9 masks done, 2 under way; 3 proposals known and not run"
     assert then == f"then: {TRAIN}; {CONFIRM}"
 
 
@@ -56,13 +56,13 @@ def test_masks_that_span_the_search_are_counted_in_their_log(folder: SweepFolder
     trial, _ = trials_of(tiny_raw | {"allocations": ["UNIF-ALL", "TOP-50"]})
     folder.begin("reference", [trial.name, "another"])
     MaskLog(folder.path / "reference.jsonl").add(MaskRecord(trial, 12, 0.5, 3.0, (0.5,) * 12, 1.0))
-    assert search_lines(folder)[0] == "search: reference, stage 2 of 5: 1 of 2 masks over"
+    assert search_lines(folder)[0] == "search: reference, stage 2 of 5: 1 of 2 masks done"
 
 
 def test_a_search_whose_text_cannot_tell_is_over(folder: SweepFolder) -> None:
     folder.begin("reference", [])
     (folder.path / FINDINGS).touch()
-    assert search_lines(folder) == ["search: over; its text cannot tell masks apart, findings.txt has the figures"]
+    assert search_lines(folder) == ["search: done; its text cannot tell masks apart, findings.txt has the figures"]
 
 
 def test_a_stage_of_training_counts_its_own_trials(folder: SweepFolder, tiny_raw: dict[str, object]) -> None:
@@ -73,9 +73,9 @@ def test_a_stage_of_training_counts_its_own_trials(folder: SweepFolder, tiny_raw
     (done.checkpoint_path / "meta.json").touch()
     failed.fail("the loss must stay finite")
     folder.begin("train", [done.path.name, failed.path.name, "not-begun"])
-    assert search_lines(folder) == ["search: train, stage 4 of 5: 2 of 3 trials over", f"then: {CONFIRM}"]
+    assert search_lines(folder) == ["search: train, stage 4 of 5: 2 of 3 trials done", f"then: {CONFIRM}"]
     folder.begin("confirm", ["not-begun"])
-    assert search_lines(folder) == ["search: confirm, stage 5 of 5: 0 of 1 trials over"]
+    assert search_lines(folder) == ["search: confirm, stage 5 of 5: 0 of 1 trials done"]
 
 
 def test_a_stage_that_is_gone_through_again_is_not_the_last(folder: SweepFolder) -> None:
@@ -88,11 +88,11 @@ def test_without_a_proxy_masks_are_trained_as_they_are_proposed(tmp_path: Path, 
     folder = make(tmp_path, tiny_raw, proxy=None)
     folder.begin("propose")
     now, then = search_lines(folder)
-    assert now == "search: propose, stage 1 of 3: 0 of 9 masks over, 0 under way"
+    assert now == "search: propose, stage 1 of 3: 0 of 9 masks done, 0 under way"
     assert then == f"then: train, at most 2 trials; {CONFIRM}"
 
 
 def test_a_search_that_has_chosen_is_over(folder: SweepFolder) -> None:
     folder.begin("confirm", ["one"])
     (folder.path / SELECTION).write_text("{}")
-    assert search_lines(folder) == ["search: over; selection.json has what was chosen"]
+    assert search_lines(folder) == ["search: done; selection.json has the chosen masks"]
