@@ -1,1 +1,1 @@
-"""What was found: reads checkpoints from disk, never a running sweep."""
+"""Analyses of finished trials. Reads checkpoints from disk, never a running sweep."""

@@ -1,4 +1,4 @@
-"""What alignment with a few directions comes to by chance."""
+"""Chance level of the alignment with a few directions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from trainables.statistics import Array
 
 @dataclass(frozen=True, eq=False)
 class ChanceAlignment:
-    """Largest absolute cosine of a random direction with some orthonormal ones.
+    """Largest absolute cosine of a random direction with several orthonormal ones.
 
     Attributes:
         samples: array of shape (draws,), ascending.
@@ -22,7 +22,7 @@ class ChanceAlignment:
     samples: Array
 
     def p_value(self, observed: float) -> float:
-        """Chance to align at least as well as observed; never zero, since the observed one is counted as a draw."""
+        """Chance to align at least as well as observed; never zero, because the observed value counts as a draw."""
         above = len(self.samples) - int(np.searchsorted(self.samples, observed, side="left"))
         return (1 + above) / (1 + len(self.samples))
 
@@ -30,17 +30,17 @@ class ChanceAlignment:
 def chance_alignment(width: int, components: int, draws: int = 100_000, seed: int = 0) -> ChanceAlignment:
     """Draw the largest |cosine| of a uniformly random direction with the first principal components.
 
-    Exact: a direction is a normal vector over its length, any orthonormal components may be taken for the first axes,
-    and the squares of the other entries, of which none is drawn by itself, add up to a chi-square variable.
+    The draw is exact. A random direction is a normal vector over its length, and any orthonormal components can serve
+    as the first axes. The squares of the other entries add up to one chi-square variable, which is drawn instead.
 
     Args:
         width: entries of the vector.
-        components: orthonormal directions that it is compared with.
-        draws: random directions.
+        components: number of orthonormal directions to compare with.
+        draws: number of random directions.
         seed: of the draws.
 
     Raises:
-        SponError: unless 1 <= components <= width and there is a draw.
+        SponError: unless 1 <= components <= width and draws >= 1.
     """
     if not 1 <= components <= width:
         raise SponError(f"components must be in 1..{width}, the width of the vector, but got {components}")
@@ -48,13 +48,13 @@ def chance_alignment(width: int, components: int, draws: int = 100_000, seed: in
         raise SponError(f"there must be at least one random draw, but got {draws}")
     generator = np.random.default_rng(seed)
     along = np.square(generator.standard_normal((draws, components)))
-    rest = 2 * generator.standard_gamma((width - components) / 2, draws)  # a chi-square that may have no degrees at all
+    rest = 2 * generator.standard_gamma((width - components) / 2, draws)  # chi-square, also with 0 degrees of freedom
     samples = np.sort(np.sqrt(along.max(axis=1) / (along.sum(axis=1) + rest)))
     return ChanceAlignment(float(samples.mean()), float(np.quantile(samples, 0.95)), samples)
 
 
 def turned(vectors: Array, draws: int, seed: int = 0) -> Iterator[Array]:
-    """The same vectors turned at random, all by the same rotation: as alike among themselves as they were.
+    """Turn all vectors by the same random rotation, which keeps the angles between them.
 
     Args:
         vectors: (vectors, width).
@@ -68,5 +68,5 @@ def turned(vectors: Array, draws: int, seed: int = 0) -> Iterator[Array]:
     rng = np.random.default_rng(seed)
     for _ in range(draws):
         axes = np.linalg.qr(rng.standard_normal((vectors.shape[1], len(sizes))))[0]
-        signs = rng.choice((-1.0, 1.0), len(sizes))  # those of a QR decomposition are not random
+        signs = rng.choice((-1.0, 1.0), len(sizes))  # the signs of a QR decomposition are not random
         yield (left * sizes * signs) @ axes.T

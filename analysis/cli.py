@@ -1,4 +1,4 @@
-"""The command line of ``python -m analysis``. Exit status: 0; 2 for bad input; 130 when it was stopped."""
+"""The command line of ``python -m analysis``. Exit status: 0, 2 for bad input, 130 when stopped."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a user's fault is printed as one line."""
+    """Run one command and print a user error as one line."""
     arguments = command_line().parse_args(argv)
     hush()
     try:
@@ -28,54 +28,60 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is left", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The commands and their options."""
+    """Return the parser of all commands and options."""
     parser, add = command_line_of("analysis", "Analyse the biases of finished trials.")
-    interpret = add("interpret", _interpret, "examine checkpoints: what their biases do, with nulls, as one report")
+    interpret = add("interpret", _interpret, "examine what biases of checkpoints do, with nulls, in one report")
     chosen = interpret.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--sweep", metavar="NAME", help="the best trials of a sweep")
-    chosen.add_argument("--selection", type=Path, metavar="FILE", help="what a search chose, its selection.json")
+    chosen.add_argument("--selection", type=Path, metavar="FILE", help="selection.json of a search")
     chosen.add_argument("--run", nargs="+", action="extend", metavar="ID", help="MLflow runs of trials")
-    chosen.add_argument("--checkpoint", type=Path, nargs="+", action="extend", metavar="DIR", help="these checkpoints")
+    chosen.add_argument("--checkpoint", type=Path, nargs="+", action="extend", metavar="DIR", help="checkpoints")
     interpret.add_argument(
         "--top", type=int, default=1, help="with --sweep: trials of each sparsity plan (%(default)s)"
     )
     interpret.add_argument("--by", default="val_kl_nats", help="with --sweep: metric, lowest first (%(default)s)")
-    interpret.add_argument("--only", type=_listed, action="extend", metavar="A,B", help="questions; all by default")
-    interpret.add_argument("--split", choices=("validation", "test"), default="validation", help="text (%(default)s)")
-    interpret.add_argument("--blocks", type=int, default=32, help="of that text (%(default)s)")
+    interpret.add_argument(
+        "--only", type=_listed, action="extend", metavar="A,B", help="questions to ask; all by default"
+    )
+    interpret.add_argument(
+        "--split", choices=("validation", "test"), default="validation", help="held-out text to read (%(default)s)"
+    )
+    interpret.add_argument("--blocks", type=int, default=32, help="blocks of that text (%(default)s)")
     interpret.add_argument("--prompts", type=Path, metavar="YAML", help="prompts by category; our own by default")
     interpret.add_argument("--out", type=Path, help="results; in the sweep's folder, or in the storage, by default")
-    where = "of a Ray cluster; RAY_ADDRESS, or Ray on this machine by default"
+    where = "address of a Ray cluster; RAY_ADDRESS, or Ray on this machine by default"
     interpret.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help=where)
-    export = add("export", _export, "write a trial's biases as files that others can load")
+    export = add("export", _export, "export a trial's biases as files that others can load")
     export.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a finished trial's checkpoint"
     )
-    export.add_argument("directory", type=Path, metavar="DIR", help="to write; must not exist or be empty")
-    export.add_argument("--absorb", action="store_true", help="the whole model, with the biases in its linear layers")
-    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON on tasks and on other text")
+    export.add_argument("directory", type=Path, metavar="DIR", help="directory to write; must be new or empty")
+    export.add_argument("--absorb", action="store_true", help="write the whole model, with the biases folded in")
+    evaluate = add("evaluate", _evaluate, "score the dense model, TEAL alone and SPON on tasks and other text")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory of a trial's checkpoint")
     evaluate.add_argument(
         "--tasks",
         type=_listed,
         action="extend",
         metavar="A,B",
-        help="of the lm-evaluation-harness, by name or as YAML files, such as analysis/evaluation/own.yaml; such a "
-        "file may run Python",
+        help="tasks of the lm-evaluation-harness: names, or YAML files such as analysis/evaluation/own.yaml, which may "
+        "run Python",
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="items of each task; all by default")
     evaluate.add_argument(
-        "--text", type=Path, nargs="+", action="extend", metavar="FILE", default=[], help="or directories of files"
+        "--text", type=Path, nargs="+", action="extend", metavar="FILE", default=[], help="text files or directories"
     )
-    evaluate.add_argument("--blocks", type=int, default=64, help="or windows of each text at most (%(default)s)")
+    evaluate.add_argument("--blocks", type=int, default=64, help="most blocks or windows of each text (%(default)s)")
     evaluate.add_argument("--window", type=int, metavar="W", help="also score text in windows of W tokens")
-    evaluate.add_argument("--stride", type=int, metavar="S", help="of which only the last S count; all by default")
+    evaluate.add_argument(
+        "--stride", type=int, metavar="S", help="score only the last S tokens of a window; all by default"
+    )
     evaluate.add_argument("--add-bos", action="store_true", help="begin each block and window with the BOS token")
     evaluate.add_argument("--out", type=Path, help="results; in the storage by default")
     for sub in (interpret, evaluate):
@@ -83,19 +89,19 @@ def command_line() -> argparse.ArgumentParser:
         sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or the storage's SQLite database, by default")
     figures = add("figures", _figures, "draw all figures and the report again from stored results")
     tables = add("tables", _tables, "print the tables of stored results")
-    tables.add_argument("--latex", action="store_true", help="as LaTeX, with all rows")
+    tables.add_argument("--latex", action="store_true", help="print LaTeX, with all rows")
     for sub in (figures, tables):
-        sub.add_argument("directory", type=Path, metavar="DIR", help="of the results of interpret")
+        sub.add_argument("directory", type=Path, metavar="DIR", help="directory of results from interpret")
     add_completion(parser, add, "analysis")
     return parser
 
 
 def _listed(text: str) -> list[str]:
-    """The parts of A,B; an option that is repeated adds its own."""
+    """Split A,B into its parts. A repeated option adds its parts."""
     return [part for part in text.split(",") if part]
 
 
-# The commands import what they use: `--help` and bad input answer before torch and Ray are loaded.
+# Each command imports what it needs, so that `--help` and bad input answer before torch and Ray load.
 
 
 def _interpret(arguments: argparse.Namespace) -> None:
@@ -118,14 +124,14 @@ def _interpret(arguments: argparse.Namespace) -> None:
 
 
 def _chosen_on(arguments: argparse.Namespace) -> "Split | None":
-    """The split whose scores chose the checkpoints; None where the user named them."""
+    """Return the split whose scores chose the checkpoints; None if the user named them."""
     if arguments.sweep and arguments.by.startswith("test_"):
         return "test"
     return "validation" if arguments.sweep or arguments.selection else None
 
 
 def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint], Path]":
-    """The checkpoints, and where results about them belong."""
+    """Return the checkpoints and the default directory of their results."""
     from analysis.select import best_of_sweep, chosen_by_search, from_directories, from_runs
 
     storage: Path = arguments.storage
@@ -144,7 +150,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if not tasks and (arguments.tasks is not None or not arguments.text):
         raise SponError("an evaluation must have a task or a text, but got none (at --tasks, --text)")
     if (arguments.window or arguments.stride or arguments.add_bos) and not arguments.text:
-        raise SponError("windows must be of a text, but got none (at --text)")
+        raise SponError("windows must have a text, but got none (at --text)")
     for name, least in (("limit", 1), ("blocks", 2), ("window", 2), ("stride", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:

@@ -1,4 +1,4 @@
-"""The questions, and one checkpoint put to them."""
+"""The registry of questions, and the examination of one checkpoint."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,18 +21,18 @@ QUESTIONS: Mapping[str, Callable[[Subject], Finding]] = {
     question.NAME: question.find
     for question in (perplexity, shift, where, categories, pca, moments, norms, logits, worth, levels)
 }
-"""By name, in the order of the report. Adding one is a file and its name here."""
+"""By name, in the order of the report. To add one, write its file and name it here."""
 
 _ANSWERS = 3
-"""Raise it when a question is answered in another way: what was answered before is then asked again."""
+"""Version of the answers. Raise it when a question is answered differently, so that stored answers are recomputed."""
 _CURSE = (
     "The checkpoint was chosen by its scores on the split that is read here, so that it looks a little better than it "
     "is (winner's curse)."
 )
 _ON_THE_TEXT = (perplexity.NAME, shift.NAME, where.NAME, worth.NAME)
-"""Questions whose figures are better for such a choice."""
+"""Questions whose figures such a choice makes look better."""
 COMPARISON = cross.NAME
-"""The question that is put to several checkpoints at once."""
+"""The question about several checkpoints at once."""
 
 
 class Settings(Config):
@@ -40,10 +40,10 @@ class Settings(Config):
 
     Attributes:
         only: names of questions; all of them by default.
-        split: held-out text to read. The test split is opened if it is asked for by name.
-        n_blocks: of the split, at even distances: neighbours are mostly of one document, and so not independent.
+        split: held-out text to read. The test split opens only if requested by name.
+        n_blocks: blocks of the split, evenly spaced: neighbours mostly share a document and are not independent.
         prompts: texts by category.
-        chosen_on: split whose scores chose the checkpoints; None where they were named.
+        chosen_on: split whose scores chose the checkpoints; None if the user named them.
     """
 
     only: tuple[str, ...] = (*QUESTIONS, COMPARISON)
@@ -54,27 +54,27 @@ class Settings(Config):
 
     @property
     def curse(self) -> str:
-        """What is said of figures on the text that chose the checkpoint; nothing on other text."""
+        """Caveat for figures on the text that chose the checkpoint; empty for other text."""
         if self.chosen_on != self.split:
             return ""
         return _CURSE + (" --split test reads text that chose nothing." if self.split == "validation" else "")
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Those that are put to each checkpoint."""
+        """Questions about each single checkpoint."""
         return tuple(name for name in self.only if name != COMPARISON)
 
     @property
     def text(self) -> str:
-        """Hash of what is read, beside the corpus, which is the checkpoint's, and of how it is answered."""
+        """Hash of the text settings and the answers' version. The checkpoint itself names the corpus."""
         return content_key(_ANSWERS, self.split, self.n_blocks, prompts_fingerprint(self.prompts), self.curse)
 
 
 def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of questions, checked.
+    """Return names of questions after a check.
 
     Raises:
-        SponError: if one is not known.
+        SponError: if a name is unknown.
     """
     known = (*QUESTIONS, COMPARISON)
     for name in names:
@@ -84,7 +84,7 @@ def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
-    """What is written down of a checkpoint and of the text that it is examined on."""
+    """Return the stored description of a checkpoint and of the text that it is examined on."""
     config = checkpoint.meta.config
     return Examined(
         name=config.name,
@@ -103,10 +103,10 @@ def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
 
 
 def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subject:
-    """Load what a checkpoint is about. Model, text and plan are those of its own config, on whatever device is here.
+    """Load a checkpoint's model, text and plan, as its own config names them, on the given device.
 
     Raises:
-        SponError: if the model or text cannot be had or is not the checkpoint's, or the split has too few blocks.
+        SponError: if the model or text is unavailable or not the checkpoint's, or the split has too few blocks.
     """
     config = checkpoint.meta.config
     bench = Workbench(config.model, config.corpus, device, open_test=settings.split == "test")
@@ -122,15 +122,15 @@ def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subje
 
 
 def examine(subject: Subject, questions: tuple[str, ...], curse: str = "") -> Iterator[Finding]:
-    """Put questions to a subject, one after the other.
+    """Answer questions about a subject, one after the other.
 
     Args:
         subject: the checkpoint.
         questions: by name.
-        curse: what is said beside figures on the text that chose the checkpoint (``Settings.curse``).
+        curse: caveat for figures on the text that chose the checkpoint (``Settings.curse``).
 
     Raises:
-        SponError: if a figure is not a number, as with biases that are not.
+        SponError: if a figure is not finite, for example because a bias is not.
     """
     for name in questions:
         try:

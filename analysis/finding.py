@@ -1,6 +1,6 @@
-"""What an analysis found: its question, its null, effects with intervals, and a verdict that the data decides.
+"""The findings of an analysis: question, null, effects with intervals, and a verdict that the data decides.
 
-Figures, tables and the report are made from findings on disk and from nothing else.
+Figures, tables and the report come from findings on disk and from nothing else.
 """
 
 import math
@@ -13,22 +13,22 @@ from pydantic import Field
 from search_spaces.base import Config
 from search_spaces.files import read_config
 
-if TYPE_CHECKING:  # it comes with torch, which reading findings does without
+if TYPE_CHECKING:  # its import loads torch, which reading findings does not need
     from trainables.statistics import Interval
 
 ANALYSIS, COMPARED = "analysis.json", "comparison.json"
-"""Files of a directory of results: the first in a folder a trial, the second in the directory itself."""
+"""Files in a directory of results: the first in the folder of each trial, the second in the directory itself."""
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
 
 
 class Effect(Config):
-    """One figure beside what it would be if there were nothing to find.
+    """One figure, with its value if there were nothing to find.
 
     Attributes:
-        interval: 95%, of the figure; None where the figure is exact, or of a single unit and could be anything.
-        null: 95% range of the figure under the null; None where the null is a fixed value in the question.
+        interval: 95% interval; None if the figure is exact, or comes from a single unit and could be anything.
+        null: 95% range of the figure under the null; None if the null is a fixed value in the question.
         unit: such as ``nats`` or ``fraction``.
     """
 
@@ -40,30 +40,30 @@ class Effect(Config):
 
     @classmethod
     def of(cls, label: str, interval: "Interval", unit: str = "", null: tuple[float, float] | None = None) -> "Effect":
-        """An effect from a figure with an interval, which is left out if it has no end."""
+        """Make an effect from a figure with an interval, and drop an infinite interval."""
         ends = (interval.low, interval.high) if math.isfinite(interval.low) else None
         return cls(label=label, value=interval.value, interval=ends, null=null, unit=unit)
 
     @classmethod
     def count(cls, label: str, found: Iterable[bool]) -> "Effect":
-        """How many sites stand out, of which none does by chance."""
+        """Count the sites that stand out. By chance none does."""
         return cls(label=label, value=sum(found), null=(0, 0), unit="sites")
 
     @property
     def sign(self) -> int:
-        """1 where the interval is above zero, -1 where it is below, 0 where it holds zero or has no end."""
+        """1 if the interval is above zero, -1 if below, 0 if it contains zero or is infinite."""
         low, high = self.interval or (-math.inf, math.inf)
         return int(low > 0) - int(high < 0)
 
     @property
     def side(self) -> int:
-        """1 where the value is above the null's range, -1 where it is below, 0 within it."""
+        """1 if the value is above the null's range, -1 if below, 0 if within it."""
         low, high = self.null or (-math.inf, math.inf)
         return int(self.value > high) - int(self.value < low)
 
 
 def cells(name: str, interval: "Interval") -> Row:
-    """A figure and the ends of its interval as three cells of a row; empty where it or they do not exist."""
+    """Return a figure and the ends of its interval as three cells of a row; None for values that are not finite."""
     named = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
     return {key: figure if math.isfinite(figure) else None for key, figure in named}
 
@@ -72,9 +72,9 @@ class Finding(Config):
     """The answer of one analysis.
 
     Attributes:
-        analysis: its name in the registry.
-        null: what would be seen if nothing were there, and how that was found out.
-        rows: the table behind the effects, a row a site, a category or whatever was measured.
+        analysis: name in the registry.
+        null: what would be seen if there were no effect, and how that was determined.
+        rows: the table behind the effects, one row for each site, category or other thing measured.
     """
 
     analysis: str
@@ -87,16 +87,16 @@ class Finding(Config):
 
 
 class Examined(Config):
-    """What was examined.
+    """The trial and text of an examination.
 
     Attributes:
         name: of the trial.
-        identity: of the trial, the hash of its resolved config.
-        model, corpus: where they are from.
+        identity: hash of the trial's resolved config.
+        model, corpus: their sources.
         plan: the sparsity plan's label.
         split, n_blocks: text that was read.
         text: hash of that text and of the prompts.
-        metrics: of the trial, as its checkpoint has them: validation text, with units in the names.
+        metrics: of the trial, from its checkpoint: validation text, with units in the names.
         commit: of the code that trained it.
     """
 
@@ -115,14 +115,14 @@ class Examined(Config):
 
 
 class Analysis(Config):
-    """The whole of ``analysis.json``: all findings on one checkpoint, or, as ``comparison.json``, on several."""
+    """The content of ``analysis.json``, all findings on one checkpoint, or of ``comparison.json``, on several."""
 
     schema_version: Literal[1] = 1
     subjects: tuple[Examined, ...] = Field(min_length=1)
     findings: tuple[Finding, ...]
 
     def having(self, findings: Iterable[Finding]) -> "Analysis":
-        """The same with these findings in the place of older ones of the same name."""
+        """Return a copy in which these findings replace older ones of the same name."""
         by_name = {f.analysis: f for f in (*self.findings, *findings)}
         return self.model_copy(update={"findings": tuple(by_name.values())})
 
@@ -131,6 +131,6 @@ def read_analysis(file: Path) -> Analysis:
     """Read the file.
 
     Raises:
-        SponError: if it is missing or of another schema.
+        SponError: if it is missing or has another schema.
     """
     return read_config(Analysis, file, f"an analysis must be the {file.name} of `analysis interpret`")

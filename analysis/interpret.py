@@ -1,4 +1,4 @@
-"""From checkpoints to a report: examined as Ray tasks, drawn, logged to MLflow, and told in a few lines."""
+"""From checkpoints to a report: examine them as Ray tasks, draw, log to MLflow, and print a summary."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from trainables.checkpoint import Checkpoint
 def interpret(
     checkpoints: Sequence[Checkpoint], settings: Settings, out: Path, tracking_uri: str, address: str | None = None
 ) -> None:
-    """Examine checkpoints and write everything that is found.
+    """Examine checkpoints and write all findings.
 
     Args:
-        checkpoints: to examine; of one trial that is given twice, one.
-        settings: what to ask. The comparison is left out where the checkpoints cannot be compared.
+        checkpoints: to examine; duplicates of a trial count once.
+        settings: what to ask. The comparison is skipped if the checkpoints cannot be compared.
         out: directory of the results.
         tracking_uri: of MLflow.
         address: of a Ray cluster; Ray on this machine by default.
@@ -47,10 +47,10 @@ def interpret(
 
 
 def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse a comparison that was asked for by name and cannot be made.
+    """Check that a comparison requested by name is possible.
 
     Raises:
-        SponError: saying why.
+        SponError: with the reason if it is not.
     """
     if reason := cross.incomparable([checkpoint.meta.config for checkpoint in checkpoints]):
         raise SponError(f"{reason} (at --only {COMPARISON})")

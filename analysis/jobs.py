@@ -1,4 +1,4 @@
-"""Checkpoints examined as Ray tasks, each with a model of its own; what is found is on disk as soon as it is known."""
+"""Examines checkpoints as Ray tasks, each with its own model, and writes each finding to disk as it arrives."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from trainables.ray_trainable import connect_ray
 
 _BEAT_SECONDS = 30.0
 _PASSES = {"perplexity": 3, "shift": 9, "where": 2, "categories": 3, "worth": 11, "levels": 6}
-"""Work of a question in forward passes over the text, about; one where nothing is said. For the estimate, no more."""
+"""Approximate work of a question in forward passes over the text; others take one. Only for the time estimate."""
 
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
-    """Ray on this machine, or a cluster, while the block runs."""
+    """Connect to Ray on this machine or to a cluster while the block runs."""
     connect_ray(address)
     try:
         yield
@@ -36,21 +36,21 @@ def _ray(address: str | None) -> Iterator[None]:
 def run_jobs(
     checkpoints: Sequence[Checkpoint], settings: Settings, out: Path, address: str | None = None
 ) -> list[Path]:
-    """Examine checkpoints, each one's questions in a task of its own, and then compare them.
+    """Examine checkpoints, one task each, and then compare them.
 
-    A question that was answered on the same text before is not asked again, so that a stopped run goes on.
+    Questions already answered on the same text are skipped, so a stopped run can continue.
 
     Args:
         checkpoints: of one model or several.
         settings: what to ask.
-        out: directory of the results; each checkpoint gets a folder of its trial's name in it.
-        address: of a Ray cluster; Ray on this machine, started if there is anything to ask, by default.
+        out: directory of the results; each checkpoint gets a folder with its trial's name.
+        address: of a Ray cluster; by default Ray on this machine, started only if there are questions to ask.
 
     Returns:
-        The files that hold the answers: one a checkpoint that was asked something, and the comparison's.
+        The files with the answers: one for each checkpoint with findings, and that of the comparison.
 
     Raises:
-        SponError: if the cluster does not answer, or a checkpoint cannot be examined; what others found is kept.
+        SponError: if the cluster does not answer, or a checkpoint cannot be examined; other findings are kept.
     """
     files = [out / checkpoint.meta.config.name / ANALYSIS for checkpoint in checkpoints]
     known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
@@ -77,7 +77,7 @@ def run_jobs(
 
 
 def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
-    """What was found on the same checkpoint and text before."""
+    """Return stored findings on the same checkpoint and text."""
     subjects = (examined(checkpoint, settings),)
     if file.exists() and (before := read_analysis(file)).subjects == subjects:
         return before
@@ -85,7 +85,7 @@ def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
 
 
 def _missing(known: Analysis, settings: Settings) -> tuple[str, ...]:
-    """Questions that are not answered yet."""
+    """Return the questions without an answer."""
     answered = {finding.analysis for finding in known.findings}
     return tuple(question for question in settings.questions if question not in answered)
 
@@ -93,7 +93,7 @@ def _missing(known: Analysis, settings: Settings) -> tuple[str, ...]:
 def _results(
     checkpoints: Sequence[Checkpoint], settings: Settings, asked: Mapping[int, tuple[str, ...]], address: str | None
 ) -> Iterator[tuple[int, Finding | Trained | None]]:
-    """What the tasks give, as it comes: findings, and the biases to compare; None where nothing came for a while."""
+    """Yield results as the tasks produce them: findings, the biases to compare, and None after a silence."""
     if not asked:
         return
     with _ray(address):
@@ -110,7 +110,7 @@ def _results(
 
 
 def _as_they_come(streams: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """What streaming tasks give, each with its stream; nothing at all where nothing came for a while."""
+    """Yield each result of streaming tasks with its stream, and (None, None) after a silence."""
     open_streams = list(streams)
     while open_streams:
         ready: list[Any] = ray.wait(open_streams, num_returns=1, timeout=_BEAT_SECONDS)[0]
@@ -127,7 +127,7 @@ def _as_they_come(streams: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 def _examine(
     checkpoint: Checkpoint, settings: Settings, questions: tuple[str, ...], threads: int, device: str
 ) -> Iterator[Finding | Trained | SponError]:
-    """A Ray task. A user's fault is given back: as an exception it would come with Ray's many lines."""
+    """Examine one checkpoint as a Ray task. A user error is yielded: raised, it would carry Ray's long traceback."""
     torch.set_num_threads(threads)
     try:
         subject = subject_of(checkpoint, settings, device)
@@ -138,10 +138,10 @@ def _examine(
 
 
 class _Progress:
-    """One line a finding, with an estimate of what is left.
+    """Prints one line for each finding, with an estimate of the time left.
 
     Args:
-        waiting: questions that are to be asked, and of which checkpoint.
+        waiting: the questions to ask, each with its checkpoint.
         n_blocks: of the text.
     """
 
@@ -150,14 +150,14 @@ class _Progress:
         self._total = sum(self._cost(*one) for one in waiting)
 
     def done(self, checkpoint: Checkpoint, question: str) -> None:
-        """A question was answered."""
+        """Report that a question was answered."""
         self._done += self._cost(checkpoint, question)
         seconds = time.monotonic() - self._begun
         left = seconds * (self._total - self._done) / self._done
         self._print(f"{checkpoint.meta.config.name}  {question}, about {left / 60:.0f} min left")
 
     def beat(self) -> None:
-        """Nothing was answered for a while."""
+        """Report progress after a silence."""
         self._print(f"{self._done / self._total:.0%} done" if self._total else "reading biases")
 
     def _print(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Prompts by category, as users write them in YAML, and their tokens."""
+"""Prompts by category, read from a user's YAML file, and their tokens."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from search_spaces.errors import SponError
 
 PROMPTS = Path(__file__).with_name("prompts.yaml")
-_FEWEST = 2  # prompts of a category: a spread needs as many
+_FEWEST = 2  # prompts in a category, the least that has a spread
 
 
 class Prompt(NamedTuple):
     """One prompt.
 
     Attributes:
-        tokens: (length,) ids, with the special tokens that the tokenizer puts around a text.
+        tokens: (length,) ids, with the special tokens that the tokenizer adds.
     """
 
     category: str
@@ -29,10 +29,10 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(file: Path = PROMPTS) -> dict[str, list[str]]:
-    """The prompts of a YAML file, a list of texts under each category.
+    """Read prompts from a YAML file with a list of texts under each category.
 
     Raises:
-        SponError: if the file is missing or not of that form, or a category has fewer than two prompts.
+        SponError: if the file is missing or has another form, or a category has fewer than two prompts.
     """
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -56,10 +56,10 @@ def tokenise(prompts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, 
     Args:
         prompts: from ``read_prompts``.
         tokenizer: the model's.
-        longest: tokens of a prompt beyond which it is cut.
+        longest: maximum tokens of a prompt; longer ones are truncated.
 
     Raises:
-        SponError: if a prompt has fewer than two tokens: nothing is predicted in it.
+        SponError: if a prompt has fewer than two tokens, so that it predicts nothing.
     """
     found = []
     for category, texts in prompts.items():
@@ -73,10 +73,10 @@ def tokenise(prompts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, 
 
 
 def by_length(prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Tensor]]:
-    """Prompts of one length at a time, so that several run as a batch without padding.
+    """Group prompts by length, so that each group runs as a batch without padding.
 
     Yields:
-        Their places among the prompts, and tokens of shape (batch, length).
+        Their indices among the prompts, and tokens of shape (batch, length).
     """
     lengths = [len(prompt.tokens) for prompt in prompts]
     for length in sorted(set(lengths)):
@@ -85,5 +85,5 @@ def by_length(prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def prompts_fingerprint(prompts: dict[str, list[str]]) -> str:
-    """Hash of the prompts, by which stored findings are known to be of the same ones."""
+    """Hash the prompts, to recognise stored findings on the same ones."""
     return hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest()[:16]

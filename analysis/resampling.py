@@ -1,8 +1,8 @@
 """Intervals and nulls of figures that are not scores: jackknives over units, permutations of labels.
 
-A unit is what was drawn independently: a document, a prompt, a site. A text has dozens of them at most, and the
-percentiles of a bootstrap are then too narrow; Student's quantiles around a jackknife's error are not. Where a verdict
-counts which of several things stand out, their p values are those of the whole family (``holm``).
+A unit is what was drawn independently: a document, a prompt, a site. A text has at most dozens of them. Bootstrap
+percentiles are then too narrow, while Student's quantiles around a jackknife's error are not. If a verdict counts
+which of several things stand out, their p values are adjusted for the whole family (``holm``).
 
 ``python -m tests.benchmarks.nulls`` simulates how often each null here and in the questions is rejected wrongly.
 """
@@ -17,17 +17,17 @@ from trainables.statistics import TAIL, Array, Interval
 from trainables.text.corpus import Blocks
 
 Units = NDArray[np.int64]
-"""A label of each row: rows of one label are one unit."""
+"""A label for each row. Rows with the same label form one unit."""
 
 DRAWS = 2000
-"""Of a null."""
+"""Draws from a null."""
 _NOTHING = 1e-18
-"""Of squares, relative to what they were before something was subtracted: rounding, and no variance."""
+"""Relative size of squares after a subtraction below which they are rounding error and not variance."""
 
 
 def units_of(blocks: Blocks) -> Units:
-    """Blocks that share a document, directly or by way of others, are one unit: tokens of one article are not
-    independent. (blocks,).
+    """Group blocks that share a document, directly or through other blocks, into units, (blocks,): tokens of one
+    article are not independent.
     """
     from scipy.sparse import csr_matrix  # type: ignore[import-untyped]  # a second to import
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
@@ -40,12 +40,12 @@ def units_of(blocks: Blocks) -> Units:
 
 
 def ratio(numerators: Array, denominators: Array, units: Units | None = None) -> Interval:
-    """Sum over sum, with a jackknife interval over units; zero where the denominators are, as a share of nothing is.
+    """Return the ratio of two sums, with a jackknife interval over units; zero if all denominators are zero.
 
     Args:
         numerators: (rows,).
         denominators: (rows,), of the same rows; ones make it a mean.
-        units: of the rows; each is one by itself, by default.
+        units: of the rows; by default each row is a unit.
     """
     if not denominators.any():
         return Interval(0.0, 0.0, 0.0)
@@ -54,25 +54,25 @@ def ratio(numerators: Array, denominators: Array, units: Units | None = None) ->
 
 
 def mean(values: Array, units: Units | None = None) -> Interval:
-    """Mean over rows, (rows,), with a jackknife interval over units, which is Student's where each row is one."""
+    """Return the mean over rows, (rows,), with a jackknife interval over units: Student's if each row is a unit."""
     return ratio(values, np.ones_like(values), units)
 
 
 def statistic(figure: Callable[[list[Array]], Array], columns: list[Array], units: Units | None = None) -> Interval:
-    """Any smooth figure of sums of columns over the same rows, with a jackknife interval that keeps units whole.
+    """Return a smooth function of sums of columns over the same rows, with a jackknife interval that keeps units whole.
 
-    The interval is without end if there is one unit, or if the figure does not exist without one of them.
+    The interval is infinite if there is one unit, or if the figure is not finite when some unit is left out.
 
     Args:
-        figure: takes the columns, each (samples, units), and gives (samples,); of each it uses the sum alone.
+        figure: maps the columns, each (samples, units), to (samples,), using only the sum of each.
         columns: each (rows,).
-        units: of the rows; each is one by itself, by default.
+        units: of the rows; by default each row is a unit.
     """
     if units is not None:
         places = np.unique(units, return_inverse=True)[1]
         columns = [np.bincount(places, weights=column).astype(np.float64) for column in columns]
     n = len(columns[0])
-    others = np.arange(n - 1) + (np.arange(n - 1) >= np.arange(n)[:, None])  # a row a unit: all but that one
+    others = np.arange(n - 1) + (np.arange(n - 1) >= np.arange(n)[:, None])  # one row for each unit: all the others
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(figure([column[None] for column in columns])[0])
         left = figure([column[others] for column in columns])
@@ -80,11 +80,11 @@ def statistic(figure: Callable[[list[Array]], Array], columns: list[Array], unit
 
 
 def jackknife(value: float, left: Array) -> Interval:
-    """Interval of a figure from its values without one unit each.
+    """Return the interval of a figure from its leave-one-out values.
 
     Args:
         value: of all units.
-        left: without each unit, (units,).
+        left: with each unit left out, (units,).
     """
     if len(left) < 2 or not np.isfinite(left).all():
         return Interval(value, -np.inf, np.inf)
@@ -100,11 +100,11 @@ def _student(freedom: int) -> float:
 
 
 def p_of_zero(interval: Interval, units: int) -> float:
-    """Chance to be as far from zero, either way, if zero is the truth; one for an interval without end.
+    """Return the two-sided p value of zero for a jackknife interval; one for an infinite interval.
 
     Args:
         interval: of a jackknife.
-        units: that it is over.
+        units: number of units that it covers.
     """
     from scipy.stats import t
 
@@ -115,9 +115,9 @@ def p_of_zero(interval: Interval, units: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values of a family of tests, such that one of them is below .05 by chance in 5% of families (Holm, 1979).
+    """Adjust the p values of a family of tests, so that 5% of families have one below .05 by chance (Holm, 1979).
 
-    It holds however the tests depend on each other, as those of neighbouring layers do.
+    This holds for any dependence between tests, such as that of neighbouring layers.
     """
     p = np.array(p_values, dtype=np.float64)
     order = np.argsort(p)
@@ -128,32 +128,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def p_value(observed: float, draws: Array) -> float:
-    """Share of the null's draws that are at least as large, counting the observed one: never zero.
+    """Return the share of draws at least as large as observed, counting the observed value, so that it is never zero.
 
-    One for a figure that does not exist, such as the kurtosis of a constant.
+    It is one for a figure that does not exist, such as the kurtosis of a constant.
     """
     return 1.0 if np.isnan(observed) else float((1 + np.sum(draws >= observed)) / (1 + len(draws)))
 
 
 def null_range(draws: Array) -> tuple[float, float]:
-    """The middle 95% of a null's draws."""
+    """Return the ends of the middle 95% of a null's draws."""
     low, high = np.quantile(draws, (TAIL, 1 - TAIL))
     return float(low), float(high)
 
 
 def depth_correlation(values: Array) -> tuple[float, tuple[float, float]]:
-    """Spearman's correlation of figures of layers, in order, with their depth, and its 95% range if there is no trend.
+    """Return Spearman's correlation of layers' figures with depth, and its 95% range if there is no trend.
 
-    Layers are no independent draws: neighbours are alike, and what wanders slowly looks like a trend. The null is
-    AR(1) noise. Its rho is the largest one of which fewer than 10% of series have so little correlation between
-    neighbours, in the ranks less their straight line, as is seen: the estimate itself is too low in so few layers.
+    Layers are not independent draws: neighbours are alike, and slow wandering looks like a trend. So the null is AR(1)
+    noise. A direct estimate of its rho is too low for so few layers. The null takes the largest rho at which fewer than
+    10% of series have a correlation of neighbours, in the detrended ranks, as low as observed.
 
-    Rejected wrongly at a nominal 5%, for rho = 0, .5 and .8: 0.9, 2.3 and 4.8% over 12 layers, 1.8, 2.2 and 3.4% over
-    30. Others that were tried over 30 layers: shuffled depth 5, 24 and 49%; circular shifts 6, 12 and 23%; an effective
+    False rejections at a nominal 5%, for rho = 0, .5 and .8: 0.9, 2.3 and 4.8% over 12 layers, 1.8, 2.2 and 3.4% over
+    30. Rejected alternatives over 30 layers: shuffled depth 5, 24 and 49%; circular shifts 6, 12 and 23%; an effective
     number of layers (Quenouille) with a corrected rho 4, 7 and 10%.
 
     Args:
-        values: (layers,), not all equal.
+        values: (layers,), in order of depth, not all equal.
     """
     found, alike = _along_depth(values[None])
     least_alike, ends = _wandering(len(values))
@@ -167,8 +167,8 @@ _RHOS = np.linspace(0, 0.95, 20)
 
 @cache
 def _wandering(layers: int) -> tuple[Array, Array]:
-    """Of AR(1) noise, by its rho: the lowest tenth of its neighbours' correlation, and the 95th percentile of the
-    magnitude of its correlation with depth, (rhos,) each.
+    """Simulate AR(1) noise for each rho. Return the 10th percentile of its correlation of neighbours, and the 95th
+    percentile of the magnitude of its correlation with depth, (rhos,) each.
     """
     from scipy.signal import lfilter  # type: ignore[import-untyped]  # a second to import
 
@@ -184,8 +184,8 @@ def _wandering(layers: int) -> tuple[Array, Array]:
 
 
 def _along_depth(values: Array) -> tuple[Array, Array]:
-    """Of each series (series, layers): its rank correlation with depth, and the correlation of neighbours in what a
-    straight line leaves of its ranks, zero where that is nothing; (series,) each.
+    """Return the rank correlation of each series (series, layers) with depth, and the correlation of neighbours in its
+    detrended ranks, zero if a straight line explains them fully; (series,) each.
     """
     from scipy.stats import rankdata
 
@@ -200,35 +200,35 @@ def _along_depth(values: Array) -> tuple[Array, Array]:
 
 
 def between_groups(values: Array, groups: NDArray[np.int64], given: Array) -> Array:
-    """Share of the variance that ``given`` leaves which the means of groups account for.
+    """Return the share of the variance left by ``given`` that group means explain.
 
-    With a constant as all that is given, it is eta squared.
+    If ``given`` is only a constant, it is eta squared.
 
     Args:
         values: (..., units).
         groups: label of each unit, (units,).
-        given: what is taken out of both first, (units, features); a constant belongs to it.
+        given: features to regress out of both first, (units, features), including a constant.
 
     Returns:
-        (...); zero where nothing is left.
+        (...); zero where no variance is left.
     """
     labels = (groups[:, None] == np.unique(groups)).astype(np.float64)
     before = np.square(_rest(values, given)).sum(axis=-1)
     after = np.square(_rest(values, np.hstack([given, labels]))).sum(axis=-1)
     some = before > _NOTHING * np.square(values).sum(axis=-1)
     share = np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
-    rounded: Array = share.round(12)  # so that equal shares are equal, and those of labels that add nothing zero
+    rounded: Array = share.round(12)  # equal shares compare equal, and labels that add nothing give zero
     return rounded
 
 
 def permuted_groups(values: Array, groups: NDArray[np.int64], given: Array, draws: int = DRAWS, seed: int = 0) -> Array:
-    """``between_groups`` if labels meant nothing: what ``given`` leaves of the values is shuffled (Freedman and Lane).
+    """Draw ``between_groups`` under meaningless labels, by shuffling the residuals after ``given`` (Freedman and Lane).
 
     Args:
         values: (units,).
         groups: (units,).
         given: (units, features), with a constant.
-        draws: shuffles.
+        draws: number of shuffles.
         seed: of the shuffles.
 
     Returns:
@@ -239,7 +239,7 @@ def permuted_groups(values: Array, groups: NDArray[np.int64], given: Array, draw
 
 
 def _rest(values: Array, features: Array) -> Array:
-    """What is left of values (..., units) after their projection on features (units, features)."""
+    """Return the residuals of values (..., units) after projection on features (units, features)."""
     basis, sizes, _ = np.linalg.svd(features, full_matrices=False)
     basis = basis[:, sizes > 1e-10 * sizes[0]]
     rest: Array = values - (values @ basis) @ basis.T

@@ -1,4 +1,4 @@
-"""Which trials to look at: the best of a sweep, what a search chose, MLflow runs, or directories."""
+"""Selects checkpoints to examine: the best of a sweep, the choice of a search, MLflow runs, or directories."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from trainables.tracking import CHECKPOINT_ARTIFACT, bound_waiting
 
 
 def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoint]:
-    """The best trials with biases of each sparsity plan of a sweep.
+    """Read the best trials with biases of each sparsity plan of a sweep.
 
     Args:
         storage: directory of all results.
@@ -23,7 +23,7 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
         Checkpoints, best first within each plan.
 
     Raises:
-        SponError: if there is no such sweep, no finished trial with biases, or no such metric.
+        SponError: if the sweep or the metric does not exist, or no finished trial has biases.
     """
     if top < 1:
         raise SponError(f"top must be at least 1, but got {top} (at --top)")
@@ -41,36 +41,36 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
 
 
 def chosen_by_search(file: Path) -> list[Checkpoint]:
-    """The masks that a search chose, every seed of each: seeds are what a comparison needs as its null.
+    """Read every seed of the masks that a search chose. A comparison needs the seeds as its null.
 
     Args:
         file: a search's ``selection.json``.
 
     Raises:
-        SponError: if it is no such file, or a checkpoint is missing.
+        SponError: if the file is not a selection, or a checkpoint is missing.
     """
     masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
     return from_directories(file.parent / place for mask in masks for place in mask.checkpoints)
 
 
 def from_directories(directories: Iterable[Path]) -> list[Checkpoint]:
-    """Checkpoints with biases.
+    """Read checkpoints with biases.
 
     Raises:
-        SponError: if one is no checkpoint, or is of TEAL alone.
+        SponError: if one is not a checkpoint, or is TEAL alone.
     """
     return [_with_biases(read_checkpoint(directory), str(directory)) for directory in directories]
 
 
 def from_runs(runs: Sequence[str], tracking_uri: str) -> list[Checkpoint]:
-    """Checkpoints that MLflow keeps with trials' runs.
+    """Download the checkpoints of MLflow runs.
 
     Args:
         runs: MLflow run ids.
         tracking_uri: of MLflow.
 
     Raises:
-        SponError: if MLflow does not answer, or has no such run or no checkpoint of it.
+        SponError: if MLflow does not answer, or a run or its checkpoint does not exist.
     """
     bound_waiting()
     from mlflow import MlflowClient

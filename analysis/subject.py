@@ -1,4 +1,4 @@
-"""A checkpoint under examination: its biases on its model and text, in the modes that analyses compare."""
+"""The subject of an examination: a checkpoint's biases on its model and text, in the modes that analyses compare."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,13 +25,13 @@ from trainables.workbench import Workbench
 
 Mode = Literal["dense", "teal", "spon", "random", "weighted"]
 MODES: tuple[Mode, ...] = ("dense", "teal", "spon", "random")
-"""Dense; TEAL alone; with the biases; with random vectors of the same norms in their place, the null of the biases.
+"""Dense; TEAL alone; TEAL with the biases; TEAL with random vectors of the same norms in their place, as their null.
 
-``weighted`` is a second such null: W times random vectors, scaled to the same norms, which lie as outputs do.
+``weighted`` is a second null: W times random vectors, scaled to the same norms, with directions like those of outputs.
 """
 
 RESIDUAL_WRITERS = ("o_proj", "down_proj")
-"""Modules whose output is added to the residual stream as it is."""
+"""Modules whose output is added directly to the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Trained:
 
     Attributes:
         biases: output bias of each site, (out_features,).
-        start: where training began, by site; a site that is not in it began at zero.
+        start: biases before training, by site; a missing site began at zero.
     """
 
     config: TrialConfig
@@ -49,24 +49,24 @@ class Trained:
 
     @property
     def moved(self) -> dict[Site, Tensor]:
-        """What training added to the start."""
+        """Difference between the trained biases and their start."""
         return {site: bias - self.start.get(site, torch.zeros_like(bias)) for site, bias in self.biases.items()}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint, and everything that is needed to examine it.
+    """A checkpoint with everything needed to examine it.
 
     Attributes:
         bench: of the checkpoint's model and corpus.
-        blocks, teacher: held-out text, and what the dense model says of it.
+        blocks, teacher: held-out text, and the dense model's predictions on it.
         prompts: tokenised, by category.
         biases: output bias b of each site, (out_features,) fp32 on the CPU, whatever form was trained.
-        random: one random vector of the same norm for each, the null of many analyses.
-        start: where training began, by site; a site that is not in it began at zero.
+        random: for each bias a random vector of the same norm, the null of many analyses.
+        start: biases before training, by site; a missing site began at zero.
 
-    Questions about the biases themselves give their verdicts on what training added (``parts``): what the start was
-    built of would only be found again.
+    Questions about the biases themselves base their verdicts on what training added (``parts``). On the whole biases
+    they would only rediscover what the start was built from.
     """
 
     bench: Workbench
@@ -90,24 +90,24 @@ class Subject:
 
     @property
     def trained(self) -> Trained:
-        """The biases alone, for a comparison."""
+        """The biases without model and text, for a comparison."""
         return Trained(self.config, self.biases, self.start)
 
     @property
     def parts(self) -> dict[str, Mapping[Site, Tensor]]:
-        """What there is to say something of, by what labels put before it: what training added to the start, of which
-        verdicts speak, and after it the whole biases, unless they are the same.
+        """Vectors to analyse, by their label prefix: first what training added to the start, the subject of verdicts,
+        then the whole biases if they differ.
         """
         return {"": self.trained.moved} | ({"whole bias, ": self.biases} if self.start else {})
 
     @property
     def judged(self) -> str:
-        """What a verdict begins with where it is not about the whole biases."""
+        """Prefix of a verdict that is not about the whole biases."""
         return "of what training added to its start: " if self.start else ""
 
     @property
     def told(self) -> str:
-        """The same for readers of the null."""
+        """The same remark for the text of the null."""
         return " Rows and verdict are about what training added to its start." if self.start else ""
 
     @property
@@ -117,12 +117,12 @@ class Subject:
 
     @cached_property
     def units(self) -> Units:
-        """What intervals over the text are taken over, (blocks,): its documents."""
+        """Units of intervals over the text, (blocks,): its documents."""
         return units_of(self.blocks)
 
     @contextmanager
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
-        """The sparse model with these output biases while the block runs; with none, TEAL alone."""
+        """Make the model sparse with these output biases while the block runs; None means TEAL alone."""
         plan = self.config.plan
         biases = SponBiases.of(self.model, vectors, "output_bias") if vectors else None
         with sparsified(self.model, plan, self.bench.thresholds(plan), biases):
@@ -130,7 +130,7 @@ class Subject:
 
     @contextmanager
     def mode(self, mode: Mode) -> Iterator[None]:
-        """The model in one of the four modes while the block runs."""
+        """Put the model in one of the modes while the block runs."""
         if mode == "dense":
             yield
             return
@@ -140,7 +140,7 @@ class Subject:
 
     @cached_property
     def weighted(self) -> Mapping[Site, Tensor]:
-        """W times a random vector for each bias, scaled to its norm."""
+        """W times a random vector for each bias, scaled to the norm of the bias."""
         inputs = {site: torch.ones(self.model.linear(site).weight.shape[1]) for site in self.biases}
         outputs = output_biases(self.model, random_like(inputs), "input_vector")
         return {site: vector * (self.biases[site].norm() / vector.norm()) for site, vector in outputs.items()}
@@ -158,7 +158,7 @@ class Subject:
 
 
 def check_repaired(checkpoint: Checkpoint, what: str) -> None:
-    """Refuse a checkpoint that has no biases or sparsifies nothing: three models are compared."""
+    """Refuse a checkpoint that has no biases or sparsifies nothing, because analyses compare three models."""
     config = checkpoint.meta.config
     if not checkpoint.biases or not config.plan.levels:
         lacks = "sparsifies nothing" if checkpoint.biases else "has no biases"
@@ -168,12 +168,11 @@ def check_repaired(checkpoint: Checkpoint, what: str) -> None:
 def make_subject(
     bench: Workbench, checkpoint: Checkpoint, blocks: Blocks, teacher: Teacher, prompts: tuple[Prompt, ...]
 ) -> Subject:
-    """Bring a checkpoint onto a workbench that it fits (``trainables.checkpoint.check_fits``).
+    """Make a subject from a checkpoint and a workbench that it fits (``trainables.checkpoint.check_fits``).
 
     Raises:
-        SponError: if it has no biases or sparsifies nothing, so that there is nothing to explain or to repair; if a
-            bias is not finite; if there are fewer than two blocks, which no interval can be taken over; or as
-            ``start_of`` does.
+        SponError: if it has no biases to explain or sparsifies nothing to repair; if a bias is not finite; if there
+            are fewer than two blocks, too few for an interval; or as ``start_of`` does.
     """
     config = checkpoint.meta.config
     check_repaired(checkpoint, "an analysis")
@@ -188,14 +187,14 @@ def make_subject(
 
 @torch.no_grad()
 def output_biases(model: ResidentModel, vectors: Mapping[Site, Tensor], form: Form) -> dict[Site, Tensor]:
-    """The b of each site: the vector itself, or W a for the form ``input_vector``; fp32 on the CPU."""
+    """Return b of each site: the vector itself, or W a for the form ``input_vector``; fp32 on the CPU."""
     if form == "output_bias":
         return dict(vectors)
     return {site: model.linear(site).weight.float().cpu() @ a for site, a in vectors.items()}
 
 
 def start_of(bench: Workbench, config: TrialConfig) -> dict[Site, Tensor]:
-    """The output biases that a trial's training began from, without sites that began at zero."""
+    """Return the output biases that training started from, without sites that started at zero."""
     form, sites = config.training.form, tuple(Site.parse(site) for site in config.sites)
     if config.training.init == "zero":
         return {}
@@ -205,7 +204,7 @@ def start_of(bench: Workbench, config: TrialConfig) -> dict[Site, Tensor]:
 
 
 def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tensor]:
-    """For each vector one of the same norm in a direction drawn at random."""
+    """Draw for each vector one of the same norm in a random direction."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {site: torch.randn(vector.shape, generator=generator) for site, vector in biases.items()}
     return {site: v * (biases[site].norm() / v.norm()) for site, v in drawn.items()}
@@ -213,11 +212,11 @@ def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tens
 
 @dataclass
 class States:
-    """What a forward pass showed, fp32 on the CPU, at all positions but the first.
+    """States observed in a forward pass, fp32 on the CPU, at all positions but the first.
 
-    The first token's states are many times as long as any other's in most models (massive activations): they would be
-    most of every distance, the first principal component and the whole of a CKA. In the embedded model after layer 20
-    they are 24,204 long, others 238 at the median; with them the first component holds 99% of the variance, without 9%.
+    In most models the first token's states are many times as long as any other's (massive activations). They would
+    dominate every distance, the first principal component and CKA. In the embedded model after layer 20 their length
+    is 24,204 and the median of the others 238. The first component holds 99% of the variance with them, 9% without.
 
     Attributes:
         outputs: of each watched site, (batch, seq - 1, out_features), with the bias if there is one.
@@ -230,7 +229,7 @@ class States:
 
 @torch.inference_mode()
 def states_of(model: ResidentModel, tokens: Tensor, sites: tuple[Site, ...]) -> States:
-    """Run the model, in whatever mode it is in, over tokens (batch, seq) and watch some sites and all layers."""
+    """Run the model in its current mode on tokens (batch, seq), and record some sites and all layers."""
     states = States()
 
     def keep(place: dict[Any, Tensor], key: Site | int) -> Any:

@@ -1,4 +1,4 @@
-"""What was found, logged beside the trials in MLflow. Disk comes first: an MLflow that is away costs a line."""
+"""Logs findings beside the trials in MLflow. Results are on disk first, so an MLflow outage only prints a line."""
 
 import math
 import re
@@ -13,14 +13,14 @@ from trainables.tracking import EXPERIMENT, TRIAL_TAG, bound_waiting
 _FOLDER = "analysis"
 _SQLITE = "sqlite:///"
 _UNNAMEABLE = re.compile(r"[^\w\-./ ]")
-"""What MLflow takes in no metric's name."""
+"""Characters that MLflow rejects in metric names."""
 _UNSPOKEN = re.compile(r"[^a-z0-9]+")
 
 
 def log_results(tracking_uri: str, out: Path) -> None:
-    """Log each checkpoint's results to the runs of its trial, and the report and comparison to their parents.
+    """Log each checkpoint's results to the runs of its trial, and the report and comparison to their parent runs.
 
-    Effects are metrics, such as ``analysis/worth/all_biases_minus_none``: *Compare* sets them side by side.
+    Effects become metrics, such as ``analysis/worth/all_biases_minus_none``, which *Compare* sets side by side.
 
     Args:
         tracking_uri: of MLflow.
@@ -34,7 +34,7 @@ def log_evaluation(tracking_uri: str, files: Sequence[Path], identity: str, metr
 
     Args:
         tracking_uri: of MLflow.
-        files: what was written.
+        files: written files.
         identity: of the trial.
         metrics: figures by name.
     """
@@ -50,9 +50,9 @@ def log_evaluation(tracking_uri: str, files: Sequence[Path], identity: str, metr
 
 
 def _logged(tracking_uri: str, out: Path, log: Callable[[Any, str], None]) -> None:
-    """Call with a client and the experiment's id, if there is anything to log to."""
+    """Call ``log`` with a client and the experiment's id, if the experiment exists."""
     if tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).exists():
-        return  # nothing was ever tracked here, and asking would make a database
+        return  # nothing was ever tracked here, and a query would create the database
     bound_waiting()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -68,13 +68,13 @@ def _logged(tracking_uri: str, out: Path, log: Callable[[Any, str], None]) -> No
 
 
 def _runs(client: Any, experiment: str, identity: str) -> Sequence[Any]:
-    """The runs of a trial."""
+    """Find the runs of a trial."""
     found: Sequence[Any] = client.search_runs([experiment], f"tags.`{TRIAL_TAG}` = '{identity}'")
     return found
 
 
 def _effects(analysis: Analysis) -> list[Any]:
-    """The effects of all findings as MLflow's metrics."""
+    """Convert the effects of all findings to MLflow metrics."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -1,1 +1,1 @@
-"""A checkpoint judged beyond its own text: tasks of the evaluation harness, and other text. Dense, TEAL and SPON."""
+"""Scores the dense, TEAL and SPON models of a checkpoint on tasks of the evaluation harness and on other text."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to a table: scored, stored, printed and logged to MLflow."""
+"""From a checkpoint to a table: score, store, print and log to MLflow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Asked:
 
     Attributes:
         tasks: names or YAML files of tasks.
-        limit: items of each task at most.
+        limit: maximum items of each task.
         texts: files or directories of text.
-        n_windows: of each text at most.
-        window, stride, add_bos: how text is cut beside the trial's blocks (``text.Cut``).
+        n_windows: maximum windows of each text.
+        window, stride, add_bos: how to cut text in addition to the trial's blocks (``text.Cut``).
     """
 
     tasks: tuple[str, ...] = ()
@@ -42,18 +42,18 @@ class Asked:
 
 
 def evaluate(source: Path, asked: Asked, out: Path, tracking_uri: str) -> None:
-    """Score a checkpoint's three models, and write, print and log what is found.
+    """Score a checkpoint's three models, and write, print and log the results.
 
-    Scores are added to those that the trial's file has already; those of the same tasks and texts are replaced.
+    New scores join those in the trial's file and replace scores of the same tasks and texts.
 
     Args:
         source: directory of the checkpoint.
         asked: what to score.
-        out: directory of results; the trial's folder in it is written.
+        out: directory of results; files go into the trial's folder there.
         tracking_uri: of MLflow.
 
     Raises:
-        SponError: if the checkpoint, its model, a task or a text cannot be used.
+        SponError: if the checkpoint, its model, a task or a text is unusable.
     """
     checkpoint = read_checkpoint(source)
     check_repaired(checkpoint, "an evaluation")
@@ -81,19 +81,19 @@ def evaluate(source: Path, asked: Asked, out: Path, tracking_uri: str) -> None:
 
 
 def findings_of(evaluation: Evaluation) -> list[Finding]:
-    """The tables of everything that is stored."""
+    """Make the tables of all stored scores."""
     tasks = [tasks_finding(evaluation.tasks)] if evaluation.tasks else []
     return [*tasks, texts_finding(evaluation.texts)] if evaluation.texts else tasks
 
 
 def as_latex(evaluation: Evaluation, findings: Sequence[Finding]) -> str:
-    """The same tables for LaTeX."""
+    """Render the same tables as LaTeX."""
     tables = (longtable(rows_table(f), f"{f.title}, {evaluation.name}. {f.null}") for f in findings)
     return "\n".join((HEAD, *tables))
 
 
 def metrics_of(findings: Sequence[Finding]) -> dict[str, float]:
-    """Every number of the tables by a name that MLflow takes, such as ``eval/arc_easy/acc/SPON - TEAL``."""
+    """Return every number of the tables by its MLflow name, such as ``eval/arc_easy/acc/SPON - TEAL``."""
     found: dict[str, float] = {}
     for finding in findings:
         for row in finding.rows:

@@ -1,4 +1,4 @@
-"""Tasks of the lm-evaluation-harness on the three models. It is an optional dependency, imported here alone."""
+"""Tasks of the lm-evaluation-harness on the three models. Only this module imports that optional dependency."""
 
 import logging
 import time
@@ -22,62 +22,62 @@ from analysis.evaluation.stored import TaskScores
 from search_spaces.errors import SponError
 
 ANSWER_NLL = "answer_nll"
-"""Nats that the right answer costs among the choices of a multiple-choice item; it moves where accuracy does not."""
+"""Nats of the right answer among the choices of a multiple-choice item. It moves even where accuracy does not."""
 
-logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here, such as a model given loaded
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of intended use, such as passing a loaded model
 
-_SEED = 1234  # of few-shot examples and of sampling: the three models see the same
+_SEED = 1234  # of few-shot examples and sampling, so that the three models see the same
 _BATCH = 8
 _FAULTS = (
     *(AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError),
     *(DatasetsError, TemplateError, YAMLError),
 )
-"""What the harness raises at a task file that is broken, or at a data set that is out of reach."""
+"""What the harness raises for a broken task file or an unreachable data set."""
 
 Task = Any
 """A task of the harness, which has no types to import."""
 
 
 def check_installed() -> None:
-    """Refuse to go on without the harness.
+    """Check that the harness is installed.
 
     Raises:
-        SponError: saying how to install it.
+        SponError: with the install command if it is not.
     """
     if find_spec("lm_eval") is None:
         raise SponError(
-            "tasks must have the lm-evaluation-harness, but it is not installed: "
+            "tasks must have the lm-evaluation-harness installed, but it is missing: "
             "pip install -r requirements.txt -r requirements-evaluate.txt (at --tasks)"
         )
 
 
 def load_tasks(names: Sequence[str], limit: int | None) -> dict[str, Task]:
-    """Load tasks, by the harness's names (of tasks, groups or tags) or as YAML files.
+    """Load tasks by the harness's names (of tasks, groups or tags) or from YAML files.
 
-    A task's data files lie relative to its YAML file. Such a file may name Python functions, which are then run.
+    Paths of a task's data files are relative to its YAML file. A YAML file may name Python functions, which then run.
 
     Args:
         names: what to load.
-        limit: items of each task at most.
+        limit: maximum items of each task.
 
     Returns:
-        Tasks by name; of a group its tasks.
+        Tasks by name; a group is replaced by its tasks.
 
     Raises:
-        SponError: if the harness is not installed, a name is not known, or a task is broken, out of reach, or nothing
-            that a language model with plain text can answer.
+        SponError: if the harness is not installed, a name is unknown, or a task is broken, unreachable, or more than
+            a plain-text language model can answer.
     """
     check_installed()
     with quiet():
         from lm_eval.tasks import TaskManager
 
-        # Reading the thousands of files that come with the harness takes ten seconds
+        # Indexing the thousands of task files of the harness takes ten seconds
         manager = TaskManager(include_defaults=not all(map(_is_file, names)))
         tasks: dict[str, Task] = {}
         for name in names:
             for task in _load(manager, name, limit):
                 if task.task_name in tasks:
-                    raise SponError(f"a task must be named once, but {task.task_name!r} is twice (at --tasks)")
+                    raise SponError(f"a task must be named once, but got {task.task_name!r} twice (at --tasks)")
                 tasks[task.task_name] = task
     return tasks
 
@@ -89,10 +89,10 @@ def _is_file(name: str) -> bool:
 def _load(manager: Any, name: str, limit: int | None) -> list[Task]:
     file = Path(name).expanduser().absolute()
     if _is_file(name) and not file.is_file():
-        raise SponError(f"a task file must be there, but got {name!r} (at --tasks)")
+        raise SponError(f"a task file must exist, but got {name!r} (at --tasks)")
     if not _is_file(name) and name not in manager.task_index:
         near = get_close_matches(name, manager.all_tasks, n=3)
-        hint = f"; near it are {', '.join(near)}" if near else ""
+        hint = f"; close matches are {', '.join(near)}" if near else ""
         raise SponError(f"a task must be one of the harness's or a YAML file, but got {name!r}{hint} (at --tasks)")
     with ExitStack() as stack:
         if _is_file(name):
@@ -110,9 +110,9 @@ def _load(manager: Any, name: str, limit: int | None) -> list[Task]:
 
 
 def _prepare(task: Task, limit: int | None) -> None:
-    """Settle what a task leaves open, and build its requests once, so that a broken template is found before a run."""
+    """Fill in a task's open settings, and build its requests once to find a broken template before the run."""
     if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-        raise TypeError("it runs code that a model writes, or shows pictures or sound, which is not done here")
+        raise TypeError("it runs code written by the model, or needs images or audio, which is not supported")
     if task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=_SEED)
@@ -120,10 +120,10 @@ def _prepare(task: Task, limit: int | None) -> None:
 
 
 def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None) -> list[TaskScores]:
-    """Put tasks, of which ``limit`` items at most, to the three models.
+    """Score the three models on tasks, on at most ``limit`` items each.
 
     Returns:
-        Every metric of every task that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.
+        Scores of every metric that is a mean over items, and ``ANSWER_NLL`` of multiple-choice tasks.
 
     Raises:
         SponError: if a task has no metric that is a mean over items.
@@ -147,22 +147,23 @@ def score_tasks(resident: Resident, tasks: Mapping[str, Task], limit: int | None
 
 
 def _harness_model(resident: Resident) -> Any:
-    """The resident model as the harness calls it, with logits in fp32 like all scores here.
+    """Wrap the resident model for the harness, with logits in fp32 like all scores here.
 
-    A batch is padded to its longest item, which a token policy that counts positions would see: it takes one at a time.
+    The harness pads a batch to its longest item. A token policy that counts positions would count the padding, so it
+    gets one item at a time.
     """
     with quiet():
         from lm_eval.models.huggingface import HFLM
 
         head = resident.model.head.float()
 
-        class Fp32Logits(HFLM):  # type: ignore[misc]  # it has no types
+        class Fp32Logits(HFLM):  # type: ignore[misc]  # HFLM has no types
             @torch.inference_mode()
             def _model_call(self, inps: Tensor, *unused: object) -> Tensor:
                 return resident.model.hidden(inps).float() @ head.T
 
         if resident.tokenizer.bos_token_id is None and resident.tokenizer.eos_token_id is None:
-            raise SponError("a tokenizer must have a token to begin or to end a text with, but this has neither")
+            raise SponError("a tokenizer must have a BOS or an EOS token, but this one has neither")
         batch = _BATCH if resident.config.plan.tokens == "all" else 1
         return Fp32Logits(pretrained=resident.model.network, tokenizer=resident.tokenizer, batch_size=batch)
 
@@ -170,7 +171,7 @@ def _harness_model(resident: Resident) -> Any:
 def _score(
     resident: Resident, mode: Mode, model: Any, tasks: Mapping[str, Task], limit: int | None
 ) -> dict[tuple[str, str], list[float]]:
-    """The score of each item in one mode, by task and metric."""
+    """Return the score of each item in one mode, by task and metric."""
     from lm_eval.evaluator import evaluate
 
     for task in tasks.values():
@@ -184,13 +185,13 @@ def _score(
 
 
 def _items(task: Task, samples: Iterable[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
-    """Scores of a task's items by metric."""
+    """Return the scores of a task's items by metric."""
     means = {metric for metric, how in task.aggregation().items() if getattr(how, "__name__", "") == "mean"}
     found: dict[str, list[float]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
         which = "" if sample["filter"] == "none" else f",{sample['filter']}"
         for metric in means.intersection(sample["metrics"]):
-            if isinstance(sample[metric], Real):  # some are pairs, which the harness makes a figure of at the end
+            if isinstance(sample[metric], Real):  # some are pairs, which the harness aggregates at the end
                 found[f"{metric}{which}"].append(float(sample[metric]))
         nll = _answer_nll(task, sample)
         if nll is not None:
@@ -202,7 +203,7 @@ def _items(task: Task, samples: Iterable[Mapping[str, Any]], name: str) -> dict[
 
 
 def _answer_nll(task: Task, sample: Mapping[str, Any]) -> float | None:
-    """``ANSWER_NLL`` of an item with one right answer; None of any other."""
+    """Return ``ANSWER_NLL`` of an item with one right answer, else None."""
     if task.OUTPUT_TYPE != "multiple_choice" or getattr(task, "multiple_input", 0):
         return None
     choices, right = task.doc_to_choice(sample["doc"]), sample["target"]

@@ -1,4 +1,4 @@
-"""One resident model as three: dense, TEAL alone, and TEAL with the biases of a checkpoint."""
+"""One resident model in three modes: dense, TEAL alone, and TEAL with the biases of a checkpoint."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True)
 class Resident:
-    """A checkpoint on its model. Thresholds are those that it was trained with, so that its corpus is not needed."""
+    """A checkpoint on its model. Thresholds come from training, so the corpus is not needed."""
 
     checkpoint: Checkpoint
     model: ResidentModel
@@ -36,7 +36,7 @@ class Resident:
 
     @contextmanager
     def mode(self, mode: Mode) -> Iterator[None]:
-        """The model in one of the three modes while the block runs."""
+        """Put the model in one of the three modes while the block runs."""
         if mode == "dense":
             yield
             return
@@ -50,7 +50,7 @@ def make_resident(checkpoint: Checkpoint) -> Resident:
     """Load the model of a checkpoint, on a GPU if there is one.
 
     Raises:
-        SponError: if the model cannot be had or is another one now.
+        SponError: if the model is unavailable or has changed.
     """
     config = checkpoint.meta.config
     source = find_model(config.model)
@@ -62,7 +62,7 @@ def make_resident(checkpoint: Checkpoint) -> Resident:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars of libraries where nobody watches them."""
+    """Hide the progress bars of libraries unless stderr is a terminal."""
     if sys.stderr.isatty():
         yield
         return

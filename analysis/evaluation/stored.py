@@ -1,4 +1,4 @@
-"""What an evaluation measured, on disk: a score an item or a piece of text, from which every table is made."""
+"""Stored scores of an evaluation, one for each item or piece of text. Every table is made from them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from search_spaces.files import read_config
 from search_spaces.trial import TrialConfig
 
 EVALUATION = "evaluation.json"
-"""File of a trial's folder of results, beside ``analysis.json``."""
+"""File in a trial's folder of results, beside ``analysis.json``."""
 
 Scores = tuple[float, ...]
 
@@ -23,11 +23,11 @@ def _check_paired(what: str, where: str, *scores: Scores) -> None:
 
 
 class TaskScores(Config):
-    """One metric of one task under the three models, an entry an item, in the order of the task.
+    """One metric of one task under the three models, one entry for each item, in the order of the task.
 
     Attributes:
-        limit: items of the task at most; None for all.
-        fewshot: examples that each item shows first.
+        limit: maximum items of the task; None for all.
+        fewshot: number of few-shot examples before each item.
     """
 
     task: str
@@ -45,13 +45,15 @@ class TaskScores(Config):
 
 
 class TextScores(Config):
-    """A text under the three models: means a unit of it, a block or what is new in a window, in nats a token.
+    """Scores of a text under the three models: one mean for each unit, in nats per token.
+
+    A unit is a block, or the new tokens of a window.
 
     Attributes:
         text: its name.
         fingerprint: hash of the tokens that were read.
         cut: length of the windows and, where they overlap, their stride.
-        tokens: scored a unit.
+        tokens: scored tokens of each unit.
         dense_nll, teal_nll, spon_nll: negative log-likelihood.
         teal_kl, spon_kl: KL(dense || model).
     """
@@ -74,7 +76,7 @@ class TextScores(Config):
 
 
 class Evaluation(Config):
-    """The whole of ``evaluation.json``.
+    """The content of ``evaluation.json``.
 
     Attributes:
         name, identity: of the trial.
@@ -91,11 +93,11 @@ class Evaluation(Config):
 
     @classmethod
     def of(cls, config: TrialConfig) -> "Evaluation":
-        """Of a trial, with nothing measured yet."""
+        """Make an empty evaluation of a trial."""
         return cls(name=config.name, identity=config.identity, allocation=config.allocation, plan=config.plan_label)
 
     def having(self, tasks: Iterable[TaskScores] = (), texts: Iterable[TextScores] = ()) -> "Evaluation":
-        """The same with these scores in the place of older ones of the same tasks, and of the same texts and cuts."""
+        """Return a copy in which these scores replace older ones of the same tasks, or of the same texts and cuts."""
         new_tasks, new_texts = tuple(tasks), tuple(texts)
         names, cuts = {s.task for s in new_tasks}, {(s.text, s.cut) for s in new_texts}
         kept_tasks = (s for s in self.tasks if s.task not in names)
@@ -107,6 +109,6 @@ def read_evaluation(file: Path) -> Evaluation:
     """Read the file.
 
     Raises:
-        SponError: if it is missing or of another schema.
+        SponError: if it is missing or has another schema.
     """
     return read_config(Evaluation, file, f"an evaluation must be the {file.name} of `analysis evaluate`")

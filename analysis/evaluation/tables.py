@@ -15,16 +15,17 @@ _PAIRS: Sequence[tuple[Mode, Mode]] = (("teal", "dense"), ("spon", "dense"), ("s
 
 
 def difference(one: Array, other: Array) -> Interval:
-    """Mean paired difference over units, (units,) each, with an interval that has no end where no unit differs.
+    """Return the mean paired difference over units, (units,) each. If no unit differs, its interval is infinite.
 
-    The jackknife's would then be of no width, as if zero were known; all that is known is that it is rare to differ.
+    The jackknife interval would then have zero width, as if a difference of zero were certain. All that the data shows
+    is that differences are rare.
     """
     apart = one - other
     return mean(apart) if apart.any() else Interval(0.0, -np.inf, np.inf)
 
 
 def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
-    """A row a metric of a task."""
+    """Make the table of tasks, one row for each metric of a task."""
     rows, clear = [], dict.fromkeys(_PAIRS, 0)
     for scores in tasks:
         by_mode = {mode: _array(getattr(scores, mode)) for mode in LABELS}
@@ -39,9 +40,9 @@ def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
     return Finding(
         analysis="tasks",
         title="Tasks",
-        question="Do tasks see what sparsity takes, and what the biases give back?",
-        null="Paired differences over the items of a task are zero; 95% jackknives over items, each by itself. Where "
-        "no item differs there is no interval.",
+        question="Do tasks show the damage of sparsity and its repair by the biases?",
+        null="Paired differences over the items of a task are zero. Intervals are 95% jackknives over items, of "
+        "each figure by itself. There is no interval where no item differs.",
         effects=(),
         verdict=f"of {len(rows)} metrics, clearly {counts}",
         rows=tuple(rows),
@@ -49,7 +50,7 @@ def tasks_finding(tasks: Sequence[TaskScores]) -> Finding:
 
 
 def texts_finding(texts: Sequence[TextScores]) -> Finding:
-    """A row a text and way to cut it."""
+    """Make the table of texts, one row for each text and cut."""
     rows, clear = [], []
     for scores in texts:
         dense, teal, spon = (_array(nll) for nll in (scores.dense_nll, scores.teal_nll, scores.spon_nll))
@@ -74,17 +75,17 @@ def texts_finding(texts: Sequence[TextScores]) -> Finding:
     return Finding(
         analysis="texts",
         title="Texts",
-        question="Do the biases repair the distribution on text unlike that which they were trained on?",
-        null="None of the KL comes back; 95% jackknives over units, each by itself. Nats a token. No share is given of "
-        "a damage to the perplexity that is not certain.",
+        question="Do the biases repair the distribution on text unlike their training text?",
+        null="The biases recover none of the KL. Intervals are 95% jackknives over units, of each figure by itself. "
+        "KL and NLL are in nats per token. No share of the perplexity is given where the damage to it is not certain.",
         effects=(),
-        verdict=f"the biases clearly take KL back {where}",
+        verdict=f"the biases clearly recover KL {where}",
         rows=tuple(rows),
     )
 
 
 def ppl_recovered(dense: Array, teal: Array, spon: Array) -> Interval:
-    """Share of TEAL's damage to the perplexity that the biases repair; no number where that damage is not certain.
+    """Return the share of TEAL's perplexity damage that the biases repair; NaN if that damage is not certain.
 
     Arguments are the mean NLL of each unit, (units,), under each model.
     """

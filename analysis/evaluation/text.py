@@ -21,12 +21,12 @@ from trainables.text.corpus import Blocks
 
 @dataclass(frozen=True)
 class Cut:
-    """How text is cut into windows, of which only what is new is scored: with their stride, all but overlaps.
+    """How text is cut into windows. Only the tokens that do not overlap the window before are scored.
 
     Attributes:
         window: tokens that the model sees at once.
-        stride: tokens from one window to the next, and those of each that are scored, its last.
-        add_bos: put the tokenizer's first token in front of every window; it is not scored, and comes on top.
+        stride: tokens from one window to the next; the last so many of each window are scored.
+        add_bos: put the BOS token in front of every window; it is not scored and does not count towards the window.
     """
 
     window: int
@@ -35,17 +35,17 @@ class Cut:
 
     @property
     def label(self) -> str:
-        """Such as ``512/256 bos``; the stride is left out where windows do not overlap."""
+        """Label such as ``512/256 bos``, without the stride if windows do not overlap."""
         stride = "" if self.stride == self.window else f"/{self.stride}"
         return f"{self.window}{stride}{' bos' if self.add_bos else ''}"
 
 
 def cuts_of(config: TrialConfig, window: int | None, stride: int | None, add_bos: bool) -> tuple[Cut, ...]:
-    """The blocks of the trial, and the windows that were asked for beside them.
+    """Return the cut into the trial's blocks and, if different, the requested windows.
 
     Raises:
-        SponError: if a stride is longer than its window, or no whole number of blocks, so that blocks and windows could
-            not score the same tokens.
+        SponError: if the stride is longer than the window, or not a whole number of blocks, so that blocks and windows
+            cannot score the same tokens.
     """
     size = config.corpus.block_size
     blocks = Cut(size, size, add_bos)
@@ -53,29 +53,29 @@ def cuts_of(config: TrialConfig, window: int | None, stride: int | None, add_bos
     stride = window if stride is None else stride
     if stride > window or stride < size or stride % size:
         raise SponError(
-            f"a stride must be whole blocks of {size} tokens and no longer than the window, "
+            f"a stride must be a multiple of the {size} tokens of a block and no longer than the window, "
             f"but got window {window}, stride {stride} (at --stride)"
         )
     return tuple(dict.fromkeys((blocks, Cut(window, stride, add_bos))))
 
 
 def read_texts(places: Sequence[Path]) -> dict[str, str]:
-    """Texts by name: of a file, or of the files in a directory, in the order of their names.
+    """Read texts by name, each from a file or from the files of a directory in the order of their names.
 
     Raises:
-        SponError: if one is missing, empty or not UTF-8, or two have one name.
+        SponError: if one is missing, empty or not UTF-8, or two have the same name.
     """
     texts: dict[str, str] = {}
     for place in places:
         name = place.resolve().name
         if name in texts:
-            raise SponError(f"texts must differ in their names, but got {name!r} twice (at --text)")
+            raise SponError(f"texts must have different names, but got {name!r} twice (at --text)")
         try:
             texts[name] = "\n".join(file.read_text(encoding="utf-8") for file in _files(place))
         except (OSError, UnicodeDecodeError) as error:
             raise SponError(f"a text must be readable as UTF-8, but {error} (at --text {place})") from error
         if not texts[name].strip():
-            raise SponError(f"a text must not be empty, but there is none (at --text {place})")
+            raise SponError(f"a text must not be empty, but got no words (at --text {place})")
     return texts
 
 
@@ -87,24 +87,24 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def cut_text(resident: Resident, name: str, text: str, cut: Cut, most: int) -> Tensor:
-    """Windows of a text at even distances, (windows, window): neighbours are mostly of one document.
+    """Cut a text into evenly spaced windows, (windows, window), because neighbours mostly share a document.
 
     Args:
         resident: gives the tokenizer; no special token is added here.
         name: of the text.
-        text: as it is.
-        cut: how to cut it; a rest that fills no window is left out.
-        most: windows at most.
+        text: its content.
+        cut: how to cut it; a remainder shorter than a window is dropped.
+        most: maximum number of windows.
 
     Raises:
-        SponError: if a window is longer than the model's, the text has fewer than two, or there is no token to begin
-            with.
+        SponError: if a window exceeds the model's context, the text has fewer than two windows, or a requested BOS
+            token does not exist.
     """
     longest = getattr(resident.model.network.config, "max_position_embeddings", None)
     if longest is not None and cut.window + cut.add_bos > longest:
         raise SponError(f"a window must fit into the model's {longest} tokens, but got {cut.label} (at --window)")
     if cut.add_bos and resident.tokenizer.bos_token_id is None:
-        raise SponError("a tokenizer must have a token to begin a text with, but this has none (at --add-bos)")
+        raise SponError("a tokenizer must have a BOS token, but this one has none (at --add-bos)")
     stream = torch.tensor(resident.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     starts = range(0, len(stream) - cut.window + 1, cut.stride)
     if len(starts) < 2:
@@ -116,10 +116,10 @@ def cut_text(resident: Resident, name: str, text: str, cut: Cut, most: int) -> T
 
 
 def score_text(resident: Resident, name: str, windows: Tensor, cuts: Sequence[Cut]) -> Iterator[TextScores]:
-    """Score the three models on a text, cut in each of several ways, on the same tokens.
+    """Score the three models on the same tokens of a text under each of several cuts.
 
-    Windows, (windows, window), are of the last cut, the longest, and its units; the other cuts' windows divide what is
-    new in them.
+    Windows, (windows, window), belong to the last and longest cut and are its units. The windows of the other cuts
+    divide the new tokens of each.
     """
     for cut in cuts:
         begun = time.monotonic()
@@ -132,7 +132,7 @@ def score_text(resident: Resident, name: str, windows: Tensor, cuts: Sequence[Cu
 
 
 def own_split(checkpoint: Checkpoint) -> TextScores:
-    """What the trial itself measured, on the test split where that was opened, else on validation."""
+    """Return the trial's own scores, on the test split if it was opened, else on validation."""
     split = "test" if "test.spon" in checkpoint.scores else "validation"
     by_mode = {mode: checkpoint.scores[f"{split}.{mode}"] for mode in MODES}
     nll = {mode: _list(s.block_nll / s.block_predictions) for mode, s in by_mode.items()}
@@ -148,13 +148,13 @@ def own_split(checkpoint: Checkpoint) -> TextScores:
 
 
 def _score(resident: Resident, name: str, rows: Tensor, cut: Cut, units: int) -> TextScores:
-    """Scores of windows (rows, window), means a unit of as many rows each."""
+    """Score windows (rows, window); each unit has the same number of rows and one mean."""
     if cut.add_bos:
         rows = torch.cat((torch.full((len(rows), 1), resident.tokenizer.bos_token_id), rows), dim=1)
     teacher = teacher_of(resident.model, rows, name)
     blocks = Blocks(rows, torch.zeros_like(rows))
 
-    def mean(values: Tensor) -> Scores:  # of (rows, seq): of each row what is new, where there is a prediction
+    def mean(values: Tensor) -> Scores:  # (rows, seq): the new tokens of each row that have a prediction
         return _list(values[:, -cut.stride :].double().reshape(units, -1).mean(dim=1))
 
     nll: dict[Mode, Scores] = {"dense": mean(teacher.nll.cpu())}
@@ -173,7 +173,7 @@ def _score(resident: Resident, name: str, rows: Tensor, cut: Cut, units: int) ->
 
 
 def _by_name(nll: Mapping[Mode, Scores], kl: Mapping[Mode, Scores]) -> dict[str, Scores]:
-    """The fields of ``TextScores``; the dense model's KL to itself is none of them."""
+    """Return the score fields of ``TextScores``, which has no KL of the dense model to itself."""
     return {f"{mode}_nll": nll[mode] for mode in MODES} | {f"{mode}_kl": kl[mode] for mode in MODES[1:]}
 
 

@@ -1,8 +1,8 @@
-"""Biases folded into the linear layers of a model, as stock transformers can load them.
+"""Folds biases into the linear layers of a model, so that stock transformers can load them.
 
-There is no list of families: one can absorb a bias if, with its config's own switches on, it builds that layer with a
-bias. In transformers 5.23 Llama, Granite and SmolLM3 have both switches, Qwen3, Gemma and OLMo have that of the
-attention, Mistral has none, and Qwen2 has biases on q, k and v without one.
+There is no list of families. A family can absorb a bias if it builds that layer with a bias once the switches of its
+config are on. In transformers 5.23 Llama, Granite and SmolLM3 have both switches, Qwen3, Gemma and OLMo have the
+attention switch, Mistral has none, and Qwen2 has biases on q, k and v without a switch.
 """
 
 import copy
@@ -23,10 +23,10 @@ _SWITCHES = {
 
 
 def absorb(network: PreTrainedModel, biases: Mapping[str, Tensor], identity: str) -> None:
-    """Add the biases to the layers' own, in place; layers that a switch gives a bias with them get zeros.
+    """Add the biases to the layers' own in place. Other layers that a switch gives a bias get zeros.
 
     Args:
-        network: the dense base model. Its config is switched, and marked with the trial.
+        network: the dense base model. Its config gets the switches and the trial's identity.
         biases: (out_features,) fp32 by module path.
         identity: of the trial.
 
@@ -54,7 +54,7 @@ def absorb(network: PreTrainedModel, biases: Mapping[str, Tensor], identity: str
 
 
 def _switched(network: PreTrainedModel, biases: Mapping[str, Tensor]) -> Any:
-    """A copy of the config with the switches on that the biases need and the config has."""
+    """Return a copy of the config with every available switch on that the biases need."""
     config = copy.deepcopy(network.config)
     needed = {path.rpartition(".")[2] for path in biases if getattr(network.get_submodule(path), "bias", None) is None}
     for switch, modules in _SWITCHES.items():

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how to load it, and what was measured, read from the checkpoint's scores."""
+"""The model card of an export: what it is, how to load it, and its measured scores, read from the checkpoint."""
 
 import math
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ _MODELS = {"dense": "dense", "teal": "TEAL alone", "spon": "TEAL and SPON"}
 
 
 def model_card(checkpoint: Checkpoint, spec: SponSpec, on_hub: bool) -> str:
-    """Markdown with the front matter that the hub reads.
+    """Render the card as Markdown with the hub's front matter.
 
     Args:
-        checkpoint: that is exported, with its scores.
+        checkpoint: the exported checkpoint, with its scores.
         spec: of the export.
-        on_hub: whether the base model's source is a hub id, to be linked.
+        on_hub: whether the base model's source is a hub id, which the card then links.
     """
     config = checkpoint.meta.config
     base = f"base_model: {config.model.source}\n" if on_hub else ""
     name = spec.base_model["source"]
-    title = "SmolLM2-135M-Instruct, as SPON Sweep converts it" if name == EMBEDDED else name
+    title = "SmolLM2-135M-Instruct, converted by SPON Sweep" if name == EMBEDDED else name
     location = config.model.source if on_hub else "PATH/TO/BASE/MODEL"
     return f"""---
 library_name: transformers
@@ -33,14 +33,14 @@ library_name: transformers
 # SPON biases {config.allocation} for {title}
 
 {config.n_spon_params:,} learned numbers on {len(checkpoint.biases)} linear layers, y = W S(x) + b. They are \
-trained to make up for what TEAL's activation sparsity ({config.plan_label}) does to the model. Made by SPON Sweep, \
+trained to repair the damage of TEAL's activation sparsity ({config.plan_label}). Made by SPON Sweep, \
 trial `{config.name}`, for the base model `{config.model_fingerprint}`.
 
 ## Use
 
 {_absorbed_use() if spec.absorbed else _adapter_use(location)}
 `spon.py` needs torch, transformers and safetensors. {_tokens_in_words(spec)} On a CPU it generates faster by \
-skipping zeros, where `spon.c` is beside it and a C compiler is there; elsewhere zeros are multiplied like any number.
+skipping zeros, if `spon.c` is beside it and a C compiler is installed. Elsewhere zeros are multiplied like any number.
 
 ## Measured
 
@@ -61,8 +61,8 @@ handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # handle.remove() makes the
 
 def _absorbed_use() -> str:
     return """The biases are folded into the weights, so `from_pretrained` loads this directory like any model. **By \
-itself that is not the model measured below**: its inputs are dense, and the biases then correct an error that is not \
-made. Attach the sparsifier:
+itself that is not the model measured below**: its inputs are dense, so the biases correct an error that does not \
+occur. Attach the sparsifier:
 
 ```python
 from spon import load_spon  # spon.py in this directory
@@ -72,21 +72,21 @@ model = AutoModelForCausalLM.from_pretrained("PATH/TO/THIS/DIRECTORY")
 handle = load_spon(model, "PATH/TO/THIS/DIRECTORY")  # adds the sparsity; handle.remove() takes it off
 ```
 
-A server that does not run `spon.py` has to sparsify by itself, by the rule, levels and thresholds in
+A server that does not run `spon.py` must sparsify by itself, with the rule, levels and thresholds in
 `spon_config.json`.
 """
 
 
 def _tokens_in_words(spec: SponSpec) -> str:
     return {
-        "all": "Every token is sparsified, with a KV cache and without.",
+        "all": "Every token is sparsified, with or without a KV cache.",
         "second_half": "The first half of a prefill stays dense; its second half and all decoded tokens are "
-        "sparsified. Decoding with a KV cache keeps that half, while a call without one takes half of its own length.",
+        "sparsified. Decoding with a KV cache keeps that half. A call without one takes half of its own length.",
     }[spec.tokens]
 
 
 def measured_table(checkpoint: Checkpoint) -> str:
-    """The dense model, TEAL alone and SPON side by side, on the test split where it was scored, else on validation."""
+    """Compare the dense model, TEAL alone and SPON, on the test split if it was scored, else on validation."""
     split = "test" if "test.spon" in checkpoint.scores else "validation"
     scores = {who: checkpoint.scores[f"{split}.{who}"] for who in _MODELS}
     found = paired_bootstrap(scores, _STATISTICS)
@@ -137,5 +137,5 @@ def _figure(interval: Interval, digits: int) -> str:
 def _recovery(found: Mapping[str, Interval], of: str) -> str:
     share = found[f"{of}_recovered"]
     if math.isnan(share.value):
-        return "not given, for TEAL's damage is not certain: its interval reaches zero"
+        return "not given, because TEAL's damage is not certain: its interval reaches zero"
     return f"{share.value:+.1%} [{share.low:+.1%}, {share.high:+.1%}]"

@@ -1,4 +1,4 @@
-/* The product of one token without the columns of W that zeros would be multiplied with. Travels as spon.c. */
+/* Matrix-vector product for one token that skips the columns of W that meet zeros. Exported as spon.c. */
 
 #include <stdint.h>
 #include <string.h>
@@ -14,7 +14,7 @@ typedef float number;
 #define out(f) (f)
 #endif
 
-/* y = W x + b: columns are those of W (n_in, n_out), eight at once, the next eight fetched ahead.
+/* y = W x + b: columns holds those of W (n_in, n_out). Adds eight at once and prefetches the next eight.
    sum (n_out) and kept (n_in) are scratch. */
 void product(const number *x, const number *columns, const number *b, number *y, float *sum, int32_t *kept,
              long n_in, long n_out, int threads) {

@@ -1,4 +1,4 @@
-"""Put exported SPON biases and TEAL sparsity onto a Hugging Face causal LM: y = W S(x) + b.
+"""Apply exported SPON biases and TEAL sparsity to a Hugging Face causal LM: y = W S(x) + b.
 
     from spon import load_spon
 
@@ -6,9 +6,9 @@
     model.generate(...)
     handle.remove()  # dense again
 
-This file stands alone: it needs torch, transformers and safetensors, and travels as ``spon.py`` in every export.
-On a CPU single tokens, as they are generated, read only the weights that they need, by the product in ``spon.c`` beside
-it (``_SkipZeros``); on a GPU, in a prefill and in batches zeros are multiplied like any number.
+This file stands alone: it needs torch, transformers and safetensors, and every export contains it as ``spon.py``.
+On a CPU each generated token reads only the weights that it needs, through the product in ``spon.c`` beside this file
+(``_SkipZeros``). On a GPU, in a prefill and in batches zeros are multiplied like any number.
 """
 
 import ctypes
@@ -36,18 +36,18 @@ SCHEMA_VERSION = 2
 CONFIG, BIASES = "spon_config.json", "spon.safetensors"
 RULES, TOKENS = ("topk", "threshold"), ("all", "second_half")
 ABSORBED_BY = "spon_absorbed"
-"""Key in the config of a model with biases folded in; its value is the identity of their trial."""
+"""Config key of a model with biases folded in. Its value is the identity of their trial."""
 _ATTACHED = "_spon_attached"
 
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """What is done at one linear layer.
+    """Sparsity and bias of one linear layer.
 
     Attributes:
         in_features, out_features: widths of the layer.
-        sparsity: fraction of the input's entries to zero; at 0 the input is left alone.
-        threshold: smaller |x| become zero; None where the input is left alone, and under the rule ``topk``.
+        sparsity: fraction of the input's entries to zero; 0 leaves the input alone.
+        threshold: smaller |x| become zero; None if the input is left alone, and under the rule ``topk``.
         bias: whether the layer has a SPON bias.
     """
 
@@ -60,15 +60,15 @@ class SiteSpec:
 
 @dataclass(frozen=True)
 class SponSpec:
-    """What ``spon_config.json`` holds.
+    """Content of ``spon_config.json``.
 
     Attributes:
-        base_model: ``source``, ``revision``, ``fingerprint`` and ``num_layers`` of the model that this is for.
+        base_model: ``source``, ``revision``, ``fingerprint`` and ``num_layers`` of the model that the export fits.
         trial: ``identity``, ``name``, ``allocation``, ``plan`` and ``dtype`` of the trial that trained the biases.
         form: of the vectors in the export, always ``output_bias``.
-        trained_form: what was trained; ``input_vector`` vectors a are exported as W a.
-        absorbed: the biases are in the weights of the model beside this file.
-        rule: ``topk`` keeps the largest |x| of a token, ``threshold`` those from a frozen value up.
+        trained_form: form during training; ``input_vector`` vectors a are exported as W a.
+        absorbed: whether the biases are in the weights of the model beside this file.
+        rule: ``topk`` keeps the largest |x| of a token, ``threshold`` keeps |x| at or above a frozen value.
         tokens: which positions are sparsified, ``all`` or ``second_half``.
         sites: by module path.
     """
@@ -85,14 +85,14 @@ class SponSpec:
 
 
 class SponHandle:
-    """Takes everything off the model again, by ``remove`` or at the end of a ``with`` block."""
+    """Restores the model, by ``remove`` or at the end of a ``with`` block."""
 
     def __init__(self, model: PreTrainedModel, hooks: "list[RemovableHandle | _BiasInProduct | _SkipZeros]") -> None:
         self._model, self._hooks = model, hooks
         setattr(model, _ATTACHED, True)
 
     def remove(self) -> None:
-        """Make the model what it was; again does nothing."""
+        """Restore the model. A second call does nothing."""
         for hook in self._hooks:
             hook.remove()
         if self._hooks:
@@ -109,16 +109,16 @@ class SponHandle:
 
 
 def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = True) -> SponHandle:
-    """Sparsify the inputs and add the biases of every site of an export, or change nothing.
+    """Sparsify the inputs and add the biases of every site of an export, or change nothing on error.
 
-    With a KV cache ``second_half`` means the second half of the prefill and every token decoded after it; a prefill in
-    several calls has no half that is known in time, and is refused.
+    With a KV cache ``second_half`` means the second half of the prefill and every token decoded after it. A prefill in
+    several calls is refused, because its half is unknown until the last call.
 
     Args:
-        model: a causal LM, the base model of the export (or, for one with absorbed biases, the model beside it).
+        model: a causal LM, the base model of the export (or, for absorbed biases, the model beside it).
         directory: the export.
-        skip_zeros: generate faster on a CPU where ``spon.c`` and a C compiler are, at the price of a second copy of
-            the weights of sparse layers. They must not change meanwhile. Results differ by rounding.
+        skip_zeros: generate faster on a CPU with ``spon.c`` and a C compiler, at the price of a second copy of the
+            weights of sparse layers. Those weights must not change while loaded. Results differ by rounding.
 
     Raises:
         ValueError: if the export is broken or does not fit the model exactly.
@@ -146,7 +146,7 @@ def read_spec(directory: Path) -> SponSpec:
     """Read ``spon_config.json``, strictly.
 
     Raises:
-        ValueError: if it is missing, of another schema version, or has a key too many or too few.
+        ValueError: if it is missing, has another schema version, or has extra or missing keys.
     """
     raw = json.loads(_read(directory / CONFIG, Path.read_text))
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -162,7 +162,7 @@ def read_spec(directory: Path) -> SponSpec:
     for path, site in spec.sites.items():
         if (site.threshold is None) == (spec.rule == "threshold" and site.sparsity > 0):
             got = f"{path} has sparsity {site.sparsity}, threshold {site.threshold}"
-            raise ValueError(f"sparse sites have a threshold under the rule threshold, and no others, but {got}")
+            raise ValueError(f"exactly the sparse sites of the rule threshold must have a threshold, but {got}")
     return spec
 
 
@@ -176,7 +176,7 @@ def _read(file: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def _fitting_layers(model: PreTrainedModel, spec: SponSpec, biases: dict[str, Tensor]) -> dict[str, nn.Linear]:
-    """The linear layer of each site, once all is known to fit."""
+    """Return the linear layer of each site, after a check that everything fits."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"a model must be a transformers PreTrainedModel, but got {type(model).__name__}")
     if hasattr(model, _ATTACHED):
@@ -217,7 +217,7 @@ def _sparsifier(site: SiteSpec, policy: "_TokenPolicy") -> Callable[..., tuple[T
 
 
 class _BiasInProduct:
-    """Makes b the layer's bias, so that product and b are rounded once; a bias of the layer's own is added after."""
+    """Makes b the layer's bias, so that W S(x) + b is rounded once. The layer's own bias is added afterwards."""
 
     def __init__(self, layer: nn.Linear, bias: Tensor, policy: "_TokenPolicy") -> None:
         self._layer, self._own, self._policy = layer, layer.bias, policy
@@ -232,7 +232,7 @@ class _BiasInProduct:
         return torch.where(dense[..., None], F.linear(inputs[0], layer.weight, self._own), sparse)
 
     def remove(self) -> None:
-        """Give the layer its own bias back."""
+        """Restore the layer's own bias."""
         self._hook.remove()
         self._layer.bias = self._own
 
@@ -241,7 +241,7 @@ _Product = Callable[..., None]
 
 
 def _product_for(layer: nn.Linear) -> _Product | None:
-    """The compiled product for a layer's weights, if they are on a CPU and a C compiler is there."""
+    """Return the compiled product for a layer's weights, if they are on a CPU and a C compiler is installed."""
     weight = layer.weight
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16) or "forward" in vars(layer):
         return None
@@ -260,7 +260,7 @@ def _compile(bf16: bool) -> _Product | None:
         command = [compiler, *flags, str(source), "-o", "product.so"]
         subprocess.run(command, cwd=place, check=True, capture_output=True)
         product: _Product = ctypes.CDLL(str(place / "product.so")).product
-    except (OSError, subprocess.CalledProcessError):  # no OpenMP, say
+    except (OSError, subprocess.CalledProcessError):  # for example without OpenMP
         return None
     finally:
         shutil.rmtree(place)
@@ -270,7 +270,7 @@ def _compile(bf16: bool) -> _Product | None:
 
 
 class _SkipZeros:
-    """The product of a single token without the columns of W that its zeros would be multiplied with."""
+    """Computes the product of a single token without the columns of W that meet its zeros."""
 
     def __init__(self, layer: nn.Linear, product: _Product) -> None:
         self._layer, self._product = layer, product
@@ -291,27 +291,27 @@ class _SkipZeros:
         return y
 
     def remove(self) -> None:
-        """Give the layer its own product back."""
+        """Restore the layer's own product."""
         del self._layer.forward
 
 
 def keep_largest(x: Tensor, sparsity: float) -> Tensor:
-    """S(x) of the rule ``topk``: entries below the k-th largest |x| of their token become zero; ties with it are kept.
+    """Apply S(x) of the rule ``topk``: zero entries below the k-th largest |x| of their token, and keep ties with it.
 
     Args:
         x: (..., width).
         sparsity: fraction to zero, in [0, 1).
     """
     magnitude = x.abs()
-    kept = max(1, int(x.shape[-1] * (1 - sparsity) + 1e-9))  # the small term undoes binary rounding
+    kept = max(1, int(x.shape[-1] * (1 - sparsity) + 1e-9))  # 1e-9 undoes binary rounding
     smallest_kept = magnitude.topk(kept, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
     return x * (magnitude >= smallest_kept)
 
 
 def keep_above(x: Tensor, threshold: float) -> Tensor:
-    """S(x) of the rule ``threshold``: entries with |x| below it become zero.
+    """Apply S(x) of the rule ``threshold``: zero entries with |x| below it.
 
-    ``hardshrink`` zeroes |x| <= its argument: hence the number just below.
+    ``hardshrink`` zeroes |x| <= its argument, so it gets the number just below the threshold.
     """
     return F.hardshrink(x, _just_below(threshold, x.dtype))
 
@@ -323,17 +323,17 @@ def _just_below(threshold: float, dtype: torch.dtype) -> float:
 
 
 class _TokenPolicy:
-    """Under ``second_half``, sees every call of the decoder, and knows which of its positions stay dense.
+    """Tracks every call of the decoder under ``second_half`` and decides which positions stay dense.
 
     Attributes:
-        dense: (batch or 1, seq) bool of the running call; None where every position is sparsified.
+        dense: (batch or 1, seq) bool of the current call; None if every position is sparsified.
     """
 
     def __init__(self) -> None:
         self.dense: Tensor | None = None
 
     def observe(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Work out ``dense`` from the arguments of the decoder's forward."""
+        """Compute ``dense`` from the arguments of the decoder's forward."""
         given = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
         tokens = given["inputs_embeds"] if given.get("input_ids") is None else given["input_ids"]
         cache, positions = given.get("past_key_values"), given.get("position_ids")

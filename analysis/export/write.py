@@ -1,4 +1,4 @@
-"""An export on disk: the adapter, or the model with its biases folded in, each with its runtime and model card."""
+"""Writes an export: the adapter, or the model with its biases folded in, each with its runtime and model card."""
 
 import json
 import shutil
@@ -31,21 +31,20 @@ def export(source: Path, directory: Path, absorbed: bool = False) -> None:
     """Write the export of a checkpoint.
 
     Args:
-        source: of the checkpoint.
-        directory: to make; it may be there if it is empty.
+        source: directory of the checkpoint.
+        directory: to create; it may exist if it is empty.
         absorbed: fold the biases into the model's weights and write the whole model.
 
     Raises:
-        SponError: if the checkpoint has no biases, its model cannot be had or is another one now, ``directory`` is
-            taken or cannot be written, the model has no place for the biases, or they would act at tokens that stay
-            dense.
+        SponError: if the checkpoint has no biases, its model is unavailable or has changed, ``directory`` is not empty
+            or not writable, the model has no place for the biases, or they would act at tokens that stay dense.
     """
     checkpoint = read_checkpoint(source)
     config = checkpoint.meta.config
     if not checkpoint.biases:
         raise SponError(f"an export must have biases, but {config.name} is TEAL alone (at {source})")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise SponError(f"an export must go into a new or an empty directory, but there is something (at {directory})")
+        raise SponError(f"an export must go into a new or an empty directory, but this is neither (at {directory})")
     if absorbed and config.plan.tokens != "all":
         raise SponError(
             f"absorbed biases act at every token, but this trial leaves some dense ({config.plan.tokens}); "
@@ -74,7 +73,7 @@ def export(source: Path, directory: Path, absorbed: bool = False) -> None:
 
 
 def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSpec:
-    """What ``spon_config.json`` will say: every site that is sparsified, biased or both, in canonical order."""
+    """Make the content of ``spon_config.json``: every sparsified or biased site, in canonical order."""
     config, thresholds = checkpoint.meta.config, checkpoint.meta.thresholds
     levels = config.plan.levels
     sites = sorted({Site.parse(text) for text in levels} | set(checkpoint.biases), key=site_order)
@@ -82,7 +81,7 @@ def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSp
     return SponSpec(
         schema_version=SCHEMA_VERSION,
         base_model={
-            # Of a local model the directory's name: an export travels, and its maker's paths mean nothing elsewhere
+            # A local model is named by its directory alone, because its full path means nothing on other machines
             "source": source if _on_hub(source) or source == EMBEDDED else Path(source).name,
             "revision": config.model.revision,
             "fingerprint": config.model_fingerprint,
@@ -114,12 +113,12 @@ def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSp
 
 
 def output_biases(checkpoint: Checkpoint, shape: ModelShape, model: ResidentModel | None) -> dict[str, Tensor]:
-    """The biases b by module path, (out_features,) fp32.
+    """Return the biases b by module path, (out_features,) fp32.
 
     Args:
         checkpoint: of either form.
         shape: of its model.
-        model: to make b = W a of the form ``input_vector`` with, rounded as in the trial; not needed otherwise.
+        model: computes b = W a for the form ``input_vector``, rounded as in the trial; not needed otherwise.
     """
     if checkpoint.meta.config.training.form == "output_bias":
         return {shape.sites[site].path: vector for site, vector in checkpoint.biases.items()}
@@ -135,7 +134,7 @@ def _on_hub(source: str) -> bool:
 
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """A directory that becomes ``directory`` when all is written, and goes when something fails."""
+    """Yield a directory that is renamed to ``directory`` on success and removed on failure."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=directory.parent) as scratch:
@@ -143,7 +142,7 @@ def _staged(directory: Path) -> Iterator[Path]:
             stage.mkdir()
             yield stage
             for file in stage.rglob("*.safetensors"):
-                file.chmod(0o644)  # safetensors makes it 0o600, useless to others
+                file.chmod(0o644)  # safetensors writes 0o600, unreadable for others
             stage.rename(directory)
     except (OSError, SafetensorError) as error:
         raise SponError(f"an export must be writable, but {error} (at {directory})") from error

@@ -1,1 +1,1 @@
-"""One question a file: pure functions, arrays in and frozen dataclass out, and ``find``, which asks it of a subject."""
+"""One file for each question: pure functions from arrays to frozen dataclasses, and ``find``, which asks a subject."""

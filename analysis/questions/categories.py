@@ -1,4 +1,4 @@
-"""Do sparsity and biases move some kinds of text further than others?"""
+"""Do sparsity and biases shift some kinds of text more than others?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ NAME = "categories"
 _COMPARED: tuple[Mode, ...] = ("teal", "spon")
 _SAID = {"teal": "TEAL", "spon": "biases"}
 _MARGIN = 0.1
-"""Share of the variance that is taken for nothing."""
+"""Share of the variance that counts as negligible."""
 _ROUNDING = 1e-12
-"""Of squared lengths: what varies less does not vary."""
-_FEWEST = 4  # tokens that unbiased HSIC is defined for
+"""Relative to squared lengths. Smaller variation counts as none."""
+_FEWEST = 4  # least tokens for unbiased HSIC
 
 
 @dataclass(frozen=True)
 class Moved:
-    """How far prompts moved from the dense model, each figure a mean over a prompt's tokens, (prompts, layers).
+    """Distance of prompts from the dense model, as means over each prompt's tokens, (prompts, layers).
 
     Attributes:
         absolute: |h - h_dense|. relative: the same over |h_dense|, by token.
@@ -39,14 +39,14 @@ class Moved:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Whether categories differ.
+    """Tests for a difference between categories.
 
     Attributes:
         between: share of the prompts' variance that lies between categories.
         null: middle 95% of that share under shuffled labels.
         p: of the share.
-        p_length: the same of what the log of a prompt's length leaves of both the figure and the categories.
-        p_no_more: of an equivalence test: that categories explain a tenth or more of what lengths leave.
+        p_length: the same after the log of prompt length is regressed out of both the figure and the categories.
+        p_no_more: of an equivalence test, whose null is that categories explain a tenth or more of what lengths leave.
     """
 
     between: float
@@ -57,12 +57,12 @@ class Contrast:
 
 
 def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Contrast:
-    """Permutation test over category labels.
+    """Run a permutation test over category labels.
 
     Args:
         values: a figure of each prompt, (prompts,).
         categories: (prompts,).
-        lengths: tokens of each, (prompts,).
+        lengths: number of tokens of each prompt, (prompts,).
     """
     constant = np.ones((len(values), 1))
     length = np.column_stack([constant, np.log(lengths)])
@@ -76,18 +76,18 @@ def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Co
 
 
 def no_more_than(share: float, groups: NDArray[np.int64], given: Array, margin: float = _MARGIN) -> float:
-    """Chance to see so small a share between groups if the true one is the margin: an equivalence test.
+    """Return the p value of an equivalence test: the chance of so small a share if the true one is the margin.
 
-    The share cannot be below zero, so that the upper of the two one-sided tests is all of it (Wellek's F test).
+    The share cannot be below zero, so only the upper of the two one-sided tests is needed (Wellek's F test).
 
     Args:
         share: of ``between_groups``.
         groups: label of each unit, (units,).
-        given: what was taken out first, (units, features), with a constant.
-        margin: share of what ``given`` leaves.
+        given: features regressed out first, (units, features), with a constant.
+        margin: share of the variance that ``given`` leaves.
 
     Returns:
-        Zero for one group, which explains nothing; one for too few units to say anything.
+        The p value; zero for a single group, which explains nothing; one if there are too few units.
     """
     from scipy.stats import ncf  # type: ignore[import-untyped]  # a second to import
 
@@ -100,18 +100,18 @@ def no_more_than(share: float, groups: NDArray[np.int64], given: Array, margin: 
 
 
 def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
-    """Linear CKA from the unbiased estimator of HSIC, with a jackknife interval over units.
+    """Compute linear CKA from the unbiased estimator of HSIC, with a jackknife interval over units.
 
-    Tokens of one prompt are not independent: a unit, a prompt, is left out whole. (Unbiased HSIC: Song et al., 2012,
-    eq. 5; its use in CKA: Nguyen et al., 2021, arXiv:2010.15327.) Not a number where a state does not vary.
+    Tokens of one prompt are not independent, so whole prompts are left out as units. (Unbiased HSIC: Song et al., 2012,
+    eq. 5; its use in CKA: Nguyen et al., 2021, arXiv:2010.15327.) The value is NaN if a state does not vary.
 
     Args:
         x: (tokens, width).
-        y: (tokens, width of its own), of the same tokens.
+        y: (tokens, another width), of the same tokens.
         units: of each token, (tokens,).
 
     Raises:
-        SponError: if fewer than four tokens are left without the longest unit.
+        SponError: if fewer than four tokens remain without the longest unit.
     """
     of = (units[:, None] == np.unique(units)).astype(np.float64)
     if len(units) - of.sum(axis=0).max() < _FEWEST:
@@ -132,17 +132,17 @@ def _gram(states: Tensor) -> Array:
 
 
 def _hsic(k: Array, m: Array, of: Array) -> Array:
-    """Unbiased HSIC, up to the factor n (n - 3), from Gram matrices (tokens, tokens) with a zero diagonal.
+    """Compute unbiased HSIC, up to the factor n (n - 3), from Gram matrices (tokens, tokens) with a zero diagonal.
 
-    What a unit contributes is taken off the sums over all tokens, so that no matrix is copied for each unit.
+    Each unit's contribution is subtracted from the sums over all tokens, so that no matrix is copied for each unit.
 
     Args:
         k: of one representation.
         m: of the other.
-        of: 1 where a token is of a unit, (tokens, units).
+        of: 1 where a token belongs to a unit, (tokens, units).
 
     Returns:
-        Of all tokens and then without each unit, (1 + units,).
+        HSIC of all tokens and then without each unit, (1 + units,).
     """
     none_and_each = np.hstack([np.zeros((len(of), 1)), of])
     kept = 1 - none_and_each
@@ -156,7 +156,7 @@ def _hsic(k: Array, m: Array, of: Array) -> Array:
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of the subject's prompts, token by token, in the residual stream after every layer."""
+    """Measure shifts of the subject's prompts, token by token, in the residual stream after every layer."""
     states = {mode: _residuals(subject, mode) for mode in ("dense", *_COMPARED)}
     moved = {mode: _moved(states[mode], states["dense"]) for mode in _COMPARED}
     names = [prompt.category for prompt in subject.prompts]
@@ -182,10 +182,10 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Shifts by category",
         question="Do TEAL and the biases move hidden states of some categories of prompts further than others?",
-        null="Category labels shuffled among the prompts; once more of what a prompt's length leaves unexplained. That "
-        "lengths explain it all is said only where categories clearly hold less than a tenth of that rest (an "
-        "equivalence test). The first token of each prompt is left out. Intervals are jackknives over prompts, of each "
-        "figure by itself.",
+        null="Category labels shuffled among the prompts, and again after prompt length is regressed out. The verdict "
+        "credits lengths with the whole difference only if categories clearly explain less than a tenth of the rest "
+        "(an equivalence test). The first token of each prompt is left out. Intervals are jackknives over prompts, of "
+        "each figure by itself.",
         effects=tuple(effects),
         verdict="; ".join(verdicts),
         rows=tuple(rows),
@@ -193,7 +193,7 @@ def find(subject: Subject) -> Finding:
 
 
 Residuals = list[Tensor]
-"""Of each prompt, the stream after every layer, (layers, tokens, hidden)."""
+"""For each prompt, the residual stream after every layer, (layers, tokens, hidden)."""
 
 
 def _residuals(subject: Subject, mode: Mode) -> Residuals:

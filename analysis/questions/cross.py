@@ -1,8 +1,7 @@
 """Do different trainings arrive at the same biases?
 
-A cosine alone says little: biases that began at the same point, or that follow the same first gradient, are alike
-without having converged on anything. The nulls are what the same allocation gives with other data order or text, and
-the biases of other layers.
+A cosine alone says little: biases with the same start or the same first gradient are alike without having converged on
+anything. The nulls are the same allocation with another data order or text, and the biases of other layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,23 +22,23 @@ from search_spaces.trial import TrialConfig
 from trainables.statistics import TAIL, Array
 
 NAME = "cross"
-_TINY = 1e-300  # a length below it is taken for zero
+_TINY = 1e-300  # smaller lengths count as zero
 _ROUNDING = 1e-9
 _FEWEST = 5
-"""Layers of a module, so that one could stand out from the others."""
+"""Least layers of a module from which one could stand out."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Two sets of biases on the sites that they share.
+    """Likeness of two sets of biases on the sites that they share.
 
     Attributes:
         cosines, distances: by site, (sites,).
-        shifted: mean cosine of each bias with that of the layer so many layers on, in its module and around the end,
-            (shifts,); empty where there are too few layers.
+        shifted: mean cosine with the other's biases moved along by 1, 2, ... layers in their module, cyclically,
+            (shifts,); empty if there are too few layers.
 
-    Layers in another order would be a wrong null: neighbours are alike in each trial, and independent trials would
-    look alike in 12% of cases over 12 layers and 16% over 30 (AR(1) biases, rho .8), where 2.5% are nominal.
+    Shuffled layers would be a wrong null. Neighbours are alike in each trial, so independent trials would look alike
+    in 12% of cases over 12 layers and 16% over 30 (AR(1) biases, rho .8), against a nominal 2.5%.
     """
 
     sites: tuple[Site, ...]
@@ -49,10 +48,10 @@ class Likeness:
 
     @property
     def null(self) -> tuple[float, float] | None:
-        """95% range of the mean cosine if the layer did not matter: Student's, for one more shift beside the others.
+        """95% range of the mean cosine if the layer did not matter: Student's prediction interval for one more shift.
 
-        Wrongly above it, at a nominal 2.5%, for rho = 0, .5 and .8: 2.5, 1.9 and 1.9% over 12 layers, 2.9, 2.0 and
-        1.5% over 30.
+        False alarms above it, at a nominal 2.5%, for rho = 0, .5 and .8: 2.5, 1.9 and 1.9% over 12 layers, 2.9, 2.0
+        and 1.5% over 30.
         """
         from scipy.stats import t  # type: ignore[import-untyped]  # a second to import
 
@@ -75,11 +74,11 @@ class Likeness:
 
 
 def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likeness:
-    """Cosine and Euclidean distance on every shared site.
+    """Compute the cosine and the Euclidean distance on every shared site.
 
     Args:
         one: (out_features,) by site.
-        other: the same of the other trial.
+        other: the same for the other trial.
 
     Raises:
         SponError: if they share no site.
@@ -93,7 +92,7 @@ def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likenes
 
 
 def _cosines(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Sequence[Site]) -> Array:
-    """Of each bias of one with each of the other, (sites, sites), at sites of one width; zero with a zero vector."""
+    """Return cosines between all biases of both, (sites, sites), at sites of one width; zero for a zero vector."""
     a, b = (normalize(torch.stack([of[site].double() for site in sites]), eps=_TINY) for of in (one, other))
     cosines: Array = (a @ b.T).numpy()
     return cosines
@@ -114,7 +113,7 @@ def _shifted(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor], sites: Se
 
 
 def relation(one: TrialConfig, other: TrialConfig) -> str:
-    """What differs between two trials: the model, or all of number format, text, plan, allocation, training, order."""
+    """Name what differs between two trials: the model, or any of dtype, text, plan, allocation, training, order."""
     if one.model_fingerprint != other.model_fingerprint:
         return "another model"
     differs = [
@@ -137,7 +136,7 @@ def _training(config: TrialConfig) -> object:
 
 
 def incomparable(trials: Sequence[TrialConfig]) -> str | None:
-    """Why trials cannot be compared; None if they can."""
+    """Return why trials cannot be compared; None if they can."""
     if len(trials) < 2:
         return f"a comparison must have two checkpoints, but got {len(trials)}"
     models = sorted({trial.model_fingerprint for trial in trials})
@@ -149,7 +148,7 @@ def incomparable(trials: Sequence[TrialConfig]) -> str | None:
 
 
 def find(trained: Sequence[Trained]) -> Finding:
-    """Compare every two of some trials that share a site.
+    """Compare every pair of trials that share a site.
 
     Raises:
         SponError: if they are ``incomparable``.
@@ -175,12 +174,12 @@ def find(trained: Sequence[Trained]) -> Finding:
     return Finding(
         analysis=NAME,
         title="Across configurations",
-        question="Do trainings that share sites arrive at the same biases there, beyond where they began and what all "
+        question="Do trainings that share sites arrive at the same biases there, beyond a common start and what all "
         "layers have in common?",
-        null="Each bias beside that of the layer so many layers on, for every such number, where there are enough "
-        "layers (ranges); how many pairs of trials are beyond it is said of all pairs together (Holm). Where there are "
-        "such checkpoints, the same allocation with another data order or text, which says how alike equal trainings "
-        "are. Intervals are jackknives over sites.",
+        null="Layers shifted against each other, by every possible number of layers, if there are enough (ranges). The "
+        "count of trial pairs beyond that is adjusted for all pairs together (Holm). Where such checkpoints exist, the "
+        "same allocation with another data order or text, which shows how alike equal trainings are. Intervals are "
+        "jackknives over sites.",
         effects=tuple(effects),
         verdict=_verdict(p_values, ceilings),
         rows=tuple(rows),
@@ -209,7 +208,7 @@ def _verdict(p_values: Sequence[float], ceilings: Sequence[float]) -> str:
     if not p_values:
         text = "too few layers are shared to tell a layer's biases from those of others"
     if ceilings:
-        text += f"; equal trainings with another data order or text agree by {np.mean(ceilings):+.2f}"
+        text += f"; equal trainings with another data order or text have a mean cosine of {np.mean(ceilings):+.2f}"
     else:
-        text += "; no two checkpoints differ in data order or text alone, so how alike equal trainings are is not known"
+        text += "; no two checkpoints differ in data order or text alone, so the likeness of equal trainings is unknown"
     return text

@@ -1,4 +1,4 @@
-"""Do the Fisher curves price the levels rightly, part by part and together, and where do levels and biases trade?"""
+"""Do the Fisher curves predict what levels cost, part by part and together, and do biases gain more at costly sites?"""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,9 +21,9 @@ from trainables.statistics import Array, Interval, rank_correlation
 
 NAME = "levels"
 _CURVE_BLOCKS = 16
-"""Of the calibration text, for the curves."""
+"""Blocks of the calibration text for the curves."""
 _MOST_PARTS = 15
-"""So that 16 runs measure them all."""
+"""Most parts that 16 runs can measure."""
 _FEWEST_RANKED = 5
 _LEVEL = 0.05
 _GAINS = "rank correlation, biases' gain with their sites' predicted cost"
@@ -34,11 +34,11 @@ Parts = Mapping[str, Sequence[Site]]
 
 
 def parts_of(sites: Sequence[Site], num_layers: int) -> Parts:
-    """Sites that are switched on and off as one: those of a module in a band of layers, such as ``down_proj 10-14``.
+    """Return the parts that are switched on and off as one: a module in a band of layers, such as ``down_proj 10-14``.
 
     Args:
         sites: of the plan.
-        num_layers: of the model, cut into as many bands as keep the parts few.
+        num_layers: of the model.
     """
     bands = min(num_layers, _MOST_PARTS // len({site.module for site in sites}))
     parts: dict[tuple[str, int], list[Site]] = {}
@@ -53,7 +53,7 @@ def _layers(sites: Sequence[Site]) -> str:
 
 
 def ranked_alike(one: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
-    """Spearman's correlation and its 95% range if pairs are shuffled; None of too few or where one side is constant."""
+    """Return Spearman's correlation and its 95% range under shuffled pairs; None if too few or one side is constant."""
     if len(one) < _FEWEST_RANKED or len(set(one)) == 1 or len(set(other)) == 1:
         return None
     fixed = np.tile(np.array(one, dtype=np.float64), (1 + DRAWS, 1))
@@ -64,7 +64,7 @@ def ranked_alike(one: Sequence[float], other: Sequence[float]) -> tuple[float, t
 
 
 def find(subject: Subject) -> Finding:
-    """Price the plan by its curves, and switch its parts on and off to measure what they cost."""
+    """Predict the cost of the plan from its curves, and switch its parts on and off to measure their cost."""
     costs = _predicted(subject)
     parts = parts_of(tuple(costs), subject.model.shape.num_layers)
     n = min(BLOCKS, len(subject.blocks.tokens))
@@ -76,11 +76,11 @@ def find(subject: Subject) -> Finding:
     return Finding(
         analysis=NAME,
         title="What the levels cost",
-        question="Does the sum of the Fisher curves say what the plan and each of its parts cost in KL, and are biases "
-        "worth more where levels are high?",
-        null="What the curves predict, from other text. A part's figure is a mean over "
-        f"{len(design(len(parts)))} runs in which the other parts are sparse or dense by turns, on {n} blocks. "
-        "Intervals are jackknives over documents; p values are those of all parts together (Holm). For rank "
+        question="Does the sum of the Fisher curves predict what the plan and each of its parts cost in KL, and are "
+        "biases worth more where levels are high?",
+        null="The prediction of the curves, from other text. A part's figure is a mean over "
+        f"{len(design(len(parts)))} runs in which the other parts alternate between sparse and dense, on {n} blocks. "
+        "Intervals are jackknives over documents. P values are adjusted for all parts together (Holm). For rank "
         "correlations, shuffled pairs.",
         effects=effects,
         verdict=_verdict(effects),
@@ -89,7 +89,7 @@ def find(subject: Subject) -> Finding:
 
 
 def _predicted(subject: Subject) -> dict[Site, float]:
-    """What each site of the plan costs by its curve, nats a position."""
+    """Return the predicted cost of each site of the plan from its curve, nats per position."""
     plan, bench = subject.config.plan, subject.bench
     n = min(_CURVE_BLOCKS, len(bench.blocks("calibration").tokens))
     curves = bench.fisher_curves(plan, range(n))
@@ -99,7 +99,7 @@ def _predicted(subject: Subject) -> dict[Site, float]:
 
 
 def _measured(subject: Subject, parts: Parts, chosen: torch.Tensor) -> Array:
-    """What each part costs in KL on chosen blocks, mean nats a position over runs, (parts, blocks)."""
+    """Measure the KL that each part costs on chosen blocks, nats per position, mean over runs, (parts, blocks)."""
     blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
     plan, thresholds = subject.config.plan, subject.bench.thresholds(subject.config.plan)
     on, kl = design(len(parts)), []
@@ -132,7 +132,7 @@ def _part_rows(parts: Parts, measured: Array, costs: Mapping[Site, float], units
 
 
 def _site_rows(subject: Subject, costs: Mapping[Site, float]) -> list[Row]:
-    """Level and price of each site of the plan, and the first-order gain of its bias if it has one."""
+    """Make rows with the level and predicted cost of each site, and the first-order gain of its bias if it has one."""
     importance = by_gain(subject.bench, subject.config.plan, subject.biases, BLOCKS)
     gains = {site: gain for (site,), gain in zip(importance.players, importance.value, strict=True)}
     levels = subject.config.plan.levels

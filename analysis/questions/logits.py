@@ -1,4 +1,4 @@
-"""What does a bias say? Its direct effect on the logits, through the final norm and the head and nothing in between."""
+"""What is the direct effect of a bias on the logits, through the final norm and the head and nothing in between?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class DirectEffect:
-    """What adding vectors to the residual stream does to the logits, mean over states.
+    """Effect on the logits of adding vectors to the residual stream, mean over states.
 
     Attributes:
         spread: standard deviation over the vocabulary, in logits (nats), (vectors,). A constant would change nothing.
-        peak: largest change over that spread, (vectors,): high where a few tokens are meant; zero without a spread.
-        raised, lowered: vocabulary ids of the first vector, most changed first.
+        peak: largest change over that spread, (vectors,): high if it targets a few tokens; zero without a spread.
+        raised, lowered: vocabulary ids for the first vector, most changed first.
     """
 
     spread: Array
@@ -40,14 +40,14 @@ class DirectEffect:
 
 @torch.inference_mode()
 def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor, shown: int = _SHOWN) -> DirectEffect:
-    """Effect of each vector on the logits.
+    """Compute the effect of each vector on the logits.
 
     Args:
-        vectors: (vectors, hidden) fp32, added to the stream: in bf16 most of a bias would be lost beside the state.
+        vectors: (vectors, hidden) fp32, added to the stream. In bf16 rounding would lose most of a bias.
         states: (tokens, hidden) fp32, of the stream before the final norm.
         norm: the final norm.
         head: U of shape (vocabulary, hidden), fp32.
-        shown: tokens to give at either end.
+        shown: number of most raised and of most lowered tokens to return.
     """
     before = norm(states).mean(dim=0)
     moved = torch.stack([norm(states + vector).mean(dim=0) - before for vector in vectors])
@@ -60,7 +60,7 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every bias that is added to the residual stream."""
+    """Measure the direct effect of every bias that is added to the residual stream."""
     model = subject.model
     last, width = model.shape.num_layers - 1, model.shape.hidden_size
     n_blocks = -(-_TOKENS // subject.blocks.tokens.shape[1])
@@ -83,12 +83,12 @@ def find(subject: Subject) -> Finding:
         rows += [] if part else chosen
     return Finding(
         analysis=NAME,
-        title="What a bias says",
-        question="Which tokens does a bias raise and lower by itself, through the final norm and the head? And is that "
-        "more than any vector of its norm would do?",
-        null=f"{_DRAWS} random vectors of the same norm at each place; those of all places, each over its place's "
-        "median, are one null. Counts and p values are those of all biases together (Holm): none by chance in 95% of "
-        f"cases.{subject.told}",
+        title="Direct effect on the logits",
+        question="Which tokens does a bias raise and lower directly, through the final norm and the head, and is the "
+        "effect stronger than that of an arbitrary vector of its norm?",
+        null=f"{_DRAWS} random vectors of the same norm at each site. The draws of all sites, each over its site's "
+        "median, form one null. Counts and p values are adjusted for all biases together (Holm): none by chance in "
+        f"95% of cases.{subject.told}",
         effects=tuple(effects),
         verdict=subject.judged + _verdict(effects[:2], len(rows)),
         rows=tuple(rows),
@@ -99,7 +99,7 @@ _FIGURES = {"spread": "larger", "peak": "more peaked"}
 
 
 def _rows(effects: Mapping[Site, DirectEffect], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """A row a bias. To first order a random vector's effect goes with its norm, so that all draws are of one null."""
+    """Make one row for each bias. To first order a random effect scales with the norm, so all draws share one null."""
 
     def said(ids: tuple[int, ...]) -> str:
         return " ".join(repr(tokenizer.decode([i])) for i in ids)

@@ -1,4 +1,4 @@
-"""What do the entries of a bias look like?"""
+"""How are the entries of a bias distributed?"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from search_spaces.sites import Site
 from trainables.statistics import TAIL, Interval
 
 NAME = "moments"
-_CHUNK = 250  # vectors at a time: those of a wide site are large
+_CHUNK = 250  # resamples at a time, because those of a wide site are large
 
 
 @dataclass(frozen=True)
 class Spread:
     """Sampling intervals of the moments, from a bootstrap over entries.
 
-    They say how much a figure hangs on single entries. Whether a bias is Gaussian they do not say: that of the kurtosis
-    misses a true zero too often, and ``Chances`` has a test of it instead.
+    They show how much a figure depends on single entries, not whether a bias is Gaussian. The interval of the kurtosis
+    misses a true zero too often, so ``Chances`` tests that instead.
     """
 
     mean: Interval
@@ -33,11 +33,11 @@ class Spread:
 
 
 def spread_of(bias: Tensor, resamples: int = DRAWS, seed: int = 0) -> Spread:
-    """Intervals of one bias's moments.
+    """Bootstrap the intervals of one bias's moments.
 
     Args:
         bias: (width,).
-        resamples: bootstrap draws of entries.
+        resamples: number of bootstrap draws of entries.
         seed: of the draws.
     """
     x = bias.double()
@@ -50,7 +50,7 @@ def spread_of(bias: Tensor, resamples: int = DRAWS, seed: int = 0) -> Spread:
 
 
 def _moments(vectors: Tensor) -> Tensor:
-    """Mean, sd, excess kurtosis and positive fraction of vectors (n, width), (4, n)."""
+    """Return mean, sd, excess kurtosis and positive fraction of vectors (n, width), (4, n)."""
     mean = vectors.mean(dim=1)
     centred = vectors - mean[:, None]
     variance = centred.square().mean(dim=1)
@@ -65,11 +65,11 @@ def _interval(values: Tensor) -> Interval:
 
 @dataclass(frozen=True)
 class Chances:
-    """Chances of a Gaussian vector around zero to look as extreme as a bias.
+    """Chances that a Gaussian vector around zero looks as extreme as a bias.
 
     Attributes:
-        heavier, lighter: to have a kurtosis at least as high, and as low.
-        sign: to have at least so many more entries of one sign than of the other.
+        heavier, lighter: chance of a kurtosis at least as high, or as low.
+        sign: chance of an excess of one sign at least as large.
     """
 
     heavier: float
@@ -78,10 +78,10 @@ class Chances:
 
 
 def chances_of(bias: Tensor) -> Chances:
-    """Chances of one bias (width,): of its kurtosis by the test of Anscombe and Glynn, of its signs by the binomial.
+    """Test one bias (width,): its kurtosis after Anscombe and Glynn, its signs with the binomial test.
 
-    A vector without a kurtosis or a sign is no find. Over 30 Gaussian vectors that test finds one with heavier tails
-    (Holm, 2.5%) in 2.9% of cases at width 576 and 3.1% at 192, with lighter ones in 3.5% and 6.1%.
+    A vector without a kurtosis or a sign gets a chance of one. Among 30 Gaussian vectors the kurtosis test finds one
+    with heavier tails (Holm, 2.5%) in 2.9% of cases at width 576 and 3.1% at 192, with lighter ones in 3.5% and 6.1%.
     """
     from scipy.stats import binomtest, kurtosistest  # type: ignore[import-untyped]  # a second to import
 
@@ -107,16 +107,16 @@ _TESTS = (
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every bias."""
+    """Test the entries of every bias."""
     chances = {part: _family(vectors.values()) for part, vectors in subject.parts.items()}
     effects = {part: _effects(part, found) for part, found in chances.items()}
     return Finding(
         analysis=NAME,
         title="Bias statistics",
-        question="Are the entries of a bias Gaussian, symmetric, or led by a few?",
-        null="Entries drawn from a Gaussian around zero: its kurtosis, and half of the entries positive. Counts and p "
-        "values are those of all biases together (Holm): none by chance in 95% of cases, or 97.5% for either kind of "
-        f"tails. Intervals of single biases are bootstraps over entries.{subject.told}",
+        question="Are the entries of a bias Gaussian, symmetric, or dominated by a few?",
+        null="Entries drawn from a Gaussian around zero, with its kurtosis and half of them positive. Counts and p "
+        "values are adjusted for all biases together (Holm): none by chance in 95% of cases, or 97.5% for either kind "
+        f"of tails. Intervals of single biases are bootstraps over entries.{subject.told}",
         effects=tuple(effect for found in effects.values() for effect in found),
         verdict=subject.judged + _verdict(effects[""], len(subject.sites)),
         rows=tuple(
@@ -127,7 +127,7 @@ def find(subject: Subject) -> Finding:
 
 
 def _family(vectors: Iterable[Tensor]) -> list[Chances]:
-    """Chances of each vector, adjusted for how many there are."""
+    """Return the chances of each vector, adjusted for the number of vectors."""
     single = [chances_of(vector) for vector in vectors]
     adjusted = (holm([getattr(chances, test.name) for chances in single]) for test in _TESTS)
     return [Chances(*p_values) for p_values in zip(*adjusted, strict=True)]

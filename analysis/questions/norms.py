@@ -1,4 +1,4 @@
-"""Which sites have the largest biases, once the scale of what flows there is taken out?"""
+"""Which sites have the largest biases, relative to the scale of their activations?"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from search_spaces.sites import Site
 from trainables.teal import sparse_input
 
 NAME = "norms"
-_FEWEST = 8  # layers: of fewer, what wanders is not told from a trend
+_FEWEST = 8  # layers; with fewer, wandering looks like a trend
 _SCALES = {
     "norm": "norm",
     "norm_over_output": "norm over that of the output",
@@ -26,12 +26,12 @@ _SCALES = {
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of a site in the dense model, means over tokens.
+    """Scale of a site in the dense model, as means over tokens.
 
     Attributes:
         output: |W x|, without the first token of each block (``analysis.subject.States``).
-        error: |W (x - S(x))|, what sparsification takes from the output, without the first token.
-        mean_error: W E[x - S(x)], (out_features,), the mean of that as a vector, over all tokens, as training takes it.
+        error: |W (x - S(x))|, the error of sparsification in the output, without the first token.
+        mean_error: W E[x - S(x)], (out_features,), the mean error vector over all tokens, as training uses it.
     """
 
     output: float
@@ -41,7 +41,7 @@ class Scale:
 
 @torch.inference_mode()
 def scales_of(subject: Subject) -> dict[Site, Scale]:
-    """The scale of every biased site that is sparsified, over the subject's text; each site sees dense inputs."""
+    """Measure the scale of every biased and sparsified site on the subject's text. Each site sees dense inputs."""
     plan, thresholds = subject.config.plan, subject.bench.thresholds(subject.config.plan)
     sums: dict[Site, tuple[Tensor, Tensor, Tensor]] = {}
     sites = [site for site in subject.sites if str(site) in plan.levels]
@@ -53,7 +53,7 @@ def scales_of(subject: Subject) -> dict[Site, Scale]:
                 tail = inputs[0][..., dense:, :]
                 sparse = sparse_input(tail, plan, plan.levels[str(site)], thresholds.get(site))
                 error = F.linear(tail - sparse, layer.weight).double()
-                first = max(0, 1 - dense)  # of the errors to leave out; where the plan leaves it dense, it has none
+                first = max(0, 1 - dense)  # skip the first token's error, unless the plan leaves that token dense
                 sizes = output[:, 1:].double().norm(dim=-1).sum(), error[:, first:].norm(dim=-1).sum()
                 found = (*sizes, error.sum(dim=(0, 1)))
                 sums[site] = tuple(a + b for a, b in zip(sums[site], found, strict=True)) if site in sums else found
@@ -70,7 +70,7 @@ def scales_of(subject: Subject) -> dict[Site, Scale]:
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every biased site that is sparsified."""
+    """Rank every biased and sparsified site, and test for trends with depth."""
     scales = scales_of(subject)
     rows = {part: _rows(vectors, scales) for part, vectors in subject.parts.items()}
     effects = {part: _trends(part, some) for part, some in rows.items()}
@@ -78,7 +78,7 @@ def find(subject: Subject) -> Finding:
         analysis=NAME,
         title="Norm ranking",
         question="Do deeper sites need larger corrections, or do deeper sites just carry larger activations?",
-        null="Noise that wanders along the layers (AR(1)) as slowly as the figures at hand may, each figure by itself. "
+        null="Noise that wanders along the layers (AR(1)) as slowly as the observed figures may, each by itself. "
         f"The first token of each block is left out of the scales.{subject.told}",
         effects=tuple(effect for found in effects.values() for effect in found),
         verdict=subject.judged + _verdict(effects[""]),
@@ -111,7 +111,7 @@ def _trends(part: str, rows: list[Row]) -> list[Effect]:
 
 
 def _effects(part: str, module: str, rows: list[Row]) -> list[Effect]:
-    """Correlation with depth of each scale; none where there are too few sites, or one has no such scale."""
+    """Return the correlation of each scale with depth; none if there are too few sites or one lacks the scale."""
     chosen = sorted((r for r in rows if r["module"] == module), key=lambda row: int(row["layer"] or 0))
     if len(chosen) < _FEWEST:
         return []

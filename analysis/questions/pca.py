@@ -1,6 +1,6 @@
-"""Do biases lie along the principal components of what flows past them?
+"""Do biases lie along the principal components of the activations at their site?
 
-Chance has a say: the largest of ten cosines of a random vector of width 2048 is 0.042 on average.
+Chance alone gives some alignment: the largest of ten cosines of a random vector of width 2048 averages 0.042.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from trainables.statistics import Array
 
 NAME = "pca"
 COMPONENTS = 10
-"""Fewer where the text has not enough tokens for them."""
+"""Fewer if the text has too few tokens."""
 _TOKENS_PER_COMPONENT = 50
 _TOKENS = 2048
 _DRAWS = 100_000
-"""Of single vectors; the rarest chance must be rarer than the level over the number of sites."""
+"""Draws of single vectors. The smallest possible p value must be below the level over the number of sites."""
 _ROTATIONS = 500
 _LEVEL = 0.05
 
@@ -45,11 +45,11 @@ class Components:
 
 @dataclass(frozen=True)
 class Alignment:
-    """One bias and the leading components of some activations.
+    """Alignment of one bias with the leading components of some activations.
 
     Attributes:
-        cosines: of the bias with each component, in magnitude, (components,).
-        share: of the bias's squared norm inside their span.
+        cosines: magnitude of the cosine with each component, (components,).
+        share: share of the bias's squared norm inside their span.
     """
 
     cosines: Array
@@ -57,15 +57,15 @@ class Alignment:
 
 
 def principal(activations: Tensor, components: int = COMPONENTS, centred: bool = True) -> Components:
-    """Leading principal components.
+    """Compute the leading principal components.
 
     Args:
-        activations: (tokens, width), at least fifty tokens a component.
-        components: how many of the leading ones.
-        centred: take the mean out first, as PCA does; without it, the mean is usually the first component.
+        activations: (tokens, width), at least fifty tokens for each component.
+        components: number of leading components.
+        centred: subtract the mean first, as PCA does; otherwise the mean is usually the first component.
 
     Raises:
-        SponError: if there are too few tokens or not so many components.
+        SponError: if there are too few tokens or the width is below the number of components.
     """
     tokens, width = activations.shape
     if tokens < _TOKENS_PER_COMPONENT * components or components > width:
@@ -85,14 +85,14 @@ def principal(activations: Tensor, components: int = COMPONENTS, centred: bool =
 
 
 def align(bias: Tensor, components: Components) -> Alignment:
-    """Cosines of a bias (width,) with principal components; zero if it is zero."""
+    """Compute cosines of a bias (width,) with principal components; zero for a zero bias."""
     length = bias.double().norm()
     cosines = (components.vectors.T @ bias.double()).abs() / (length if length else 1.0)
     return Alignment(cosines.numpy(), float(cosines.square().sum()))
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every biased site, at its own output and in the residual stream after its layer, in the dense model."""
+    """Align each bias with its site's output and with the residual stream after its layer, both in the dense model."""
     length = subject.blocks.tokens.shape[1] - 1
     n_blocks = min(-(-_TOKENS // length), len(subject.blocks.tokens))
     components = max(1, min(COMPONENTS, n_blocks * length // _TOKENS_PER_COMPONENT))
@@ -110,10 +110,10 @@ def find(subject: Subject) -> Finding:
         title="PCA alignment",
         question=f"Do biases lie along the {components} leading principal components of their site's output, or of the "
         "residual stream?",
-        null="Random vectors of the same width: for a site, the largest of so many cosines; for the share of the norm "
-        "inside the components' span, all biases turned at random together, so that layers stay as alike as they are. "
-        "Counts and p values are those of all sites together (Holm): none by chance in 95% of cases. Intervals are "
-        f"jackknives over sites. The first token of each block is left out.{subject.told}",
+        null="Random vectors of the same width. For a site, the largest of as many cosines. For the share of the norm "
+        "inside the components' span, one random rotation of all biases together, which keeps layers as alike as they "
+        "are. Counts and p values are adjusted for all sites together (Holm): none by chance in 95% of cases. "
+        f"Intervals are jackknives over sites. The first token of each block is left out.{subject.told}",
         effects=tuple(effects),
         verdict=_verdict(subject, effects),
         rows=tuple(rows),
@@ -127,7 +127,7 @@ def _rows(vectors: Mapping[Site, Tensor], of: Mapping[Site, Components], where: 
 
 
 def _activations(subject: Subject, n_blocks: int) -> tuple[dict[Site, Tensor], dict[int, Tensor]]:
-    """Outputs of the sites, and the residual stream after the layers that some feed directly, (tokens, width)."""
+    """Return outputs of the sites, and the residual stream after layers with a site that feeds it, (tokens, width)."""
     outputs: dict[Site, list[Tensor]] = {site: [] for site in subject.sites}
     residual: dict[int, list[Tensor]] = {s.layer: [] for s in subject.sites if s.module in RESIDUAL_WRITERS}
     text = subject.blocks.tokens[:n_blocks]
@@ -141,7 +141,7 @@ def _activations(subject: Subject, n_blocks: int) -> tuple[dict[Site, Tensor], d
 
 
 def _principal(subject: Subject, n_blocks: int, components: int) -> dict[tuple[str, bool], dict[Site, Components]]:
-    """Components of every site, by where and whether they are centred; without places that no site feeds."""
+    """Return the components of every site, by place and centring, without places that no site feeds."""
     outputs, residual = _activations(subject, n_blocks)
     found = {}
     for centred in (True, False):
@@ -189,11 +189,11 @@ def _effects(
 
 
 def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATIONS, seed: int = 0) -> Array:
-    """Mean over sites of the share in the span over k / d, if all vectors of one width d are turned at random together.
+    """Draw the mean over sites of share in the span over k / d, with all vectors of a width d randomly rotated as one.
 
     Args:
         pairs: a vector (width,) and k components of each site.
-        draws: rotations.
+        draws: number of rotations.
         seed: of the rotations.
 
     Returns:
@@ -215,7 +215,7 @@ def _verdict(subject: Subject, effects: list[Effect]) -> str:
     said = {
         1: "more inside the span than chance",
         -1: "more outside the span than chance",
-        0: "as chance would have it",
+        0: "not clearly different from chance",
     }
     shares = effects[1 : len(effects) // len(subject.parts) : 2]
     return subject.judged + "; ".join(f"{share.label.partition(':')[0]}: {said[share.side]}" for share in shares)

@@ -1,13 +1,12 @@
-"""Why does perplexity recover by another share than the distribution does?
+"""Why do perplexity and the distribution recover by different shares?
 
 Sparsity changes the negative log-likelihood of a token y by log p(y) - log q(y), with p the dense model's distribution
-and q the sparse one's. Its expectation under p is the KL. What is left,
+and q the sparse one's. Its expectation under p is the KL. The remainder,
 
     misfit = log p(y) - log q(y) - KL(p || q),
 
-is zero on average if the text is drawn from p. Where p does not fit the text, moving away from it can as well
-help as hurt, so that the damage to the perplexity is the KL plus something of either sign, and a share of it can be
-anything.
+is zero on average if the text is drawn from p. Where p does not fit the text, moving away from p can help as well as
+hurt. The damage to the perplexity is then the KL plus a term of either sign, and a share of it can be anything.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ NAME = "perplexity"
 
 @dataclass(frozen=True)
 class Damage:
-    """What a sparse model loses against the dense one, nats a predicted token, (blocks,): nll = kl + misfit."""
+    """Loss of a sparse model against the dense one, nats per predicted token, (blocks,): nll = kl + misfit."""
 
     nll: Array
     kl: Array
@@ -35,18 +34,18 @@ class Damage:
 
 
 def damage_of(nll: Array, dense_nll: Array, kl: Array) -> Damage:
-    """Damage by block.
+    """Compute the damage of each block.
 
     Args:
         nll: (blocks, seq - 1) nats of each next token under the sparse model.
         dense_nll: the same under the dense model.
-        kl: (blocks, seq) nats; the last position predicts nothing here and is left out.
+        kl: (blocks, seq) nats; the last position has no next token and is left out.
     """
     return Damage((nll - dense_nll).mean(axis=1), kl[:, :-1].mean(axis=1))
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of the subject's text."""
+    """Split the damage on the subject's text into KL and misfit."""
     scores = {mode: tuple(part.double().numpy() for part in pair) for mode, pair in subject.tokens.items()}
     dense = scores["dense"][0]
     damage: dict[Mode, Damage] = {m: damage_of(scores[m][0], dense, scores[m][1]) for m in ("teal", "spon", "random")}
@@ -61,9 +60,9 @@ def find(subject: Subject) -> Finding:
     return Finding(
         analysis=NAME,
         title="KL against perplexity",
-        question="Why does perplexity recover by another share than the distribution?",
-        null="Text drawn from the dense model: the misfit, what the damage to the NLL has beyond the KL, is zero, and "
-        "both recover alike. Intervals are jackknives over documents.",
+        question="Why do perplexity and the distribution recover by different shares?",
+        null="Text drawn from the dense model. The misfit, which is the damage to the NLL beyond the KL, is then zero, "
+        "and both recover alike. Intervals are jackknives over documents.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -81,7 +80,7 @@ def _effects(damage: Mapping[Mode, Damage], units: Units) -> tuple[Effect, ...]:
         Effect.of("biases take back, misfit", mean(teal.misfit - spon.misfit, units=units), "nats", (0.0, 0.0)),
         Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl, units=units), "fraction"),
     ]
-    if mean(teal.nll, units=units).low > 0:  # a share of nothing says nothing
+    if mean(teal.nll, units=units).low > 0:  # a share of no damage is meaningless
         share = ratio(teal.nll - spon.nll, teal.nll, units=units)
         found.append(Effect.of("share of the NLL's damage recovered", share, "fraction"))
         apart = _apart(teal, spon, units)
@@ -102,8 +101,8 @@ def _verdict(effects: tuple[Effect, ...]) -> str:
     nll, _, misfit, _, _, back, _, *shares = effects
     by = {1: "more than its KL", 0: "about its KL", -1: "less than its KL"}[misfit.sign]
     if nll.sign <= 0:
-        return f"TEAL does not clearly raise the NLL (by {by}), so that no share of its damage is given"
-    then = {1: "take some of the misfit back", 0: "have no clear effect on the misfit", -1: "add to the misfit"}
+        return f"TEAL does not clearly raise the NLL (by {by}), so no share of its damage is given"
+    then = {1: "undo some of the misfit", 0: "have no clear effect on the misfit", -1: "add to the misfit"}
     parts = [f"TEAL clearly raises the NLL, by {by}", f"the biases {then[back.sign]}"]
     if shares:
         than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[shares[-1].sign]

@@ -1,7 +1,7 @@
 """Do biases bring hidden states back to the dense model's, or move them further away?
 
-A shift is |h - h_dense| / |h_dense|, mean over tokens, and recovery is the share of TEAL's shift that is taken back:
-everywhere relative, so that a few tokens or layers with long states do not decide.
+A shift is |h - h_dense| / |h_dense|, mean over tokens, and recovery is the share of TEAL's shift that is undone. Both
+are relative, so that a few tokens or layers with long states do not dominate.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ class Shift:
 
 
 def shift_of(states: Tensor, dense: Tensor) -> Shift:
-    """Relative distances of states (blocks, seq, width) from the dense ones."""
+    """Compute relative distances of states (blocks, seq, width) from the dense ones."""
     relative = (states.double() - dense.double()).norm(dim=-1) / dense.double().norm(dim=-1)
     return Shift(relative.mean(dim=1).numpy(), relative.mean(dim=0).numpy())
 
 
 def recovery(teal: Array, other: Array, units: Units | None = None) -> Interval:
-    """Share of TEAL's shift that is taken back, 1 - other / teal over blocks; below zero, it moves further away."""
+    """Return the share of TEAL's shift that is undone, 1 - other / teal over blocks; negative means further away."""
     return ratio(teal - other, teal, units=units)
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of the outputs of biased sites and of the residual stream after every layer."""
+    """Measure recovery at the outputs of biased sites and in the residual stream after every layer."""
     places = _measure(subject)
     units = subject.units
     rows = [_row(place, shifts, units) for place, shifts in places.items()]
@@ -56,11 +56,11 @@ def find(subject: Subject) -> Finding:
     return Finding(
         analysis=NAME,
         title="Hidden-state shift",
-        question="How much of the distance between the dense and the sparse model's hidden states do the biases take "
-        "back, layer by layer?",
-        null="One random vector of the same norm at each site, and W times one, which lies as the site's outputs do: "
-        "any vector moves a state, most of them further away. Shifts are relative, |h - h_dense| / |h_dense|, without "
-        "the first token of each block. Intervals are jackknives over documents.",
+        question="How much of the distance between the dense and the sparse model's hidden states do the biases "
+        "recover, layer by layer?",
+        null="One random vector of the same norm at each site, and W times one, whose direction is like that of the "
+        "site's outputs. Any vector moves a state, most of them further away. Shifts are relative, "
+        "|h - h_dense| / |h_dense|, without the first token of each block. Intervals are jackknives over documents.",
         effects=effects,
         verdict=_verdict(effects),
         rows=tuple(rows),
@@ -68,7 +68,7 @@ def find(subject: Subject) -> Finding:
 
 
 def _measure(subject: Subject) -> dict[str, dict[Mode, Shift]]:
-    """Shifts by place and mode."""
+    """Measure shifts by place and mode."""
     parts: dict[str, dict[Mode, list[Shift]]] = {}
     text = subject.blocks.tokens
     for rows in subject.model.batches(text):
@@ -83,7 +83,7 @@ def _measure(subject: Subject) -> dict[str, dict[Mode, Shift]]:
 
 
 def _places(states: States) -> dict[str, Tensor]:
-    """What there is to look at, by place."""
+    """Return states by place."""
     outputs = {str(site): output for site, output in states.outputs.items()}
     return outputs | {f"after layer {layer}": stream for layer, stream in states.residual.items()}
 
@@ -111,7 +111,7 @@ def _row(place: str, shifts: dict[Mode, Shift], units: Units) -> Row:
 
 
 def _effects(label: str, places: list[dict[Mode, Shift]], units: Units) -> list[Effect]:
-    """Recovery of the shift summed over places; a block keeps all its places, which are not independent."""
+    """Compute recovery of the shift summed over places. Places of a block stay together: they are not independent."""
     total = {mode: np.sum([shifts[mode].by_block for shifts in places], axis=0) for mode in _SPARSE}
     teal, spon = total["teal"], total["spon"]
     figures = {"biases": recovery(teal, spon, units)}

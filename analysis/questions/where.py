@@ -1,4 +1,4 @@
-"""Where does the repair happen: at early or late tokens, after rare or common ones, sure or unsure predictions?"""
+"""Where does the repair happen: at early or late tokens, rare or common ones, confident or uncertain predictions?"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Bin:
         label: range of the property.
         share: of all tokens.
         teal_kl_nats: mean KL under TEAL alone.
-        recovered, random_recovered: share of it that the biases, and random vectors, take back.
+        recovered, random_recovered: share of it that the biases and random vectors recover.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Split:
-    """A property of tokens, cut into bins.
+    """A property of tokens, divided into bins.
 
     Attributes:
         contrast: recovery in the last bin minus that in the first.
@@ -52,13 +52,13 @@ class Split:
 def split_by(
     values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS, units: Units | None = None
 ) -> Split:
-    """Recovery by a property of tokens, in bins of about equal size.
+    """Compute recovery by a property of tokens, in bins of about equal size.
 
     Args:
         values: (blocks, seq), the property.
         kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
-        bins: how many, fewer where values tie.
-        units: of the blocks, for intervals; each block is one, by default.
+        bins: number of bins; fewer if values tie.
+        units: of the blocks, for intervals; by default each block is a unit.
     """
     lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
     index = np.searchsorted(lower_ends, values, side="right") - 1
@@ -79,14 +79,14 @@ def split_by(
 
 
 def _bin(label: str, kl: Mapping[Mode, Array], tokens: float, of: float, units: Units | None = None) -> Bin:
-    """Tokens of one kind, from their KL, summed over each block or prompt, (rows,), and how many of all they are."""
+    """Make a bin from the KL of its tokens, summed over each block or prompt, (rows,), and its count out of all."""
     teal = kl["teal"]
     spon, random = (ratio(teal - kl[mode], teal, units=units) for mode in ("spon", "random"))
     return Bin(label, float(tokens / of), float(teal.sum() / tokens), spon, random)
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of the positions in the subject's text, and of the prompts."""
+    """Measure recovery by property of the subject's text, and by category of its prompts."""
     dense = subject.config.plan.dense_prefix(subject.blocks.tokens.shape[1])
     kl = {mode: subject.tokens[mode][1][:, dense:].double().numpy() for mode in MODES[1:]}
     splits = {name: split_by(values[:, dense:], kl, units=subject.units) for name, values in _properties(subject)}
@@ -101,11 +101,11 @@ def find(subject: Subject) -> Finding:
     return Finding(
         analysis=NAME,
         title="Where a bias helps",
-        question="Is the share of TEAL's KL that the biases take back the same for all tokens?",
+        question="Do the biases recover the same share of TEAL's KL for all tokens?",
         null="The same share in the first and the last bin: their difference is zero. Random vectors of the same norms "
         "are in the table. Tokens that the plan leaves dense have nothing to recover and are left out. Intervals are "
-        "jackknives over documents, and over prompts, of each figure by itself; how many categories are helped is said "
-        "of all of them together (Holm).",
+        "jackknives over documents, and over prompts, of each figure by itself. The count of categories that are "
+        "helped is adjusted for all of them together (Holm).",
         effects=tuple(effects),
         verdict=_verdict(effects, _helped(subject, by_category)),
         rows=tuple(rows),
@@ -123,7 +123,7 @@ def _properties(subject: Subject) -> Iterator[tuple[str, NDArray[np.float64]]]:
 
 
 def _by_category(subject: Subject) -> list[Bin]:
-    """Recovery over the prompts of each category, a prompt a unit."""
+    """Compute recovery over the prompts of each category, with prompts as units."""
     kl = _prompt_kl(subject)
     lengths = np.array([len(prompt.tokens) for prompt in subject.prompts], dtype=np.float64)
     of = np.array([prompt.category for prompt in subject.prompts])
@@ -136,7 +136,7 @@ def _by_category(subject: Subject) -> list[Bin]:
 
 @torch.inference_mode()
 def _prompt_kl(subject: Subject) -> dict[Mode, Array]:
-    """KL(dense || mode) of each prompt, summed over its tokens, nats, (prompts,), of every sparse mode."""
+    """Compute KL(dense || mode) of each prompt, summed over its tokens, nats, (prompts,), for every sparse mode."""
     head = subject.model.head.float()
     hidden = {mode: _prompt_hidden(subject, mode) for mode in MODES}
     kl: dict[Mode, Array] = {mode: np.empty(len(subject.prompts)) for mode in MODES[1:]}
@@ -148,7 +148,7 @@ def _prompt_kl(subject: Subject) -> dict[Mode, Array]:
 
 
 def _prompt_hidden(subject: Subject, mode: Mode) -> dict[int, Tensor]:
-    """Final hidden states of each prompt, (length, hidden) fp32, by its place."""
+    """Return the final hidden states of each prompt, (length, hidden) fp32, by its index."""
     found: dict[int, Tensor] = {}
     with subject.mode(mode):
         for places, tokens in by_length(subject.prompts):

@@ -1,4 +1,4 @@
-"""What is each bias worth: what does it take off the KL, and do direction, norm and the mean error count?"""
+"""What is each bias worth: how much does it lower the KL, and do direction, norm and the mean error matter?"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,26 +25,26 @@ NAME = "worth"
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _AS_THEY_ARE = "times 1.0"
 _KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "random"}
-"""Modes of a subject, whose scores on all of the text it has already."""
+"""Variants that are modes of a subject, which already has their scores on the whole text."""
 BLOCKS = 8
-"""Of the text, at even distances, for single sites, which cost about a pass each over them."""
+"""Evenly spaced blocks of the text for single sites, each of which costs about one pass over them."""
 _FEWEST_RUNS = 8
 _LEVEL = 0.05
 _RELIABILITY = "reliability of the order of the sites"
 _RELIABLE = 0.5
-"""Below which the order of the sites says nothing."""
+"""Below this the order of the sites means nothing."""
 
 Vectors = Mapping[Site, Tensor]
 
 
 @dataclass(frozen=True)
 class Explained:
-    """How a bias lies to the mean error of its site, W E[x - S(x)].
+    """A bias relative to the mean error of its site, W E[x - S(x)].
 
     Attributes:
         cosine: of the two.
-        scale: what the mean error must be multiplied with to come nearest to the bias.
-        on, off: parts of the bias along it and across.
+        scale: factor that brings the mean error nearest to the bias.
+        on, off: parts of the bias along the mean error and across it.
     """
 
     cosine: float
@@ -63,14 +63,14 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
 
 
 def design(n_sites: int, seed: int = 0) -> NDArray[np.bool_]:
-    """Which biases are switched on in which run, (runs, sites).
+    """Choose which biases are on in which run, (runs, sites).
 
-    Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix), so that what
-    one is worth is measured in all runs at once, whatever the others are.
+    Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix). So all runs
+    measure the worth of every bias, whatever the others are.
 
     Args:
-        n_sites: how many.
-        seed: of which half of the runs is on.
+        n_sites: number of sites.
+        seed: decides which half of the runs is on.
     """
     from scipy.linalg import hadamard  # type: ignore[import-untyped]  # a second to import
 
@@ -81,7 +81,7 @@ def design(n_sites: int, seed: int = 0) -> NDArray[np.bool_]:
 
 
 def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
-    """What a bias takes off a figure, mean over all runs, (sites, rows): without it minus with it.
+    """Return how much each bias lowers a figure, mean over all runs, (sites, rows): without it minus with it.
 
     Args:
         on: (runs, sites) (``design``).
@@ -93,7 +93,7 @@ def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
 
 
 def reliability(effects: Array, units: Units) -> float:
-    """How well the text tells sites apart by their effects; not a number for one unit, or below three sites.
+    """Return how reliably the text ranks sites by their effects; NaN for one unit or fewer than three sites.
 
     Args:
         effects: (sites, blocks).
@@ -107,7 +107,7 @@ def reliability(effects: Array, units: Units) -> float:
 def whole_variants(
     biases: Vectors, random: Vectors, explained: Mapping[Site, Explained]
 ) -> dict[str, dict[Site, Tensor]]:
-    """The biases changed all together: scaled (once by one), split along the mean error, drawn at random."""
+    """Return variants of all biases: scaled (once by one), split along the mean error, drawn at random."""
     found = {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS}
     found["on the mean error"] = {s: explained[s].on for s in biases if s in explained}
     found["off the mean error"] = {s: explained[s].off if s in explained else biases[s] for s in biases}
@@ -116,7 +116,7 @@ def whole_variants(
 
 
 def find(subject: Subject) -> Finding:
-    """Ask it of every bias, on some blocks of the text, and of all together, on all of them."""
+    """Measure each bias on some blocks of the text, and all biases together on the whole text."""
     n = min(BLOCKS, len(subject.blocks.tokens))
     chosen = torch.arange(n) * len(subject.blocks.tokens) // n
     scales = scales_of(subject)
@@ -132,12 +132,12 @@ def find(subject: Subject) -> Finding:
     return Finding(
         analysis=NAME,
         title="What a bias is worth",
-        question="What does one site's bias take off the KL, and do the biases' direction, their size, or the part "
-        "that is the mean of what sparsification took matter?",
-        null="Without the bias; for all together, random vectors of the same norms. A site's figure is a mean over "
-        f"{len(design(len(subject.sites)))} runs in which the other biases are on or off by turns, on {n} blocks. "
-        "Intervals are jackknives over documents. Counts of sites and their p values are those of all sites together "
-        "(Holm): none by chance in 95% of cases.",
+        question="How much does one site's bias lower the KL, and do the direction of the biases, their size, or their "
+        "part along the mean error of sparsification matter?",
+        null="No bias at the site; for all together, random vectors of the same norms. A site's figure is a mean over "
+        f"{len(design(len(subject.sites)))} runs in which the other biases alternate between on and off, on {n} "
+        "blocks. Intervals are jackknives over documents. Counts of sites and their p values are adjusted for all "
+        "sites together (Holm): none by chance in 95% of cases.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -145,7 +145,7 @@ def find(subject: Subject) -> Finding:
 
 
 def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
-    """Of all of the text, by name."""
+    """Score variants on the whole text, by name."""
     scores = {}
     for name, vectors in changed.items():
         with subject.as_biases(vectors):
@@ -154,7 +154,7 @@ def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Score
 
 
 def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
-    """Main effects of the biases on KL and NLL, mean nats a token, (sites, blocks) each, on chosen blocks."""
+    """Measure main effects of the biases on KL and NLL, mean nats per token, (sites, blocks) each, on chosen blocks."""
     blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
     on, kl, nll = design(len(subject.sites)), [], []
     for run in on:
@@ -168,13 +168,13 @@ def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
 
 
 def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:
-    """One minus another, mean nats a token, with a paired interval over units of blocks.
+    """Return one minus other, mean nats per token, with a paired interval over units of blocks.
 
     Args:
         one: scores of a text.
-        other: of the same text.
-        units: of its blocks; each block is one, by default.
-        figure: which.
+        other: scores of the same text.
+        units: of its blocks; by default each block is a unit.
+        figure: which score to compare.
     """
     sums = [getattr(scores, f"block_{figure}").numpy() for scores in (one, other)]
     tokens = (one.block_positions if figure == "kl" else one.block_predictions).numpy()
@@ -220,7 +220,7 @@ def _effects(
         found.append(Effect.count(f"sites whose bias clearly {way} the KL, of {len(sites)}", _surely(sites, sign)))
     if not math.isnan(reliable):
         found.append(Effect(label=_RELIABILITY, value=reliable, unit="correlation"))
-    if scales:  # a bias at a site that stays dense has no error to be explained by
+    if scales:  # a site that stays dense has no error
         found.append(_explained("a bias", subject.biases, scales))
         found.append(_explained("what training added to its start", subject.trained.moved, scales))
     best = min(FACTORS, key=lambda factor: scores[f"times {factor}"].kl_nats)
@@ -229,7 +229,7 @@ def _effects(
 
 
 def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Effect:
-    """Squared cosines with the mean errors; for random vectors they are Beta(1 / 2, (width - 1) / 2)."""
+    """Average squared cosines with the mean errors; for random vectors they follow Beta(1 / 2, (width - 1) / 2)."""
     squared = np.array([explain(vectors[site], scale.mean_error).cosine ** 2 for site, scale in scales.items()])
     widths = np.array([len(vectors[site]) for site in scales])
     chance = np.random.default_rng(0).beta(0.5, (widths - 1) / 2, size=(DRAWS, len(widths))).mean(axis=1)

@@ -1,4 +1,4 @@
-"""What was found, for people: figures, tables and one HTML report, from stored results alone.
+"""Presents findings as figures, tables and one HTML report, from stored results alone.
 
-Nothing here loads a model, torch or Ray; a test sees to it.
+Nothing here loads a model, torch or Ray, and a test enforces it.
 """

@@ -1,4 +1,4 @@
-"""Findings as tables of text, with as many digits as their intervals warrant."""
+"""Formats findings as tables of text, with as many digits as their intervals warrant."""
 
 import math
 import re
@@ -9,16 +9,16 @@ from analysis.finding import Cell, Effect, Finding
 
 _MOST_DECIMALS = 7
 NEGATIVE = re.compile(r"(?<![\w.)])-(?=\d)")
-"""The sign of a negative number, which typesetting sets as a minus and not as a hyphen."""
+"""The sign of a negative number, to be typeset as a minus and not as a hyphen."""
 
 
 def number(value: float) -> str:
-    """A number without an interval: whole ones as they are, others to four digits."""
+    """Format a number without an interval: integers in full, others to four digits."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def decimals_of(low: float, high: float) -> int | None:
-    """Decimals that show two digits of an interval's width; None where no fixed number of them would."""
+    """Return the decimals that show two digits of an interval's width; None if no fixed number of decimals would."""
     if not high > low:
         return None
     decimals = 1 - math.floor(math.log10(high - low))
@@ -26,19 +26,19 @@ def decimals_of(low: float, high: float) -> int | None:
 
 
 def interval(low: float, high: float, decimals: int | None) -> str:
-    """``[low, high]``."""
+    """Format an interval as ``[low, high]``."""
     shown = (number(end) if decimals is None else f"{end:z.{decimals}f}" for end in (low, high))
     return f"[{', '.join(shown)}]"
 
 
 def effects_table(finding: Finding) -> pd.DataFrame:
-    """The effects of a finding: label, value, interval, what the null gives, unit."""
+    """Tabulate the effects of a finding: label, value, interval, range of the null, unit."""
     columns = ("effect", "value", "95% interval", "null, 95%", "unit")
     return pd.DataFrame([effects_row(effect) for effect in finding.effects], columns=columns)
 
 
 def effects_row(effect: Effect) -> tuple[str, str, str, str, str]:
-    """An effect as a row of ``effects_table``."""
+    """Format an effect as a row of ``effects_table``."""
     value, spread = number(effect.value), ""
     if effect.interval is not None:
         decimals = decimals_of(*effect.interval)
@@ -58,7 +58,7 @@ def _null_decimals(low: float, high: float) -> int | None:
 
 
 def rows_table(finding: Finding) -> pd.DataFrame:
-    """The rows of a finding; a column with an interval has it in its own cells."""
+    """Tabulate the rows of a finding. Intervals appear in the cells of their column."""
     keys = list(dict.fromkeys(key for row in finding.rows for key in row))
     ends = {f"{key}{end}" for key in keys for end in ("_low", "_high")}
     shown = [key for key in keys if key not in ends]

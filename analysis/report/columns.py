@@ -1,4 +1,4 @@
-"""The rows of a finding as columns that figures are drawn from."""
+"""Columns of a finding's rows, from which figures are drawn."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 
 
 def words(rows: pd.DataFrame, name: str) -> list[str]:
-    """A column of text.
+    """Return a column of text.
 
     Raises:
         SponError: if there is no such column.
@@ -24,7 +24,7 @@ def words(rows: pd.DataFrame, name: str) -> list[str]:
 
 
 def numbers(rows: pd.DataFrame, name: str) -> Numbers:
-    """A column of numbers, (rows,), with NaN where a cell is empty.
+    """Return a column of numbers, (rows,), with NaN for empty cells.
 
     Raises:
         SponError: if there is no such column, or a cell is text.
@@ -42,12 +42,12 @@ def _check(rows: pd.DataFrame, name: str) -> None:
 
 
 def spread(rows: pd.DataFrame, name: str) -> tuple[Numbers, Numbers] | None:
-    """The ends of a column's intervals, (rows,) each; None if it has no intervals."""
+    """Return the ends of a column's intervals, (rows,) each; None if it has no intervals."""
     return (numbers(rows, f"{name}_low"), numbers(rows, f"{name}_high")) if f"{name}_low" in rows else None
 
 
 def effects_of(rows: pd.DataFrame, name: str, labels: Sequence[str]) -> list[Effect | None]:
-    """A column as effects, one a row; None where a cell is empty."""
+    """Convert a column to effects, one for each row; None for empty cells."""
     columns = (numbers(rows, name), *(spread(rows, name) or ()))
     found: list[Effect | None] = []
     for label, value, *ends in zip(labels, *columns, strict=True):
@@ -57,7 +57,7 @@ def effects_of(rows: pd.DataFrame, name: str, labels: Sequence[str]) -> list[Eff
 
 
 def place_sites(rows: pd.DataFrame, column: str = "site") -> pd.DataFrame:
-    """Rows with the layer and module of their site, and ``x``: the layer, sites of one layer side by side."""
+    """Add the layer and module of each row's site, and ``x``: the layer, with its sites side by side."""
     sites = [Site.parse(text) for text in words(rows, column)]
     present = [module for module in MODULES if any(site.module == module for site in sites)]
     step = 0.8 / len(present) if present else 0.0
@@ -70,10 +70,10 @@ def place_sites(rows: pd.DataFrame, column: str = "site") -> pd.DataFrame:
 
 
 def modules_of(rows: pd.DataFrame) -> list[str]:
-    """Modules of placed rows, in the order of the forward pass."""
+    """Return the modules of placed rows, in the order of the forward pass."""
     return [module for module in MODULES if module in set(rows["module"])]
 
 
 def columns_for(rows: pd.DataFrame) -> int:
-    """Panels that fit beside one another: with many sites a layer, a panel needs the whole width."""
+    """Return how many panels fit side by side. With many sites in a layer, a panel needs the whole width."""
     return 2 if len(modules_of(rows)) <= 3 else 1

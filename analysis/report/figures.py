@@ -1,6 +1,6 @@
-"""What the figure of every question shows, made of its finding and of nothing else.
+"""Defines the figure of every question, drawn from its finding alone.
 
-A question declares blocks of panels, which ``panels`` draws. One more is a function and its line in ``DRAWINGS``.
+A question declares blocks of panels, which ``panels`` draws. To add one, write a function and its line in ``DRAWINGS``.
 """
 
 import itertools
@@ -24,13 +24,13 @@ from search_spaces.errors import SponError
 _LEVEL = 0.05  # filled markers
 _AFTER = "after layer "
 _THIRDS = dict(zip(("first", "middle", "last"), SHADES, strict=True))
-_TAKEN_BACK, _RELATIVE = "taken back,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
+_TAKEN_BACK, _RELATIVE = "recovered,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
 _DPI = 120
-_META = {"png": {"Software": None}, "svg": {"Date": None}}  # the same finding is the same file
+_META = {"png": {"Software": None}, "svg": {"Date": None}}  # the same finding gives the same file
 
 
 def _lines(effects: Sequence[Effect], name: Callable[[str], str] = str) -> dict[str, list[Effect | None]]:
-    """A line an effect, by what ``name`` makes of its label."""
+    """Make one line for each effect, under the label that ``name`` returns."""
     shown = [effect.model_copy(update={"label": name(effect.label)}) for effect in effects]
     return {effect.label: [effect] for effect in shown}
 
@@ -45,8 +45,8 @@ def _perplexity(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     back = _lines([e for e in finding.effects if "take back" in e.label], lambda label: label.split(", ")[-1])
     shares = _lines(_unit(finding, "fraction"))
     panels = [
-        Effects("Damage", "nats a token, against dense", damage, at=0),
-        Effects("The biases take back", "nats a token", back, at=0),
+        Effects("Damage", "nats per token, against dense", damage, at=0),
+        Effects("Recovered by the biases", "nats per token", back, at=0),
         Effects("Shares of the damage recovered", "fraction of TEAL's damage", shares, at=0),
     ]
     return [Block(3, panels)]
@@ -65,7 +65,7 @@ def _shift(finding: Finding, rows: pd.DataFrame) -> list[Block]:
         Lines("Distance from the dense model", _RELATIVE, stream, models),
         Lines("By third of the block's positions", _TAKEN_BACK, stream, thirds, at=0, scale="cut"),
     ]
-    pooled = Effects("All of a kind together", "fraction of TEAL's shift", _lines(finding.effects), at=0)
+    pooled = Effects("All places of a kind together", "fraction of TEAL's shift", _lines(finding.effects), at=0)
     return [Block(1, [sites]), Block(3, panels), Block(1, [pooled])]
 
 
@@ -81,7 +81,7 @@ def _where(finding: Finding, rows: pd.DataFrame) -> list[Block]:
             for column, model in (("recovered", "biases"), ("random_recovered", "random vectors"))
         )
         lines = dict(zip(bins, zip(biases, random, strict=True), strict=True))
-        panels.append(Effects(f"By {name}", "fraction of TEAL's KL taken back", lines, at=0))
+        panels.append(Effects(f"By {name}", "fraction of TEAL's KL recovered", lines, at=0))
     return [Block(2, panels)]
 
 
@@ -151,7 +151,7 @@ def _norms(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     whole = Sites("Norm of the bias", "Euclidean norm", rows, "norm", scale="from zero")
     scaled = [
         Sites("Over the norm of the site's output", output, rows, "norm_over_output", scale="from zero"),
-        Sites("Over the norm of what sparsity takes", error, rows, "norm_over_error", scale="from zero"),
+        Sites("Over the norm of the sparsity error", error, rows, "norm_over_error", scale="from zero"),
     ]
     trends = _lines(finding.effects, lambda label: label.removesuffix(" with depth, Spearman"))
     effects = Effects("Rank correlation with depth", "Spearman correlation", trends, at=0)
@@ -179,18 +179,18 @@ def _worth(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     takes, lies = "nats, mean over the\nothers on and off", "cosine with the mean error\nof the site"
     change, scaled = "KL minus TEAL's, nats", _scaled(rows[np.char.startswith(variant, "times ")])
     panels = [
-        Sites("What this bias takes off the KL", takes, sites, "kl_taken_off", at=0),
+        Sites("How much this bias lowers the KL", takes, sites, "kl_taken_off", at=0),
         Sites("Direction", lies, sites, "mean_error_cosine", at=0),
     ]
     whole = [
         Lines("All biases, scaled", change, scaled, {"kl_minus_teal": BIASES}, "factor", at=0),
-        Effects("All biases, taken apart", change, parts, at=0),
+        Effects("All biases, in parts", change, parts, at=0),
     ]
     return [Block(columns_for(sites), panels), Block(2, whole)]
 
 
 def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
-    """KL against the factor of all biases: nothing at zero, which is TEAL, and the biases as they are at one."""
+    """Tabulate KL against the factor of all biases: zero is TEAL alone, one the biases as they are."""
     names = ["kl_minus_teal", "kl_minus_teal_low", "kl_minus_teal_high"]
     teal = pd.DataFrame({"factor": [0.0]} | {name: [0.0] for name in names})
     if rows.empty:
@@ -213,10 +213,10 @@ def _levels(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     ranks = Effects("Rank correlations", "Spearman correlation", correlations, at=0)
     panels = [
         Sites("Level", "fraction zeroed", sites, "level", scale="from zero"),
-        Sites("Predicted cost", "nats a position", sites, "predicted_nats", scale="from zero"),
-        Sites("Gain of the bias, first order", "nats a position", sites, "gain_nats", at=0),
+        Sites("Predicted cost", "nats per position", sites, "predicted_nats", scale="from zero"),
+        Sites("Gain of the bias, first order", "nats per position", sites, "gain_nats", at=0),
     ]
-    whole = Effects("What each part costs, the others sparse and dense by turns", "KL, nats a position", lines, at=0)
+    whole = Effects("Cost of each part, with the others sparse or dense", "KL, nats per position", lines, at=0)
     return [Block(1, [whole]), Block(columns_for(sites), panels), Block(1, [ranks])]
 
 
@@ -242,9 +242,9 @@ class Drawing(NamedTuple):
     """How a finding is drawn.
 
     Attributes:
-        blocks: of panels, of a finding and of its rows as a table.
+        blocks: makes blocks of panels from a finding and the table of its rows.
         key: entries of the legend.
-        shows: what is to be seen on it, its caption and the text for those who do not see it.
+        shows: description of the figure, used as caption and as alternative text.
     """
 
     blocks: Callable[[Finding, pd.DataFrame], list[Block]]
@@ -259,25 +259,26 @@ DRAWINGS: Mapping[str, Drawing] = {
     "perplexity": Drawing(
         _perplexity,
         [_TEAL, _BIASES, _RANDOM, dashed("zero: the misfit under the null")],
-        "Left, what TEAL, the biases and random vectors of their norms lose against the dense model, as a whole and in "
-        "its two parts. Middle, what the biases take back of each. Right, the shares recovered, the same under the "
-        "null.",
+        "Left, the loss of TEAL, the biases and random vectors of their norms against the dense model, as a whole and "
+        "in its two parts. Middle, how much of each the biases recover. Right, the shares recovered, which are the "
+        "same under the null.",
     ),
     "shift": Drawing(
         _shift,
         [
             *(_TEAL, _BIASES, _RANDOM),
             *(dot(shade, f"{third} third", line="-") for third, shade in _THIRDS.items()),
-            dashed("as far as TEAL"),
+            dashed("as far away as TEAL"),
         ],
-        "How much of TEAL's distance from the dense hidden states the biases take back, by layer: at the outputs of "
-        "biased sites, in the residual stream and by third of a block's positions; the distance itself; and all of a "
-        "kind together. Grey: random vectors of the same norms. Below zero, states are further away than under TEAL.",
+        "How much of TEAL's distance from the dense hidden states the biases recover, by layer: at the outputs of "
+        "biased sites, in the residual stream and by third of a block's positions; the distance itself; and all places "
+        "of a kind together. Grey: random vectors of the same norms. Below zero, states are further away than under "
+        "TEAL.",
     ),
     "where": Drawing(
         _where,
         [_BIASES, _RANDOM, dashed("nothing recovered")],
-        "Fraction of TEAL's KL that the biases take back, by kind of token. Grey: random vectors of the same norms. "
+        "Fraction of TEAL's KL that the biases recover, by kind of token. Grey: random vectors of the same norms. "
         "Under each bin, TEAL's mean KL there.",
     ),
     "categories": Drawing(
@@ -291,36 +292,36 @@ DRAWINGS: Mapping[str, Drawing] = {
         _pca,
         [_UNSURE, bar("chance: mean to 95th percentile; range of the null"), dashed("chance, on average")],
         "For each biased site, the largest cosine of its bias with a leading component, and the share of the bias in "
-        "the span of all of them. Grey: what random vectors of the same width come to.",
+        "the span of all of them. Grey: the same for random vectors of that width.",
     ),
     "moments": Drawing(
         _moments,
-        [hollow("as a Gaussian"), dashed("Gaussian around zero"), bar("none by chance")],
+        [hollow("like a Gaussian"), dashed("Gaussian around zero"), bar("none by chance")],
         "Moments of each bias's entries by layer, with sampling intervals. Dashed: a Gaussian around zero.",
     ),
     "norms": Drawing(
         _norms,
         [bar("no trend"), _ZERO],
-        "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of what sparsity "
-        "takes there; and their rank correlations with depth, with the range without a trend in grey.",
+        "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of the sparsity "
+        "error there; and their rank correlations with depth, with the range without a trend in grey.",
     ),
     "logits": Drawing(
         _logits,
         [_UNSURE, dot(RANDOM, "random vectors, median (null)", "_"), bar("none by chance")],
-        "Size and peak of what each bias does to the logits through the final norm and the head. Grey: the median of "
-        "random vectors of its norm.",
+        "Size and peak of the effect of each bias on the logits through the final norm and the head. Grey: the median "
+        "of random vectors of its norm.",
     ),
     "worth": Drawing(
         _worth,
         [_BIASES, _RANDOM, _ZERO],
-        "What each bias takes off the KL, the others on and off by turns; its cosine with the mean error of its site; "
-        "and the KL of all biases scaled, or taken apart.",
+        "How much each bias lowers the KL, averaged over runs with the others on or off; its cosine with the mean "
+        "error of its site; and the KL of all biases, scaled or in parts.",
     ),
     "levels": Drawing(
         _levels,
         [_TEAL, dot(RANDOM, "predicted by the curves", "|"), bar("shuffled pairs"), _ZERO],
-        "What each part of the plan costs in KL, beside what the Fisher curves predict; the level, the predicted cost "
-        "and the gain of the bias of each site; and how alike these order parts and sites.",
+        "KL cost of each part of the plan, beside the prediction of the Fisher curves; level, predicted cost and gain "
+        "of the bias of each site; and the rank correlations between these.",
     ),
     "cross": Drawing(
         _cross,
@@ -330,18 +331,18 @@ DRAWINGS: Mapping[str, Drawing] = {
             bar("mean, layers shifted"),
             _ZERO,
         ],
-        "Cosines of the biases of every two trials on the sites that they share, a tick a site, and their mean. Grey: "
-        "the mean if layers are shifted.",
+        "Cosines of the biases of every pair of trials on their shared sites, one tick for each site, and their mean. "
+        "Grey: the mean if layers are shifted.",
     ),
 }
-"""By the name of the question, in the order of the report."""
+"""By name of the question, in the order of the report."""
 
 
 def drawing_of(finding: Finding) -> Drawing:
-    """How a finding is drawn.
+    """Return how a finding is drawn.
 
     Raises:
-        SponError: if it answers no question that has a figure.
+        SponError: if no figure exists for its question.
     """
     if finding.analysis not in DRAWINGS:
         raise SponError(f"a finding must be one of {', '.join(DRAWINGS)}, but got {finding.analysis!r}")
@@ -349,10 +350,10 @@ def drawing_of(finding: Finding) -> Drawing:
 
 
 def draw(finding: Finding) -> Figure:
-    """The figure of a finding.
+    """Draw the figure of a finding.
 
     Raises:
-        SponError: if its rows are not those of its question.
+        SponError: if its rows do not fit its question.
     """
     drawing = drawing_of(finding)
     with look():
@@ -368,13 +369,13 @@ def draw(finding: Finding) -> Figure:
 
 
 def draw_together(findings: Mapping[str, Finding]) -> Figure:
-    """What the biases of several trials take back along the layers, one curve over the other.
+    """Draw the recovery along the layers of several trials, with one curve for each.
 
     Args:
         findings: on ``shift``, by the trial's name.
 
     Raises:
-        SponError: if rows are not those of the question.
+        SponError: if rows do not fit the question.
     """
     colours = dict(zip(findings, itertools.cycle(MODULE_COLOURS.values()), strict=False))
     columns = []
@@ -386,23 +387,23 @@ def draw_together(findings: Mapping[str, Finding]) -> Figure:
     panel = Lines("In the residual stream after each layer", _TAKEN_BACK, rows, colours, at=0, scale="cut")
     names = [dot(colour, name, ".", line="-") for name, colour in colours.items()]
     with look():
-        return figure_of("What the biases take back, trial by trial", "", [Block(1, [panel])], names)
+        return figure_of("Recovery by the biases of each trial", "", [Block(1, [panel])], names)
 
 
 def _stream(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``shift`` that are of the residual stream, with their ``layer``."""
+    """Return the rows of ``shift`` from the residual stream, with their ``layer``."""
     place = np.array(words(rows, "place"))
     after = np.char.startswith(place, _AFTER)
     return rows[after].assign(layer=[int(name.removeprefix(_AFTER)) for name in place[after].tolist()])
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as ``STEM.png`` and ``STEM.svg`` and return the files, in this order."""
+    """Write a figure as ``STEM.png`` and ``STEM.svg``, and return these files in this order."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in _META]
     with look():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the layout found once does for both files
+        figure.set_layout_engine("none")  # both files use the layout found above
         for file, meta in zip(files, _META.values(), strict=True):
             figure.savefig(file, dpi=_DPI, metadata=meta)
     return files

@@ -1,6 +1,6 @@
-"""One HTML file with every finding of a directory: nothing in it is loaded from elsewhere.
+"""Renders every finding of a directory as one HTML file that loads nothing from elsewhere.
 
-First what all trials have in common, side by side and compared; then each trial, a line a question that opens.
+It shows all trials side by side and their comparison, then each trial, with one expandable line for each question.
 """
 
 import base64
@@ -22,22 +22,22 @@ from analysis.report.stored import Stored
 
 _NUMERIC = re.compile(r"[-+\d.,e\[\] ]*|yes|no")
 _WORDS = {
-    "TEAL": "Entries of a linear layer's input that are small in magnitude are set to zero, and the weights that they "
-    "meet need not be read.",
-    "SPON, bias": "A learned vector added to the output of a site, which repairs part of that damage.",
+    "TEAL": "Sets entries of a linear layer's input with a small magnitude to zero. The weights that multiply them "
+    "need not be read.",
+    "SPON, bias": "A learned vector added to the output of a site, which repairs part of TEAL's damage.",
     "Site, level": "One linear layer of the decoder, and the share of its input that is set to zero.",
     "Plan": "Which sites are sparse, at which levels, by which rule. Only trials of one plan are compared.",
     "Allocation": "Which sites have a bias.",
     "Split": "Text for one purpose: calibration trains, validation chooses, test judges what was chosen.",
-    "KL": "KL(dense || sparse), in nats a token: how far the next-token distribution is from the dense model's.",
-    "Misfit": "What TEAL does to the text's own likelihood beyond the KL: NLL damage = KL + misfit.",
-    "Recovered": "The share of TEAL's damage that the biases take away; 1 is all of it.",
-    "Null": "The figure if there were nothing to find; an effect counts where its interval is clear of it.",
+    "KL": "KL(dense || sparse), in nats per token: how far the next-token distribution is from the dense model's.",
+    "Misfit": "The damage of TEAL to the likelihood of the text beyond the KL: NLL damage = KL + misfit.",
+    "Recovered": "The share of TEAL's damage that the biases repair; 1 is all of it.",
+    "Null": "The figure if there were nothing to find. An effect counts if its interval is clear of the null.",
 }
 
 
 def render(results: Sequence[Stored], title: str, together: Path | None = None) -> str:
-    """The report.
+    """Render the report.
 
     Args:
         results: with their figures on disk.
@@ -61,7 +61,7 @@ def render(results: Sequence[Stored], title: str, together: Path | None = None) 
 
 
 def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a question that several trials were asked, by the first figure of its answer, with a cell a trial."""
+    """Make one line for each question that several trials answer: the first figure of each answer, a cell per trial."""
     lines: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
     for column, trial in enumerate(trials):
         for item in trial["findings"]:
@@ -74,7 +74,7 @@ def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _glance(effect: Effect) -> dict[str, str]:
-    """An effect in one cell: its value with the interval, and whether it is clear of its null."""
+    """Summarise an effect in one cell: its value with the interval, and whether it is clear of its null."""
     _, value, spread, *_ = effects_row(effect)
     low, high = effect.interval or (effect.value, effect.value)
     null_low, null_high = effect.null or (0.0, 0.0)
@@ -94,7 +94,7 @@ def _section(stored: Stored, key: str) -> dict[str, Any]:
 
 
 def _trial(stored: Stored) -> dict[str, Any]:
-    """What was examined, how good it is on validation text, by which code it was made, and when it was looked at."""
+    """Describe a trial: subject, validation scores, and the date of the examination."""
     (subject,) = stored.subjects
     metrics = subject.metrics
     return {
@@ -106,7 +106,7 @@ def _trial(stored: Stored) -> dict[str, Any]:
 
 
 def _arrow(metrics: Mapping[str, float], names: Sequence[str], digits: str) -> str:
-    """Figures from one model to the next; nothing where a checkpoint lacks one."""
+    """Join figures from one model to the next; empty if the checkpoint lacks one."""
     if not metrics.keys() >= set(names):
         return ""
     return " \N{RIGHTWARDS ARROW} ".join(f"{metrics[name]:{digits}}" for name in names)
@@ -132,7 +132,7 @@ def _finding(finding: Finding, stored: Stored, key: str) -> dict[str, Any]:
 
 
 def _table(cells: pd.DataFrame) -> dict[str, Any]:
-    """Column heads, whether each column is of numbers, and the rows."""
+    """Return the column heads, whether each column is numeric, and the rows."""
     numeric = [all(_NUMERIC.fullmatch(cell) for cell in cells[name]) for name in cells]
     rows = [[NEGATIVE.sub("\N{MINUS SIGN}", cell) for cell in row] for row in cells.itertuples(index=False)]
     return {"heads": list(cells), "numeric": numeric, "rows": rows}

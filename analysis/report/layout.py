@@ -1,4 +1,4 @@
-"""A figure: its title and verdict, blocks of panels, and one legend below them."""
+"""Lays out a figure: title and verdict, blocks of panels, and one legend below them."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ class Block(NamedTuple):
     """Panels in lines of ``columns`` each.
 
     Attributes:
-        alike: whether panels of a line have one y axis.
+        alike: whether panels of a line share the y axis.
     """
 
     columns: int
@@ -38,13 +38,13 @@ class Block(NamedTuple):
 
 
 def figure_of(title: str, verdict: str, blocks: Sequence[Block], key: Iterable[Artist]) -> Figure:
-    """A figure under its title and a verdict.
+    """Draw a figure under its title and verdict.
 
     Args:
-        title: stands at its head.
-        verdict: stands below that.
+        title: first line.
+        verdict: text below the title.
         blocks: of panels, one below the other.
-        key: entries of the legend, beside those of the modules of sites.
+        key: entries of the legend, in addition to those of the modules of sites.
     """
     panels = [panel for block in blocks for panel in block.panels]
     present = {module for panel in panels if isinstance(panel, Sites) for module in modules_of(panel.rows)}
@@ -69,7 +69,7 @@ def figure_of(title: str, verdict: str, blocks: Sequence[Block], key: Iterable[A
 
 
 def blank(title: str, verdict: str, height: float) -> Figure:
-    """An empty figure under a title and a verdict, with so many inches for panels."""
+    """Make an empty figure under a title and a verdict, with ``height`` inches for panels."""
     lines = textwrap.wrap(verdict, _VERDICT_CHARACTERS) or [""]
     head = _TITLE + _LINE * len(lines) + _PAD
     total = height + head

@@ -1,4 +1,4 @@
-"""The panels that all figures are made of: sites by layer, lines, and effects on the ranges of their nulls."""
+"""The panels of all figures: sites by layer, lines, and effects on the ranges of their nulls."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from analysis.report.style import BIASES, MODULE_COLOURS, MODULE_MARKERS, NULL, 
 _LABELS = 110  # characters of a figure's width that labels of effects may take
 _WIDE = 10.0  # largest magnitude on a linear axis that may be ``symlog``
 _WORST = -1.0
-"""Recovery below which a panel is cut off: a random vector may move a state any number of times further away."""
+"""Recovery at which a panel is cut off, because a random vector may move a state many times further away."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What every panel has.
+    """Base class of panels.
 
     Attributes:
-        title: above it.
-        label: of the axis of its values.
-        at: value of the null if it is a single one, a dashed line.
-        scale: of the values; ``symlog`` is linear unless there are wide ones, ``log`` unless all are above zero, and
-            ``cut`` leaves far outliers below out.
-        key: entries of the legend, beside those of the question and of modules.
+        title: above the panel.
+        label: of the value axis.
+        at: null that is a single value, drawn as a dashed line.
+        scale: of the values. ``symlog`` stays linear unless there are large magnitudes, ``log`` unless all values are
+            above zero. ``cut`` hides values far below.
+        key: entries of the legend, in addition to those of the question and of modules.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Panel:
         return 2.7 if columns <= 2 else 2.1
 
     def draw(self, axis: Axes, columns: int) -> None:
-        """Draw it where so many panels stand side by side."""
+        """Draw the panel on an axis, one of ``columns`` side by side."""
         axis.set_title(self.title)
         (axis.set_ylabel if self.upright else axis.set_xlabel)(self.label)
         self._draw(axis, columns)
@@ -89,13 +89,13 @@ def _layers(axis: Axes, columns: int) -> None:
 
 @dataclass(frozen=True)
 class Sites(Panel):
-    """A value of every site by layer, in the colour and shape of its module, with its interval if it has one.
+    """One value for every site by layer, in the colour and shape of its module, with its interval if it has one.
 
     Attributes:
         rows: of ``place_sites``.
         column: of the values.
-        sure: where values are beyond the null, (rows,); elsewhere markers are hollow.
-        null: columns behind the values, in grey: one of values of the null, or the two ends of its range.
+        sure: whether values are beyond the null, (rows,); other markers are hollow.
+        null: grey columns behind the values: one with values of the null, or the two ends of its range.
     """
 
     rows: pd.DataFrame
@@ -156,8 +156,8 @@ class Effects(Panel):
     """Effects one below the other: value, interval, and the null's range as a grey bar behind them.
 
     Attributes:
-        lines: by what stands beside it, the effects of each line; None where there is no such effect.
-        single: for each line, the figures that an effect is the mean of, a tick each.
+        lines: the effects of each line by its label; None for a missing effect.
+        single: for each line, the figures that its effect averages, drawn as ticks.
     """
 
     lines: Mapping[str, Sequence[Effect | None]]
@@ -203,7 +203,7 @@ def _effect(axis: Axes, y: float, effect: Effect) -> None:
 
 
 def _colour(label: str) -> str:
-    """What an effect is of, by its label: the biases, unless it speaks of random vectors or of TEAL alone."""
+    """Choose the colour of an effect by its label: that of biases, unless it names only random vectors or TEAL."""
     if "bias" in label:
         return BIASES
     return RANDOM if "random" in label else TEAL if "TEAL" in label else BIASES

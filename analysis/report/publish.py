@@ -1,4 +1,4 @@
-"""Figures, report and tables of a directory of results."""
+"""Writes figures, report and tables of a directory of results."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ REPORT, TABLES, TOGETHER = "report.html", "tables.tex", "trials"
 
 
 def publish(directory: Path) -> list[Path]:
-    """Write ``figures/`` beside every result, and ``report.html`` and ``tables.tex``, from what is stored alone.
+    """Write ``figures/`` beside every result, and ``report.html`` and ``tables.tex``, from stored results alone.
 
     Args:
         directory: of the results of one or more trials.
@@ -34,7 +34,7 @@ def publish(directory: Path) -> list[Path]:
 
 
 def _together(results: list[Stored], stem: Path) -> list[Path]:
-    """The curves of all trials over each other, PNG first; nothing where fewer than two have any."""
+    """Draw the curves of all trials in one figure, PNG first; nothing if fewer than two have curves."""
     found = [(stored.name, finding) for stored in results for finding in stored.findings]
     shifts = {name: finding for name, finding in found if finding.analysis == "shift" and finding.rows}
     return write_figure(draw_together(shifts), stem) if len(shifts) > 1 else []

@@ -1,5 +1,5 @@
-// Tables sort by a click on a head, long ones have a box that filters their rows, and a link opens the answer that it
-// leads to. The page reads as well without this.
+// A click on a column head sorts its table, long tables get a box that filters rows, and a link opens the answer that
+// it points to. The page is readable without this script.
 const value = (row, column) => row.cells[column].textContent.replaceAll("\u2212", "-").replaceAll(",", "").trim();
 
 function sort(table, head) {

@@ -10,10 +10,10 @@ from search_spaces.errors import SponError
 
 @dataclass(frozen=True)
 class Stored:
-    """What was found on one trial, or, in a comparison, on several.
+    """Stored findings on one trial, or on several in a comparison.
 
     Attributes:
-        file: that it was read from.
+        file: source of the findings.
         findings: in the order of the report.
     """
 
@@ -23,25 +23,25 @@ class Stored:
 
     @property
     def compares(self) -> bool:
-        """Whether it is of several trials."""
+        """Whether this is a comparison of several trials."""
         return self.file.name == COMPARED
 
     @property
     def name(self) -> str:
-        """Of the trial, or that it is the comparison."""
+        """Name of the trial, or ``Comparison``."""
         return "Comparison" if self.compares else self.subjects[0].name
 
     @property
     def figures(self) -> Path:
-        """Where its figures are written."""
+        """Directory of its figures."""
         return self.file.parent / "figures"
 
 
 def read_results(directory: Path) -> list[Stored]:
-    """All results of a directory: the trials by name, then their comparison.
+    """Read all results of a directory: the trials by name, then their comparison.
 
     Raises:
-        SponError: if there are none, or a file is broken or holds a finding that is not known.
+        SponError: if there are none, or a file is broken or has an unknown finding.
     """
     files = [*sorted(directory.glob(f"*/{ANALYSIS}")), *directory.glob(COMPARED)]
     if not files:

@@ -1,4 +1,4 @@
-"""One look for all figures: what a colour and a shape mean, and the entries of a legend."""
+"""The style of all figures: colours, shapes and legend entries."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -11,12 +11,12 @@ from matplotlib.patches import Patch
 from search_spaces.sites import MODULES
 
 TEAL, BIASES, RANDOM, NULL = "#D55E00", "#0072B2", "#777777", "#D5D5D5"
-"""Orange and blue of Okabe and Ito, and greys for what is not the biases' doing: told apart without colour vision."""
+"""Orange and blue of Okabe and Ito, and greys for nulls. They differ even without colour vision."""
 MODULE_COLOURS: Mapping[str, str] = dict(
     zip(MODULES, ("#332288", "#117733", "#999933", "#AA4499", "#882255", "#CC6677", "#2A8F83"), strict=True)
 )
 MODULE_MARKERS: Mapping[str, str] = dict(zip(MODULES, "v^<sPXo", strict=True))
-"""Every module has a shape beside its colour: seven colours alone are too many."""
+"""Every module has a shape besides its colour, because seven colours alone are too many."""
 SHADES = ("#9ECAE1", "#3182BD", "#08306B")
 
 _SETTINGS: dict[Any, Any] = {
@@ -35,28 +35,28 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def look() -> AbstractContextManager[None]:
-    """The settings that figures are drawn and saved under."""
+    """Apply the settings for drawing and saving figures."""
     return matplotlib.rc_context(_SETTINGS)
 
 
 def dot(
     colour: str, label: str, marker: str = "o", fill: str | None = None, line: Literal["none", "-"] = "none"
 ) -> Line2D:
-    """An entry of the legend."""
+    """Make a legend entry."""
     fill = colour if fill is None else fill
     return Line2D([], [], color=colour, marker=marker, markerfacecolor=fill, linestyle=line, markersize=5, label=label)
 
 
 def hollow(label: str) -> Line2D:
-    """An entry of the legend for a site that is as the null has it."""
+    """Make a legend entry for a site that agrees with the null."""
     return dot("black", f"hollow: {label}", fill="white")
 
 
 def bar(label: str) -> Patch:
-    """An entry of the legend for the range of a null."""
+    """Make a legend entry for the range of a null."""
     return Patch(facecolor=NULL, label=label)
 
 
 def dashed(label: str) -> Line2D:
-    """An entry of the legend for a null that is a single value."""
+    """Make a legend entry for a null that is a single value."""
     return Line2D([], [], color=RANDOM, linestyle="--", linewidth=1, label=label)

@@ -1,4 +1,4 @@
-"""Tables of all findings as text and as LaTeX."""
+"""Renders tables of all findings as text and as LaTeX."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ HEAD = "% Made by `python -m analysis` from stored results.\n% \\usepackage{book
 
 
 def as_text(results: Sequence[Stored]) -> str:
-    """Every finding with its effects, for a terminal."""
+    """Render every finding with its effects for a terminal."""
     return "\n\n".join(_text(stored, finding) for stored in results for finding in stored.findings)
 
 
@@ -31,7 +31,7 @@ def _text(stored: Stored, finding: Finding) -> str:
 
 
 def as_latex(results: Sequence[Stored]) -> str:
-    """A longtable of effects and one of rows for every finding."""
+    """Render a longtable of effects and one of rows for every finding."""
     parts = [HEAD]
     for stored in results:
         for finding in stored.findings:
@@ -43,7 +43,7 @@ def as_latex(results: Sequence[Stored]) -> str:
 
 
 def longtable(cells: pd.DataFrame, caption: str, columns: str | None = None) -> str:
-    """A table of text for LaTeX, which may run over pages; nothing of an empty one."""
+    """Render a table of text as LaTeX that may span pages; empty for an empty table."""
     if cells.empty:
         return ""
     escaped = cells.map(escape_latex).rename(columns=escape_latex)
@@ -54,10 +54,10 @@ def longtable(cells: pd.DataFrame, caption: str, columns: str | None = None) -> 
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is, with a true minus before numbers.
+    """Escape text for LaTeX, with a true minus before numbers.
 
-    A character beyond ASCII, as tokens have, becomes its escape: no font of LaTeX's has them all, and it stops at one
-    that is missing.
+    Non-ASCII characters, which tokens contain, become escape sequences: no LaTeX font has them all, and LaTeX stops at
+    a missing one.
     """
     ascii_only = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
     return NEGATIVE.sub("$-$", ascii_only.translate(_SPECIAL))

@@ -59,7 +59,7 @@ def test_text_comes_beside_the_trials_own_and_is_kept_beside_tasks(checkpoint, t
     ]
     assert [len(s.spon_kl) for s in stored.texts[1:]] == [5, 5]
     out, err = capsys.readouterr()
-    assert "the biases clearly take KL back" in out
+    assert "the biases clearly recover KL" in out
     assert err == ""
 
 
@@ -68,10 +68,10 @@ def test_text_comes_beside_the_trials_own_and_is_kept_beside_tasks(checkpoint, t
     [
         ([], "must have a task or a text"),
         (["--tasks", ","], "must have a task or a text"),
-        (["--tasks", "own", "--window", "32"], "windows must be of a text"),
+        (["--tasks", "own", "--window", "32"], "windows must have a text"),
         (["--text", "gone.txt"], "No such file"),
         (["--text", "gone.txt", "--blocks", "1"], "blocks must be at least 2, but got 1"),
-        (["--text", __file__, "--window", "32", "--stride", "20"], "whole blocks of 16"),
+        (["--text", __file__, "--window", "32", "--stride", "20"], "multiple of the 16 tokens"),
         (["--tasks", "own", "--limit", "0"], "limit must be at least 1, but got 0"),
     ],
 )

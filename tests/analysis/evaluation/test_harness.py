@@ -142,7 +142,7 @@ def test_a_file_that_is_no_yaml_or_not_there_is_one_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("task: [")
     with pytest.raises(SponError, match="ParserError"):
         load_tasks([str(tmp_path / "bad.yaml")], None)
-    with pytest.raises(SponError, match="must be there"):
+    with pytest.raises(SponError, match="must exist"):
         load_tasks([str(tmp_path / "gone.yaml")], None)
 
 
@@ -163,7 +163,7 @@ def harness_tasks() -> Any:
 
 def test_a_name_that_is_not_known_is_said_with_those_near_it(harness_tasks, monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: harness_tasks)
-    with pytest.raises(SponError, match="got 'arc_eazy'; near it are arc_easy"):
+    with pytest.raises(SponError, match="got 'arc_eazy'; close matches are arc_easy"):
         load_tasks(["arc_eazy"], None)
 
 

@@ -64,7 +64,7 @@ def test_a_text_has_perplexities_and_both_recoveries():
     assert row["KL recovered"] == pytest.approx(0.2)
     assert row["PPL recovered"] == pytest.approx((ppl[1] - ppl[2]) / (ppl[1] - ppl[0]))
     assert row["SPON - TEAL NLL"] == pytest.approx(-0.4 / 3)
-    assert found.verdict == "the biases clearly take KL back on t (16)"
+    assert found.verdict == "the biases clearly recover KL on t (16)"
 
 
 def test_a_recovery_that_is_not_certain_is_not_said_to_be():

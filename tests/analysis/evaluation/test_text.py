@@ -89,7 +89,7 @@ def test_blocks_come_first_and_windows_beside_them(resident_of):
 
 @pytest.mark.parametrize(("window", "stride"), [(48, 24), (32, 48), (None, 32), (8, None)])
 def test_strides_that_are_no_blocks_are_refused(window, stride, resident_of):
-    with pytest.raises(SponError, match="whole blocks of 16 tokens"):
+    with pytest.raises(SponError, match="multiple of the 16 tokens"):
         cuts_of(resident_of().config, window, stride, False)
 
 

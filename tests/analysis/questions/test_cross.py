@@ -119,7 +119,7 @@ def test_trainings_that_converge_are_found(config):
     trained = [Trained(seeded(config, seed), plus(shared, vectors(seed), 0.3), {}) for seed in (1, 2, 3)]
     finding = find(trained)
     assert "more alike in the same layer than across layers in 3 of 3 pairs" in finding.verdict
-    assert "another data order or text agree by +0.9" in finding.verdict
+    assert "another data order or text have a mean cosine of +0.9" in finding.verdict
     assert len(finding.rows) == 3 * len(SITES)
 
 
@@ -151,7 +151,7 @@ def test_one_shared_site_is_no_test(config):
 def test_it_is_said_if_no_equal_trainings_are_there(config):
     other = config.model_copy(update={"sites": ("0.down_proj",)})
     finding = find([Trained(config, vectors(0), {}), Trained(other, vectors(1), {})])
-    assert "how alike equal trainings are is not known" in finding.verdict
+    assert "the likeness of equal trainings is unknown" in finding.verdict
 
 
 @pytest.mark.parametrize(
