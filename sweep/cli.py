@@ -1,7 +1,7 @@
 """The command line of ``python -m sweep``.
 
-Exit status: 0 all went well; 1 a trial failed, or ``doctor`` found a fault; 2 bad input; 3 a fault of this program; 130
-stopped before the end, by Ctrl-C or SIGTERM.
+Exit status: 0 success; 1 a trial failed, or ``doctor`` found a fault; 2 bad input; 3 internal error; 130 stopped before
+the end by Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -36,14 +36,14 @@ _WATCH_SECONDS = 2.0
 _AGAIN_SECONDS = 0.05
 _TELL_LOST = sys.unraisablehook
 _CLEAR = "\033[H\033[2J"
-"""Makes a terminal empty."""
+"""Clears the terminal."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a user's fault is printed as one line."""
+    """Run one command and print a user's error without a traceback."""
     hush()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _as_ctrl_c)  # as who runs a node stops it
+        signal.signal(signal.SIGTERM, _as_ctrl_c)  # the signal that stops a process on a cluster
         sys.unraisablehook = _stop_again
     try:
         arguments = command_line().parse_args(argv)
@@ -54,21 +54,21 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    except Exception as error:  # whatever it is, nobody may take it for a trial that failed
+    except Exception as error:  # uncaught, it would exit with 1, like a failed trial
         traceback.print_exc()
-        print(f"error of this program, not of the input: {error!r}; what was done is kept", file=sys.stderr)
+        print(f"internal error, not bad input: {error!r}; finished work is kept", file=sys.stderr)
         return 3
 
 
 def _as_ctrl_c(*_: object) -> None:
-    """Do what Ctrl-C does, which a process that a script put into the background ignores."""
+    """Act like Ctrl-C, even where it is ignored, as in a background process of a script."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
 
 def _stop_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Repeat a Ctrl-C that came while Python cleared something away, where it drops all exceptions."""
+    """Repeat a Ctrl-C that came during an object's cleanup, where Python drops all exceptions."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
@@ -79,44 +79,44 @@ def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
     parser, add = command_line_of("sweep", "Find which layers of an activation-sparse LLM need a SPON bias.")
     plan = add("plan", _plan, "list the trials of a space, with an estimate from a few measured steps")
-    run = add("run", _run, "run a space through Ray Tune; the same command again goes on where it stopped")
+    run = add("run", _run, "run a space with Ray Tune; repeat the command to resume")
     levels = add("levels", _levels, "find the levels of a space and what they cost, without training a bias")
-    find = add("find", _find, "find the levels and the biases of one model, and write them as an adapter")
-    search = add("search", _search, "search a space for masks; the same command again goes on where it stopped")
-    resume = add("resume", _resume, "go on with a sweep or a search that was stopped")
-    listing = add("ls", _ls, "list the sweeps of a storage, a line each")
-    status = add("status", _status, "print how far a sweep is, and the time and cost that are left, from its folder")
-    stop = add("stop", _stop, "stop a sweep that runs in another process on this machine, as Ctrl-C does")
-    logs = add("logs", _logs, "print what happened to the trials of a sweep, in the order of time")
-    board = add("board", _board, "print the table of a sweep")
-    compare = add("compare", _compare, "print what the trials that two sweeps share came to, and the differences")
-    sync = add("sync", _sync, "send to MLflow, and to a database of studies, what they do not have yet")
+    find = add("find", _find, "find levels and biases for one model, and write them as an adapter")
+    search = add("search", _search, "search a space for masks; repeat the command to resume")
+    resume = add("resume", _resume, "resume a stopped sweep or search")
+    listing = add("ls", _ls, "list the sweeps in a storage, one per line")
+    status = add("status", _status, "print the progress of a sweep, and the time and cost left, from its folder")
+    stop = add("stop", _stop, "stop a sweep in another process on this machine, as Ctrl-C would")
+    logs = add("logs", _logs, "print the events of a sweep's trials in chronological order")
+    board = add("board", _board, "print the results table of a sweep")
+    compare = add("compare", _compare, "compare the results of trials that two sweeps share")
+    sync = add("sync", _sync, "send what is missing to MLflow and to an Optuna database")
     schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
-    schema.add_argument("--markdown", action="store_true", help="as a page for people, docs/config.md")
-    doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and say what to do")
-    doctor.add_argument("--address", help="of a Ray cluster whose nodes are looked at, too")
-    doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="whose model and text are looked for")
+    schema.add_argument("--markdown", action="store_true", help="print the reference page docs/config.md instead")
+    doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and suggest fixes")
+    doctor.add_argument("--address", help="Ray cluster whose nodes are checked too")
+    doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="its model and text are looked for")
     add_completion(parser, add, "sweep")
     for sub in (plan, run, levels, search):
         sub.add_argument("space", type=Path, metavar="SPACE.yaml")
     for sub in (plan, run, levels, search, resume):
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
-    resume.add_argument("--retry-failed", action="store_true", help="begin the failed trials again")
+    resume.add_argument("--retry-failed", action="store_true", help="retry failed trials from their last saved state")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
-    plan.add_argument("--tflops", type=float, help="sustained TFLOP/s of a GPU, to predict with (default: 125)")
-    search.add_argument("--quick", action="store_true", help="on little text, to see it work: NAME-quick")
+    plan.add_argument("--tflops", type=float, help="sustained TFLOP/s to assume for a GPU (default: 125)")
+    search.add_argument("--quick", action="store_true", help="try the search on little text, as NAME-quick")
     for sub in (resume, status, stop, logs, board, compare, sync):
-        sub.add_argument("name", metavar="NAME", help="of the sweep")
+        sub.add_argument("name", metavar="NAME", help="name of the sweep")
     for sub in (run, levels, search, resume):
-        where = "of a Ray cluster: auto, or HOST:PORT; RAY_ADDRESS, or Ray on this machine by default"
+        where = "Ray cluster, auto or HOST:PORT; by default RAY_ADDRESS, or Ray on this machine"
         sub.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help=where)
     for sub in (run, levels, search, resume, sync):
-        sub.add_argument("--optuna-storage", metavar="URL", help="database that gets a copy of a search's study")
-        sub.add_argument("--mlflow-uri", help="MLFLOW_TRACKING_URI, or a SQLite database in the storage, by default")
+        sub.add_argument("--optuna-storage", metavar="URL", help="database that receives a copy of a search's study")
+        sub.add_argument("--mlflow-uri", help="by default MLFLOW_TRACKING_URI, or a SQLite database in the storage")
     find.add_argument("model", metavar="MODEL", help="embedded, a Hugging Face id, or a directory")
     find.add_argument("--sparsity", type=float, default=0.5, help="share of the weights to skip (%(default)s)")
-    find.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the adapter; new or empty")
-    find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is the test's")
+    find.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the adapter; new or empty")
+    find.add_argument("--text", nargs="+", action="extend", metavar="FILE", default=[], help="the last is for the test")
     find.add_argument("--budget", type=float, metavar="MINUTES", help="learn from as much text as this allows")
     for sub in (run, levels, find, search, resume, listing, status, stop, logs, board, compare, sync):
         sub.add_argument(
@@ -124,24 +124,24 @@ def command_line() -> argparse.ArgumentParser:
             type=_storage,
             default="runs",
             metavar="PLACE",
-            help="of all results: a directory, s3:// or gs:// (%(default)s)",
+            help="where results are: a directory, s3:// or gs:// (%(default)s)",
         )
-    logs.add_argument("trial", nargs="?", default="", metavar="TRIAL", help="the beginning of its name; all by default")
-    compare.add_argument("other", metavar="OTHER", help="the second sweep, of the same storage")
-    status.add_argument("--watch", action="store_true", help="again every two seconds, while the sweep is driven")
+    logs.add_argument("trial", nargs="?", default="", metavar="TRIAL", help="prefix of trial names; all by default")
+    compare.add_argument("other", metavar="OTHER", help="second sweep, in the same storage")
+    status.add_argument("--watch", action="store_true", help="refresh every two seconds while a driver runs")
     for sub in (listing, status, compare):
-        sub.add_argument("--json", action="store_true", help="for programs")
-    board.add_argument("--split", choices=("validation", "test"), help="test where it is scored, by default")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    board.add_argument("--split", choices=("validation", "test"), help="by default test, where it is scored")
     form = board.add_mutually_exclusive_group()
     form.add_argument("--wide", dest="form", action="store_const", const="wide", help="all columns, as in board.txt")
-    form.add_argument("--against", type=Path, metavar="YAML", help="published figures beside them (docs/study.yaml)")
+    form.add_argument("--against", type=Path, metavar="YAML", help="add published figures (docs/study.yaml)")
     for kind in ("csv", "latex", "json"):
         form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind)
     return parser
 
 
 def _storage(text: str) -> Path:
-    """The directory that stands for a storage; the bucket's own if it is one."""
+    """Return the local directory of a storage, which may be a bucket."""
     if "://" not in text:
         return Path(text)
     from sweep.store.storage import home_of
@@ -150,13 +150,13 @@ def _storage(text: str) -> Path:
 
 
 def _opened(arguments: argparse.Namespace, name: str | None = None) -> "SweepFolder":
-    """A sweep of the storage, which is the one that was named unless it is said."""
+    """Open a sweep in the storage, by default the one named on the command line."""
     from sweep.store.folder import open_sweep
 
     return open_sweep(arguments.storage, name or arguments.name)
 
 
-# The commands import what they use: `--help` and bad input answer before torch, Ray and MLflow are loaded.
+# Commands import what they use, so that `--help` and bad input answer before torch, Ray and MLflow are loaded.
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -260,7 +260,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     holder = stop_driver(_opened(arguments).path)
-    print(f"stopped {holder}" if holder else f"nobody drives {arguments.name}")
+    print(f"stopped {holder}" if holder else f"no driver runs {arguments.name}")
     return 0
 
 
@@ -292,7 +292,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     folder, database, copied = _opened(arguments), arguments.optuna_storage, True
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     with driving(folder.path), mirrored(folder.path):
-        if database:  # only then: it imports Ray and Optuna
+        if database:  # imports Ray and Optuna
             from sweep.search.database import check_database, copy_studies
 
             check_database(database)

@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong with this set-up, and what to do about each fault."""
+"""``doctor``: check this set-up and suggest a fix for each fault."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that this hub uses
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP library that the hub client uses
 
 from search_spaces.config import EMBEDDED, SpaceConfig
 from search_spaces.errors import SponError
@@ -27,13 +27,13 @@ from trainables.tracking import bound_waiting, refuse_password
 
 _NEEDED_GIB = 4.0
 _NODE_SECONDS = 120.0
-"""That a node has to answer, its first import of torch included."""
+"""Time for a node to answer, its first import of torch included."""
 _REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
-"""Of a checkout; an installed package knows its own."""
+"""In a checkout. An installed package lists its own requirements."""
 
 
 class Finding(NamedTuple):
-    """One thing looked at. A ``note`` matters only to some uses and does not count as a fault."""
+    """Result of one check. A ``note`` matters only to some uses and does not count as a fault."""
 
     state: Literal["ok", "note", "FAULT"]
     what: str
@@ -41,11 +41,11 @@ class Finding(NamedTuple):
 
 
 def examine(address: str | None = None, space: SpaceConfig | None = None) -> int:
-    """Print every finding; 1 if there is a fault.
+    """Print every finding, and return 1 if there is a fault, else 0.
 
     Args:
-        address: of a Ray cluster, whose nodes are looked at, too.
-        space: whose model and text are looked for, here and on the nodes.
+        address: Ray cluster whose nodes are checked too.
+        space: its model and text are looked for, here and on the nodes.
 
     Raises:
         SponError: if the cluster does not answer.
@@ -77,7 +77,7 @@ def _packages() -> Iterator[Finding]:
 
 def _installed(name: str) -> str | None:
     try:
-        return version(name).split("+")[0]  # torch says which build it is: 2.13.0+cpu
+        return version(name).split("+")[0]  # torch appends its build: 2.13.0+cpu
     except PackageNotFoundError:
         return None
 
@@ -151,15 +151,15 @@ def _ray() -> Iterator[Finding]:
 
 
 def _sources(space: SpaceConfig | None) -> Iterator[Finding]:
-    """Whether the model and the text of a space can be had."""
+    """Check that the model and the text of a space are available."""
     if space is None:
         return
     try:
-        if space.model.source != EMBEDDED:  # which the first run fetches
+        if space.model.source != EMBEDDED:  # the first run fetches that one
             find_model(space.model)
-        yield Finding("ok", f"model {space.model.source} can be had")
+        yield Finding("ok", f"model {space.model.source}: available")
     except SponError as error:
-        yield Finding("FAULT", str(error), "mend model in the space, or see whether this machine reaches the hub")
+        yield Finding("FAULT", str(error), "fix model in the space, or check that this machine reaches the hub")
     name = space.corpus.source
     if not space.corpus.on_hub:
         missing = [path for paths in (space.corpus.files or {}).values() for path in paths if not Path(path).exists()]
@@ -169,13 +169,13 @@ def _sources(space: SpaceConfig | None) -> Iterator[Finding]:
             HfApi().dataset_info(name, revision=space.corpus.revision, timeout=5)
             wrong = ""
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError, OSError) as error:
-            wrong = f"text {name} cannot be had: {' '.join(str(error).split())[:160]}"
-    remedy = "mend corpus in the space, or see whether this machine reaches the hub"
-    yield Finding("FAULT", wrong, remedy) if wrong else Finding("ok", f"text {name} can be had")
+            wrong = f"text {name} is not available: {' '.join(str(error).split())[:160]}"
+    remedy = "fix corpus in the space, or check that this machine reaches the hub"
+    yield Finding("FAULT", wrong, remedy) if wrong else Finding("ok", f"text {name}: available")
 
 
 def _nodes(address: str, space: SpaceConfig | None) -> Iterator[Finding]:
-    """What trials would find on each node of a cluster."""
+    """Check what trials would find on each node of a cluster."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -1,6 +1,6 @@
-"""The whole way for who only wants the result: levels, biases at all sites, a test report and an adapter.
+"""``find``: levels, biases at all sites, a test report and an adapter, in one command.
 
-It is an ordinary sweep, with its folder, its runs in MLflow and its frontier; the same command again goes on with it.
+It runs an ordinary sweep, with a folder, MLflow runs and a frontier. Repeat the command to resume it.
 """
 
 import os
@@ -32,27 +32,27 @@ from trainables.workbench import find_materials
 
 _SITES = "ALL-SITES"
 _BLOCKS = {"cpu": (128, 24, 48), "cuda": (1024, 256, 256)}
-"""Calibration, validation and test blocks by the kind of device."""
+"""Calibration, validation and test blocks for each kind of device."""
 _LEAST, _MOST = 64, 8192
-"""Calibration blocks that a budget may come to."""
+"""Range of calibration blocks that a budget may give."""
 _STARTING = 150.0
-"""Seconds of a sweep that are neither steps nor passes: workers that start, and files."""
+"""Seconds of a sweep outside steps and passes: starting workers, and files."""
 _TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 8}
 
 
 def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
-    """The space that finds the levels and the biases of one model at one sparsity.
+    """Return the space that finds levels and biases for one model at one sparsity.
 
     Args:
-        model: the embedded one, a Hugging Face id, or a local directory.
-        sparsity: share of the weights of all projections that need not be read.
-        text: files; the last is for the test alone. The embedded text without them.
+        model: ``embedded``, a Hugging Face id, or a local directory.
+        sparsity: share of all projection weights that need not be read.
+        text: files, the last one for the test alone; the embedded text if empty.
 
     Raises:
-        SponError: if one of them is wrong.
+        SponError: if an argument is wrong.
     """
     if len(text) == 1:
-        raise SponError(f"text must be files to learn from and one to test on, but got {text[0]} alone (at --text)")
+        raise SponError(f"text must have files to learn from and one to test on, but got {text[0]} alone (at --text)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     calibration, validation, test = _BLOCKS[device]
     corpus: dict[str, Any] = {"source": EMBEDDED}
@@ -73,13 +73,13 @@ def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
 
 
 def within_budget(space: SpaceConfig, minutes: float, storage: Path) -> SpaceConfig:
-    """The space with as much calibration text as can be trained on in some minutes; that it began with, if it has.
+    """Return the space with as much calibration text as fits ``minutes``; the recorded space if the sweep has begun.
 
-    More text gives better levels and biases. How long a step and a pass take is measured in a process of its own, so
-    that the memory is free again.
+    More text gives better levels and biases. A separate process measures a step and a pass, so that its memory is free
+    afterwards.
 
     Raises:
-        SponError: if the least text takes longer.
+        SponError: if even the least text takes longer.
     """
     if begun := began(storage, space.name):
         return begun
@@ -106,7 +106,7 @@ def _with_calibration(space: SpaceConfig, blocks: int) -> SpaceConfig:
 
 
 def _rehearsed(space: SpaceConfig) -> tuple[Cost, list[TrialConfig]]:
-    """What a step and a pass cost, and the trials of the space as far as they are known before its levels are."""
+    """Return the measured cost of steps and passes, and the trials as far as they are known without measured levels."""
     hush()
     materials = find_materials(space.model, space.corpus)
     grids = [resolve_grid(one, materials.shape, materials.fingerprints)[0] for one in unmeasured(space)]
@@ -118,23 +118,23 @@ def find(space: SpaceConfig, out: Path, storage: Path, tracking_uri: str) -> int
     """Run the space and export its adapter.
 
     Args:
-        space: by ``space_to_find``.
+        space: from ``space_to_find``.
         out: directory of the adapter, new or empty.
         storage: directory of all results.
-        tracking_uri: of MLflow.
+        tracking_uri: MLflow tracking URI.
 
     Returns:
-        Exit status, as of ``run_sweep``.
+        Exit status, as from ``run_sweep``.
 
     Raises:
-        SponError: if the directory is taken, or the space does not fit the model or the text.
+        SponError: if the directory is not new or empty, or the space does not fit the model or the text.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise SponError(f"the adapter must go into a new or an empty directory, but there is something (at {out})")
+        raise SponError(f"the adapter must go into a new or empty directory, but something is there (at {out})")
     code = run_sweep(space, storage, tracking_uri)
     if code:
         return code
     trained = next(trial for trial in SweepFolder(storage / space.name).trials if trial.config.sites)
     say(f"writing the adapter of {trained.path.name}")
     command = [sys.executable, "-m", "analysis", "export", str(trained.checkpoint_path), str(out)]
-    return subprocess.run(command, check=False).returncode  # analysis is another room, which this one does not import
+    return subprocess.run(command, check=False).returncode  # a process, because this room does not import analysis

@@ -1,4 +1,4 @@
-"""What a sweep will do and cost, before it starts: its trials, and an estimate from a few measured steps."""
+"""A sweep's trials and costs before it starts, estimated from a few measured steps."""
 
 import math
 import os
@@ -33,7 +33,7 @@ _STEPS = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured on this machine, alone: seconds of an optimiser step, of scoring a block, and peak memory."""
+    """Cost measured alone on this machine: seconds per optimiser step and per scored block, and peak memory."""
 
     step_seconds: float
     block_seconds: float
@@ -42,12 +42,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a sweep has to do, in counts.
+    """Work of a sweep, in counts.
 
     Attributes:
         steps: optimiser steps of a trained trial.
-        validations: of a trained trial.
-        blocks: blocks that go forward without a gradient in the whole sweep: teacher, baselines, validation, test.
+        validations: validations of a trained trial.
+        blocks: blocks passed forward without a gradient in the whole sweep: teacher, baselines, validation, test.
     """
 
     steps: int
@@ -56,16 +56,16 @@ class Workload:
 
 
 A100_TFLOPS = 125.0
-"""Sustained bf16 TFLOP/s assumed of a GPU that is not here: 40% of what an A100 is sold as."""
+"""Sustained bf16 TFLOP/s assumed for a GPU that is not here: 40% of an A100's rated peak."""
 
 
 def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TFLOPS) -> None:
-    """Print every trial of a space and, unless told not to measure, time and memory.
+    """Print every trial of a space, with estimates of time and memory.
 
     Args:
-        space: to be run.
-        measure: rehearse a few steps on this machine.
-        tflops: sustained TFLOP/s of a GPU, to predict with where trials ask for one and none is here.
+        space: space to plan.
+        measure: measure a few steps on this machine.
+        tflops: sustained TFLOP/s of a GPU, for the prediction that is printed if trials ask for one.
 
     Raises:
         SponError: if the space does not fit the model or the corpus.
@@ -83,7 +83,7 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
         print(f"{name} is the same mask as {other} and is trained once")
     for allocation in space.allocations:
         if allocation.is_measured:
-            print(f"{allocation.label} is measured first, which is not counted here")
+            print(f"{allocation.label} is measured first, and not counted here")
     proxy_blocks = 0
     if space.search is not None:
         (known,) = unmeasured(known)
@@ -99,9 +99,9 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
 
 
 def _search_trials(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> tuple[list[TrialConfig], int]:
-    """What a search trains, and the blocks that its proxy scores, both at most.
+    """Return upper bounds: the trials of a search, and the blocks that its proxy scores.
 
-    Masks that are not known yet stand as the largest one, which has a bias at every candidate site.
+    Masks that are not known yet count as the largest one, which has a bias at every candidate site.
     """
     search = search_of(space)
     named = resolve_grid(space.model_copy(update={"seeds": space.seeds[:1]}), shape, fingerprints)[0]
@@ -168,7 +168,7 @@ def _listing(trials: list[TrialConfig]) -> str:
 
 
 def summary(sites: tuple[str, ...]) -> str:
-    """Sites as layer ranges of modules, such as ``down_proj 0-14``."""
+    """Format sites as layer ranges of modules, such as ``down_proj 0-14``."""
     layers: dict[Module, list[int]] = {}
     for site in map(Site.parse, sites):
         layers.setdefault(site.module, []).append(site.layer)
@@ -189,7 +189,7 @@ def _ranges(indices: list[int]) -> str:
 
 
 def measure_cost(space: SpaceConfig, trials: list[TrialConfig]) -> Cost:
-    """Rehearse the largest trial on a few blocks, in the way that a worker runs it."""
+    """Measure the cost of the largest trial on a few blocks, run as a worker would run it."""
     torch.set_num_threads(space.resources.cpus_per_trial)
     batch = space.training.batch_size * space.training.gradient_accumulation_steps
     few = BlockCounts(calibration=max(batch, 8), validation=8, test=1)
@@ -222,7 +222,7 @@ def _peak_bytes() -> int:
 
 
 def compute_seconds(space: SpaceConfig, trials: list[TrialConfig], cost: Cost, proxy_blocks: int = 0) -> float:
-    """Seconds that the steps and passes of a sweep take one after another, without what starts and loads."""
+    """Return the seconds of a sweep's steps and passes in sequence, without starting and loading."""
     work, trained = _workload(space, trials, proxy_blocks), [trial for trial in trials if trial.sites]
     return len(trained) * work.steps * cost.step_seconds + work.blocks * cost.block_seconds
 

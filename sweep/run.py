@@ -41,7 +41,7 @@ from trainables.workbench import Materials, find_materials
 _PYTHON = os.path.relpath(sys.executable) if sys.prefix.startswith(os.getcwd()) else sys.executable
 """How to call this interpreter from here, such as ``.venv/bin/python``."""
 _EXPORTED = "exported"
-"""Directory that the command to export the best trial makes."""
+"""Directory that the printed export command writes."""
 
 
 def run_sweep(
@@ -52,15 +52,15 @@ def run_sweep(
     optuna_storage: str | None = None,
     retry_failed: bool = False,
 ) -> int:
-    """Run what is left of a sweep, a grid or a search, and print its board.
+    """Run the rest of a sweep (a grid or a search) and print its board.
 
     Args:
-        space: what to run; what its folder in the storage holds already is not done again.
+        space: space to run; finished work in its folder is not repeated.
         storage: directory of all results.
-        tracking_uri: of MLflow.
-        address: of a Ray cluster; Ray on this machine by default.
-        optuna_storage: URL of a database that gets a copy of a search's study.
-        retry_failed: begin the failed trials again.
+        tracking_uri: MLflow tracking URI.
+        address: Ray cluster; by default Ray on this machine.
+        optuna_storage: URL of a database that receives a copy of a search's study.
+        retry_failed: retry failed trials from their last saved state.
 
     Returns:
         Exit status: 0 all trials finished, 1 some failed, 130 stopped before the end.
@@ -75,7 +75,7 @@ def run_sweep(
         space = _at_commits(space, before.model.revision, before.corpus.revision)
     check_sweep(storage, space)
     say(decision)
-    tell("looking for the model and the text")
+    tell("finding the model and the text")
     space, materials = _found(space)
     known, (shape, prints) = without_measured(space), (materials.shape, materials.fingerprints)
     resolve_grid(known, shape, prints)
@@ -85,7 +85,7 @@ def run_sweep(
     tell("starting Ray")
     start_ray(space.resources, address)
     _check_outlasts(storage)
-    folder = create_sweep(storage, space)  # only now: a space that cannot run leaves its name free
+    folder = create_sweep(storage, space)  # only now, so that a space that cannot run leaves its name free
     say(f"{folder.name}: results in {folder.path}")
     with driving(folder.path), mirrored(folder.path):
         for trial in _failed(folder) if retry_failed else []:
@@ -95,7 +95,7 @@ def run_sweep(
                 _run(folder, materials, tracking_uri, optuna_storage)
         except (Interrupted, KeyboardInterrupt) as stopped:
             Tracker(tracking_uri, folder).stop()
-            say(f"stopped: {str(stopped) or 'by Ctrl-C'}; go on with: {_command('sweep resume', folder)}")
+            say(f"stopped: {str(stopped) or 'by Ctrl-C'}; resume with: {_command('sweep resume', folder)}")
             return 130
         result = _publish(folder, tracking_uri)
     tell("stopping Ray")
@@ -106,10 +106,10 @@ def run_sweep(
 
 
 def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
-    """The model and the text of a space, and the space at their commits."""
+    """Find the model and the text of a space, and pin the space to their commits."""
     text = space.corpus.revision
     if space.corpus.on_hub:
-        from trainables.text.documents import text_commit  # imports datasets, a second that other text need not wait
+        from trainables.text.documents import text_commit  # imports datasets, which takes a second
 
         text = text_commit(space.corpus)
     materials = find_materials(space.model, _at_commits(space, None, text).corpus)
@@ -117,7 +117,7 @@ def _found(space: SpaceConfig) -> tuple[SpaceConfig, Materials]:
 
 
 def _at_commits(space: SpaceConfig, model: str | None, text: str | None) -> SpaceConfig:
-    """The space at commits of the hub where it names none: all workers, and a resume, load the same."""
+    """Pin a space to hub commits where it names none, so that all workers, and a resume, load the same."""
     commits = (("model", space.model, model), ("corpus", space.corpus, text))
     pinned = {key: one.model_copy(update={"revision": one.revision or commit}) for key, one, commit in commits}
     return space.model_copy(update=pinned)
@@ -125,7 +125,7 @@ def _at_commits(space: SpaceConfig, model: str | None, text: str | None) -> Spac
 
 @contextmanager
 def _heard(folder: SweepFolder) -> Iterator[None]:
-    """Show what the workers of a sweep do while the block runs, here and in its folder."""
+    """Show what the workers of a sweep do while the block runs, on the terminal and in its folder."""
     display = showing()
     if display is None:
         yield
@@ -136,7 +136,7 @@ def _heard(folder: SweepFolder) -> Iterator[None]:
 
 
 def _failed(folder: SweepFolder) -> list[TrialFolder]:
-    """The failed trials, those that only measure something among them."""
+    """Return the failed trials, including auxiliary ones."""
     return [trial for trial in folder.trials if trial.state == "failed"]
 
 
@@ -155,15 +155,15 @@ def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_st
 
 
 def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
-    """Refuse to go on with another model or text than the sweep began with."""
+    """Refuse to resume with a model or text other than the sweep's own."""
     for trial in folder.trials[:1]:
         if Fingerprints(trial.config.model_fingerprint, trial.config.corpus_fingerprint) != prints:
             began = "the model and the text that it began with"
-            raise SponError(f"a sweep must go on with {began}, but they have changed (at {folder.path})")
+            raise SponError(f"a sweep must resume with {began}, but they have changed (at {folder.path})")
 
 
 def _check_outlasts(storage: Path) -> None:
-    """Refuse a relative storage in a job of Ray's, whose working directory is a copy on one node that Ray deletes."""
+    """Refuse a relative storage in a Ray job, whose working directory is a copy on one node that Ray deletes."""
     if "working_dir" in ray.get_runtime_context().runtime_env and not (storage.is_absolute() or is_bucket(storage)):
         raise SponError(f"a job's storage must be an absolute path, but got {storage} (at --storage)")
 
@@ -181,10 +181,10 @@ def _run_grid(
 
 
 def _publish(folder: SweepFolder, tracking_uri: str) -> str:
-    """Write the board and send it to MLflow; returns what is printed of it."""
+    """Write the board, send it to MLflow, and return the text to print."""
     tell("drawing the board")
     table, findings = _written_board(folder) if folder.results else "", folder.path / FINDINGS
-    tell("telling MLflow")
+    tell("sending results to MLflow")
     Tracker(tracking_uri, folder).sync_all()
     if folder.space.search is not None:
         table = findings.read_text().rstrip() if findings.exists() else ""
@@ -192,7 +192,7 @@ def _publish(folder: SweepFolder, tracking_uri: str) -> str:
 
 
 def _written_board(folder: SweepFolder) -> str:
-    """Write the board and, where levels were measured, the frontier; returns what people look at first."""
+    """Write the board and, if levels were measured, the frontier. Return the summary to print."""
     board, levels = make_board(folder), read_levels(folder)
     write_board(board, folder.path)
     if levels is not None:
@@ -203,7 +203,7 @@ def _written_board(folder: SweepFolder) -> str:
 
 
 def _closing(folder: SweepFolder, tracking_uri: str, seconds: float) -> str:
-    """What it took, what failed and, a line each, what to do next."""
+    """Format the time taken, the failures and the next commands, one per line."""
     lines = [f"{folder.name} took {seconds / 60:.1f} min; table, figure and checkpoints are in {folder.path}"]
     if failed := _failed(folder):
         lines.append(f"{len(failed)} trials FAILED:")
@@ -223,9 +223,9 @@ def _mlflow(tracking_uri: str) -> str:
 
 
 def _best(folder: SweepFolder) -> Path | None:
-    """The checkpoint that recovers the largest share of TEAL's validation KL; after a search, of those that it chose.
+    """Return the checkpoint that recovers the largest share of TEAL's validation KL.
 
-    None if no finished trial has biases.
+    After a search, only its chosen masks count. None if no finished trial has biases.
     """
     recovered = {}
     for path in _candidates(folder):
@@ -244,7 +244,7 @@ def _candidates(folder: SweepFolder) -> list[Path]:
 
 
 def _command(command: str, folder: SweepFolder) -> str:
-    """How to call one of our commands on the sweep; an analysis reads the driver's copy of a bucket."""
+    """Format a command line for the sweep. An analysis reads the driver's copy of a bucket."""
     home = folder.path.parent
     storage = root_of(home) if is_bucket(home) and command.startswith("sweep") else str(home)
     return f"{_PYTHON} -m {command} {folder.name}" + ("" if storage == "runs" else f" --storage {quote(storage)}")

@@ -1,6 +1,6 @@
-"""How far a sweep is, from its folder alone: it may run in another process, or no longer.
+"""Progress of a sweep, from its folder alone: it may run in another process, or no longer run.
 
-Time is that of training and validation, as trials report it; what a worker takes to load a model is not counted.
+Time is that of training and validation, as trials report it. Loading a model is not counted.
 """
 
 import json
@@ -21,7 +21,7 @@ from trainables.schedule import total_steps
 
 _OLD_SECONDS = 30.0
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
-"""Before each event of a log; a traceback has none."""
+"""Starts each event in a log. Lines of a traceback have none."""
 _ORDER = ("finished", "failed", "stopped", "running", "waiting")
 
 
@@ -31,9 +31,9 @@ class TrialStatus:
 
     Attributes:
         steps: optimiser steps at its last validation.
-        total_steps: of the whole trial, unless it stops early.
-        seconds: that it has taken.
-        kl_nats: at its last validation.
+        total_steps: steps of the whole trial, unless it stops early.
+        seconds: time taken so far.
+        kl_nats: KL at its last validation.
     """
 
     name: str
@@ -47,18 +47,18 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep.
+    """Progress of a sweep.
 
     Attributes:
-        trials: that have begun.
-        waiting: steps of each trial that has not begun.
-        quiet_seconds: since the last sign of life on disk; None before the first.
-        max_concurrent: trials at once at most, if it is said.
-        price_per_hour: of the place of a trial, if it is said.
-        gpus_per_trial: that a running trial holds; how busy they are is not known here.
-        search: lines on the stages of a search; none for a grid.
-        now: lines on what the sweep's driver and its workers do at this moment.
-        driver: who drives it; None if nobody does, and what runs is interrupted.
+        trials: trials that have begun.
+        waiting: optimiser steps of each trial that has not begun, by name.
+        quiet_seconds: time since the last sign of life on disk; None before the first.
+        max_concurrent: most trials at once, if limited.
+        price_per_hour: price of a trial's place, if given.
+        gpus_per_trial: GPUs that a running trial holds; how busy they are is unknown.
+        search: lines about the stages of a search; none for a grid.
+        now: lines about what the driver and its workers do now.
+        driver: who drives it; if None, running trials are interrupted.
     """
 
     name: str
@@ -74,40 +74,40 @@ class Status:
 
     @property
     def states(self) -> Counter[str]:
-        """Trials by state."""
+        """Number of trials in each state."""
         return Counter(trial.state for trial in self.trials) + Counter(waiting=len(self.waiting))
 
     @property
     def seconds(self) -> float:
-        """Taken so far, over all places."""
+        """Time taken so far, summed over trials."""
         return sum(trial.seconds for trial in self.trials)
 
     @property
     def at_once(self) -> int:
-        """Trials at once: those that have begun and not ended; where none has, what may begin."""
+        """Trials running at once; if none runs, how many may start."""
         return self.states["running"] or min(self.states["waiting"], self.max_concurrent or 1)
 
     @property
     def steps_per_second(self) -> float | None:
-        """Of one place, mean over all trials; None before the first validation of a trial that trains."""
+        """Mean speed of a trial; None before the first validation of a trial that trains."""
         trained = [trial for trial in self.trials if trial.steps]
         seconds = sum(trial.seconds for trial in trained)
         return sum(trial.steps for trial in trained) / seconds if seconds else None
 
     @property
     def steps_left(self) -> float:
-        """Optimiser steps of trials that have not ended."""
+        """Optimiser steps left in running and waiting trials."""
         running = [trial for trial in self.trials if trial.state == "running"]
         return sum(trial.total_steps - trial.steps for trial in running) + sum(self.waiting.values())
 
     @property
     def seconds_left(self) -> float | None:
-        """Over all places; None while the speed is not known."""
+        """Time left, summed over trials; None while the speed is unknown."""
         return self.steps_left / self.steps_per_second if self.steps_per_second else None
 
 
 def status_of(folder: SweepFolder) -> Status:
-    """Read how far a sweep is."""
+    """Read the progress of a sweep."""
     space, planned, begun = folder.space, folder.planned, folder.trials
     whole = total_steps(space.corpus.blocks.calibration, space.training)
     trials = tuple(_trial(trial, planned.get(trial.path.name, whole)) for trial in begun)
@@ -128,10 +128,10 @@ def status_of(folder: SweepFolder) -> Status:
 
 
 def _now(file: Path) -> tuple[str, ...]:
-    """What the driver shows at this moment; with its age if it is old: the driver may have been killed."""
+    """Return what the driver shows now, with its age if it is old, because the driver may have been killed."""
     try:
         view = json.loads(file.read_text())
-    except FileNotFoundError:  # no driver lives
+    except FileNotFoundError:  # no driver runs
         return ()
     age = time.time() - view["at"]
     old = f" (said {duration(age)} ago)" if age > _OLD_SECONDS else ""
@@ -159,10 +159,10 @@ def _last_sign(folder: Path) -> float | None:
 
 
 def log_lines(folder: SweepFolder, beginning: str = "") -> list[str]:
-    """What happened to the trials whose names begin so, in the order of time.
+    """Return the log of the trials whose names start with ``beginning``, in chronological order.
 
     Raises:
-        SponError: if there is none.
+        SponError: if no trial's name does.
     """
     logs = [trial.log_path for trial in folder.trials if trial.path.name.startswith(beginning)]
     if not logs:
@@ -173,7 +173,7 @@ def log_lines(folder: SweepFolder, beginning: str = "") -> list[str]:
 
 
 def as_lines(status: Status) -> list[str]:
-    """For people: lines on the whole, a search's stages, GPUs, trials that run or failed, speed, time and cost."""
+    """Format a status: totals, a search's stages, GPUs, running and failed trials, speed, time and cost."""
     states, total = status.states, sum(status.states.values())
     under_way = "running" if status.driver else "interrupted"
     words = {state: under_way if state == "running" else state for state in _ORDER}
@@ -183,7 +183,7 @@ def as_lines(status: Status) -> list[str]:
     if status.driver:
         lines.append(f"driver: {status.driver}")
     elif states["running"] or states["waiting"]:
-        lines.append(f"nobody drives it; go on with: python -m sweep resume {status.name}")
+        lines.append(f"no driver; resume with: python -m sweep resume {status.name}")
     if status.gpus_per_trial and states["running"] and status.driver:
         lines.append(f"GPUs: {states['running'] * status.gpus_per_trial:g} held by running trials")
     for trial in status.trials:
@@ -210,7 +210,7 @@ def as_lines(status: Status) -> list[str]:
 
 
 def _per_hour(status: Status) -> str:
-    """Trials that end in an hour, from those that trained to their end."""
+    """Format how many trials end per hour, estimated from those that trained to their end."""
     ended = [trial.seconds for trial in status.trials if trial.state == "finished" and trial.steps]
     return f"{3600 * status.at_once * len(ended) / sum(ended):.3g} trials/h, " if ended and status.at_once else ""
 

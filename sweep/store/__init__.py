@@ -1,1 +1,1 @@
-"""What is kept: the sweep's folder, its copy in a bucket, MLflow, and who may write."""
+"""Persistent results: the sweep's folder, its copy in a bucket, MLflow, and the lock of the driver."""

@@ -1,4 +1,4 @@
-"""What became of a search's proposals so far."""
+"""Outcomes of a search's proposals so far."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,12 +9,12 @@ from search_spaces.files import write_whole
 
 @dataclass
 class Counts:
-    """What became of the proposals. The searcher keeps it, and writes it to a file for all others to read.
+    """Outcomes of a search's proposals. The searcher updates them and writes them to a file for others to read.
 
     Attributes:
-        new: given out to be evaluated.
-        open: of these, under way.
-        repeated: known already, from this search or an earlier one, or under way: told at once and not run.
+        new: handed out for evaluation.
+        open: handed out and still under way.
+        repeated: known already, from this search or an earlier one, or under way; answered at once and not run.
         strayed: drawn at random because the sampler only repeated itself.
         ended: there is nothing more to propose, or the budget is spent.
     """
@@ -27,24 +27,24 @@ class Counts:
 
     @property
     def over(self) -> int:
-        """Evaluated to their end."""
+        """Proposals whose evaluation has ended."""
         return self.new - self.open
 
     @property
     def done(self) -> bool:
-        """Whether the search came to its end."""
+        """Whether the search has ended and nothing is under way."""
         return self.ended and not self.open
 
     @property
     def set_aside(self) -> str:
-        """For people: proposals that cost nothing."""
+        """Describe the proposals that cost nothing."""
         return f"{self.repeated} known and not run"
 
     @classmethod
     def read(cls, path: Path) -> "Counts":
-        """The counts in a file; zeros if there is none."""
+        """Read the counts from a file; zeros if there is none."""
         return cls(**json.loads(path.read_text())) if path.exists() else cls()
 
     def write(self, path: Path) -> None:
-        """Keep the counts."""
+        """Write the counts to a file."""
         write_whole(path, json.dumps(asdict(self)))

@@ -1,39 +1,39 @@
-"""A sweep on disk: the results are here first, and everything else (MLflow, the board) is made from them.
+"""A sweep on disk. Results are written here first, and all else (MLflow, the board) is made from them.
 
 | path under the storage     | what it is                              |
 | -------------------------- | --------------------------------------- |
 | mlflow.db, mlartifacts/    | shared by all sweeps                    |
 | NAME/space.json            | the validated space                     |
-| NAME/id                    | what no other sweep anywhere is called  |
-| NAME/driver.*              | who drives it now, and the lock         |
+| NAME/id                    | globally unique id of the sweep         |
+| NAME/driver.*              | its current driver, and the lock        |
 | NAME/parent.json           | the sweep's MLflow run                  |
-| NAME/activity.json         | what it is doing, while a driver lives  |
-| NAME/planned.json          | optimiser steps of each trial to come   |
+| NAME/activity.json         | current activity, while a driver runs   |
+| NAME/planned.json          | optimiser steps of each planned trial   |
 | NAME/stages.json           | a search: stages so far, their trials   |
-| NAME/mirror.json           | a bucket's: who copied there last       |
-| NAME/tune/STAGE.N/         | Ray Tune's own: logs, states of trials  |
+| NAME/mirror.json           | a bucket: who copied there last         |
+| NAME/tune/STAGE.N/         | Ray Tune's files: logs, trial states    |
 | NAME/trials/TRIAL/         | one trial:                              |
 |   trial.json               | the resolved config                     |
-|   progress.jsonl           | one line a validation                   |
-|   log.txt                  | its events: when, on which node         |
-|   checkpoint/              | of a finished one                       |
-|   failure.txt              | the reason, of a failed one             |
+|   progress.jsonl           | one line per validation                 |
+|   log.txt                  | its events, with times and nodes        |
+|   checkpoint/              | its checkpoint, if it finished          |
+|   failure.txt              | the reason, if it failed                |
 |   stopped.txt              | a scheduler ended it early              |
 |   adopted.json             | it was trained in another sweep         |
-|   auxiliary.txt            | trained to measure something, no result |
-|   mlflow.json              | what MLflow has of it already           |
+|   auxiliary.txt            | trained only to measure something       |
+|   mlflow.json              | what MLflow already has of it           |
 | NAME/board.*               | table and figure                        |
 | NAME/optuna.log            | a search: the Optuna study              |
-| NAME/masks.jsonl           | a search: every mask that was scored    |
-| NAME/proposals.json        | a search: what became of the proposals  |
+| NAME/masks.jsonl           | a search: every scored mask             |
+| NAME/proposals.json        | a search: outcomes of its proposals     |
 | NAME/reference.jsonl       | a search: masks that span it, scored    |
-| NAME/findings.*            | a search: what was found                |
-| NAME/search_*.png          | a search: its pictures                  |
-| NAME/levels.*              | levels that were measured, and curves   |
+| NAME/findings.*            | a search: its findings                  |
+| NAME/search_*.png          | a search: its figures                   |
+| NAME/levels.*              | measured levels and curves              |
 | NAME/frontier.*            | KL against sparsity, by levels, biases  |
-| NAME/importance.json       | figures of layers                       |
-| NAME/measured.jsonl        | the masks that these figures are from   |
-| NAME/selection.json        | a search: what was chosen, and how sure |
+| NAME/importance.json       | figures that rank layers                |
+| NAME/measured.jsonl        | the masks behind these figures          |
+| NAME/selection.json        | a search: chosen masks, and how sure    |
 """
 
 import json
@@ -61,7 +61,7 @@ State = Literal["running", "finished", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """One trial of a sweep, as far as it has come."""
+    """One trial of a sweep on disk."""
 
     path: Path
 
@@ -72,7 +72,7 @@ class TrialFolder:
 
     @property
     def state(self) -> State:
-        """What the files say: a checkpoint means finished, a reason failed, a note of a scheduler stopped."""
+        """State by its files: a checkpoint means finished, ``stopped.txt`` stopped, and ``failure.txt`` failed."""
         if (self.checkpoint_path / META).exists():
             return "finished"
         if (self.path / "stopped.txt").exists():
@@ -81,7 +81,7 @@ class TrialFolder:
 
     @property
     def checkpoint_path(self) -> Path:
-        """Where the checkpoint of a finished trial is."""
+        """Path of a finished trial's checkpoint."""
         return self.path / "checkpoint"
 
     @property
@@ -96,23 +96,23 @@ class TrialFolder:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def start(self, config: TrialConfig) -> None:
-        """Record a trial; harmless if it is recorded already."""
+        """Record a trial. Safe to repeat."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "trial.json", config.model_dump_json(indent=1), sync=False)  # made again on resume
 
     def add_progress(self, *validations: dict[str, float]) -> bool:
-        """Record those validations, in ascending order, that are not recorded yet; whether the last was one."""
+        """Record the validations, given in ascending order, that are new. Return whether the last one is new."""
         known = self.progress
         steps = {metrics["step"] for metrics in known}
         new = [metrics for metrics in validations if metrics["step"] not in steps]
         if new:
             lines = [json.dumps(one) + "\n" for one in (*known, *new)]
-            write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # each result has all of them
+            write_whole(self.path / "progress.jsonl", "".join(lines), sync=False)  # each result repeats all of them
         return bool(new) and new[-1] is validations[-1]
 
     @property
     def log_path(self) -> Path:
-        """Where the trial's own log is, if anything happened to it in this sweep."""
+        """Path of the trial's log, which exists if anything happened to it in this sweep."""
         return self.path / "log.txt"
 
     def note(self, event: str) -> None:
@@ -121,12 +121,12 @@ class TrialFolder:
             file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}  {event}\n")
 
     def store(self, checkpoint: Checkpoint) -> None:
-        """Write the trial's checkpoint: the trial is finished."""
+        """Write the trial's checkpoint, which marks the trial as finished."""
         with writable(self.path), written_aside(self.checkpoint_path) as aside:
             write_checkpoint(checkpoint, aside)
 
     def add_test(self, checkpoint: Checkpoint) -> None:
-        """Write what the test split says beside the checkpoint, which stays as it is."""
+        """Write the test scores beside the checkpoint, which stays unchanged."""
         with writable(self.path):
             write_test(checkpoint, self.checkpoint_path)
 
@@ -136,16 +136,16 @@ class TrialFolder:
 
     @property
     def is_auxiliary(self) -> bool:
-        """Whether it was trained to measure something by it, and has no place on the board."""
+        """Whether it was trained only to measure something, and stays off the board."""
         return (self.path / "auxiliary.txt").exists()
 
     def set_aside(self, config: TrialConfig) -> None:
-        """Record a trial that is auxiliary."""
+        """Record an auxiliary trial."""
         self.start(config)
         (self.path / "auxiliary.txt").touch()
 
     def retry(self) -> None:
-        """Have a failed trial begin again where its states have it."""
+        """Restart a failed trial from its last saved state."""
         self.note(f"tried again, after: {self.failure}")
         (self.path / "failure.txt").unlink()
 
@@ -167,7 +167,7 @@ class SweepFolder:
 
     @property
     def id(self) -> str:
-        """What no other sweep anywhere is called: it tells sweeps apart on a server that several clusters share."""
+        """Globally unique id, which tells sweeps apart on a server that several clusters share."""
         file = self.path / _ID
         if not file.exists():
             write_whole(file, uuid4().hex)
@@ -175,7 +175,7 @@ class SweepFolder:
 
     @property
     def ear(self) -> str:
-        """Name of who hears this sweep's workers: the same after a restart, another than any other sweep's."""
+        """Name of the actor that hears this sweep's workers, unique to the sweep and stable across restarts."""
         return f"spon-ear-{self.id}"
 
     @property
@@ -183,7 +183,7 @@ class SweepFolder:
         """The space that the sweep was started with."""
         file = self.path / _SPACE
         raw = json.loads(file.read_text())
-        raw.get("training", {}).pop("seed", None)  # older sweeps have its default there, beside the seeds that count
+        raw.get("training", {}).pop("seed", None)  # older sweeps recorded its default, beside the seeds that count
         return parse_space(raw, str(file))
 
     @property
@@ -193,59 +193,59 @@ class SweepFolder:
 
     @property
     def results(self) -> list[TrialFolder]:
-        """Finished trials but for those that were trained to measure something."""
+        """Finished trials without auxiliary ones."""
         return [trial for trial in self.trials if trial.state == "finished" and not trial.is_auxiliary]
 
     @property
     def journal(self) -> Path:
-        """Where the Optuna studies of a search are."""
+        """Path of a search's Optuna studies."""
         return self.path / "optuna.log"
 
     @property
     def planned(self) -> dict[str, int]:
-        """Optimiser steps of the trials that are to be trained, by name, as far as that is known."""
+        """Optimiser steps of the planned trials, by name, as far as they are known."""
         file = self.path / _PLANNED
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def plan(self, steps: dict[str, int]) -> None:
-        """Record trials that are to be trained, beside those that are recorded already."""
+        """Add planned trials to those recorded already."""
         write_whole(self.path / _PLANNED, json.dumps(self.planned | steps, indent=1))
 
     @property
     def stages(self) -> dict[str, list[str]]:
-        """Stages of a search that have begun, in their order, each with the names of the trials that it trains."""
+        """Stages of a search that have begun, in order, each with the names of the trials that it trains."""
         file = self.path / _STAGES
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def begin(self, stage: str, trials: Iterable[str] = ()) -> None:
-        """Record that a stage of a search has begun; harmless if it is recorded already."""
+        """Record that a stage of a search has begun. Safe to repeat."""
         write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
 
     @property
     def tune(self) -> str:
-        """Where Ray Tune keeps what it has of the sweep, for the driver and all workers: a whole path, or a URI."""
+        """Directory of Ray Tune's files, for the driver and all workers: an absolute path or a URI."""
         return f"{root_of(self.path.parent)}/{self.name}/tune"
 
     def job(self, config: TrialConfig, states: Mapping[str, list[str]]) -> dict[str, Any]:
-        """What Ray's config holds of a trial that is to be trained, given the states of all (``states_in``).
+        """Return the part of Ray's config for a planned trial, given the states of all trials (``states_in``).
 
-        The one before the newest is there for a newest that cannot be read.
+        It has the two newest states, in case the newest cannot be read.
         """
         return {"trial": config.model_dump(mode="json"), "states": states.get(config.name, [])[:2]}
 
     def trial(self, config: TrialConfig) -> TrialFolder:
-        """The folder of a trial, whether it exists yet or not."""
+        """Return the folder of a trial, which need not exist yet."""
         return TrialFolder(self.path / "trials" / config.name)
 
 
 def open_sweep(storage: Path, name: str) -> SweepFolder:
-    """A sweep that exists.
+    """Open an existing sweep.
 
     Raises:
-        SponError: if it does not; the message lists those that do.
+        SponError: if it does not exist; the message lists those that do.
     """
     known = sweeps_in(storage)
-    if name not in known:  # nor is a path that leads elsewhere
+    if name not in known:  # a path that leads elsewhere is not known either
         there = ", ".join(known) or "none"
         raise SponError(f"a sweep must exist in {storage}, but {name!r} does not; there are: {there}")
     pull(storage, name)
@@ -253,14 +253,14 @@ def open_sweep(storage: Path, name: str) -> SweepFolder:
 
 
 def began(storage: Path, name: str) -> SpaceConfig | None:
-    """The space that the sweep of this name began with, if there is one."""
+    """Return the space that the sweep of this name began with, if there is one."""
     pull(storage, name)
     folder = SweepFolder(storage / name)
     return folder.space if (folder.path / _SPACE).exists() else None
 
 
 def check_sweep(storage: Path, space: SpaceConfig) -> None:
-    """Refuse, before anything expensive, a storage or a name that the space cannot have.
+    """Refuse a storage or a name that the space cannot have, before anything expensive.
 
     Raises:
         SponError: if the storage cannot be written, or the name stands for another space.
@@ -270,16 +270,16 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
         with tempfile.TemporaryFile(dir=storage):
             pass
     check_writable(storage)
-    before = began(storage, space.name)  # parsed: a key that is new has its default there
+    before = began(storage, space.name)  # parsed, so that a new key has its default
     if before is not None and not _goes_on(before, space):
         raise SponError(
             f"a sweep's name must stand for one space, but {space.name!r} in {storage} was made for another; "
-            "choose a free one (--set name=...), or change its resources alone, or add allocations or seeds to a grid"
+            "choose another name (--set name=...), change only resources, or add allocations or seeds to a grid"
         )
 
 
 def _goes_on(before: SpaceConfig, space: SpaceConfig) -> bool:
-    """Whether all results of a space are results of another: it has other resources, or is a grid of more trials."""
+    """Whether earlier results stay valid: only the resources differ, or a grid has grown."""
     grows = () if before.search else ("allocations", "seeds")
     fewer = {key: getattr(space, key)[: len(getattr(before, key))] for key in grows}
     same = space.model_copy(update={"resources": before.resources, **fewer})
@@ -287,7 +287,7 @@ def _goes_on(before: SpaceConfig, space: SpaceConfig) -> bool:
 
 
 def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
-    """The folder of a space that ``check_sweep`` let pass: a new one, or the one it had before."""
+    """Create the folder of a space that passed ``check_sweep``, or reuse the one it has."""
     folder = SweepFolder(storage / space.name)
     with writable(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -296,5 +296,5 @@ def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
 
 
 def _written(space: SpaceConfig) -> dict[str, Any]:
-    """What is recorded of a space: all but the training seed, whose default would read as a choice beside ``seeds``."""
+    """Dump a space for its file, without the training seed, whose default would look like a choice beside ``seeds``."""
     return space.model_dump(mode="json", exclude={"training": {"seed"}})

@@ -1,4 +1,4 @@
-"""The ledger: what was trained once, in this sweep or an earlier one in the same storage, is not trained again."""
+"""The ledger: a trial that finished anywhere in a storage is not trained again."""
 
 import json
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ class Ledger:
     """Finished trials in a storage, by the identity of their resolved config.
 
     Args:
-        folder: the sweep that asks; its storage is looked through.
+        folder: the sweep that asks; its storage is searched.
     """
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
 
     def adopt(self, trial: TrialConfig) -> TrialFolder | None:
-        """The finished trial in the sweep's own folder, taken over from another sweep if need be; None if nobody has.
+        """Return the finished trial in this sweep, copied from another sweep if necessary; None if no sweep has it.
 
-        What another sweep knows of the test split stays behind: this one has not opened it.
+        Test scores are not copied, because this sweep has not opened the test split.
         """
         mine = self._folder.trial(trial)
         if mine.state == "finished":
@@ -41,7 +41,7 @@ class Ledger:
         return mine
 
     def missing(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
-        """The trials that must be trained here: a list that stays the same when some of them have been."""
+        """Return the trials that this sweep must train, including those it has trained, so that the list is stable."""
         return [t for t in trials if self.adopt(t) is None or not self.is_adopted(self._folder.trial(t))]
 
     @staticmethod
@@ -50,7 +50,7 @@ class Ledger:
         return (trial.path / _ADOPTED).exists()
 
     def _find(self, trial: TrialConfig) -> TrialFolder | None:
-        """The oldest finished trial of the same identity in another sweep; names end in ten digits of it."""
+        """Find the oldest finished trial of the same identity in another sweep. Names end in its first ten digits."""
         storage = self._folder.path.parent
         for file in sorted(storage.glob(f"*/trials/*_{trial.identity[:10]}/trial.json"), key=_age):
             known = TrialFolder(file.parent)

@@ -1,4 +1,4 @@
-"""One driver a sweep: whoever comes second gets a line that says who holds it."""
+"""Allows one driver per sweep. A second one gets an error that names the first."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from search_spaces.files import write_whole
 _LOCK, _HOLDER = "driver.lock", "driver.json"
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 60.0
-"""That a driver has to store the results in hand."""
+"""Time for a driver to store the results in hand."""
 _LOOK_SECONDS = 1.0
-"""Another process that only looks holds the lock for an instant."""
+"""Time to wait for a lock, which a process that only checks it holds for an instant."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Holder:
     """The driver of a sweep.
 
     Attributes:
-        host, pid: of its process.
-        since: seconds since 1970.
-        command: that started it.
+        host, pid: its process.
+        since: start time, in seconds since 1970.
+        command: command that started it.
     """
 
     host: str
@@ -47,10 +47,10 @@ class Holder:
 
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
-    """Be the one driver of a sweep while the block runs. The lock is the kernel's: that of a dead process is free.
+    """Be the only driver of a sweep while the block runs. The kernel frees the lock of a dead process.
 
     Args:
-        folder: of the sweep.
+        folder: folder of the sweep.
 
     Raises:
         SponError: if another process drives it.
@@ -59,7 +59,7 @@ def driving(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=_LOOK_SECONDS)
     except Timeout:
-        who = _read(folder) or "a process that has only just begun"
+        who = _read(folder) or "a process that has just started"
         raise SponError(f"another driver holds this sweep: {who} (at {folder})") from None
     try:
         me = Holder(gethostname(), os.getpid(), time.time(), shlex.join(sys.orig_argv))
@@ -71,7 +71,7 @@ def driving(folder: Path) -> Iterator[None]:
 
 
 def driver_of(folder: Path) -> Holder | None:
-    """Who drives a sweep now; None if nobody does, also if the driver was killed."""
+    """Return the current driver of a sweep; None if there is none, or it was killed."""
     lock = FileLock(folder / _LOCK)
     if not (folder / _LOCK).exists():
         return None
@@ -87,7 +87,7 @@ def stop_driver(folder: Path) -> Holder | None:
     """Ask the driver of a sweep to stop, as Ctrl-C does, and wait until it has stored the results in hand.
 
     Returns:
-        Who drove it; None if nobody did.
+        The driver, or None if there was none.
 
     Raises:
         SponError: if it is on another machine, or does not stop in time.
@@ -97,7 +97,7 @@ def stop_driver(folder: Path) -> Holder | None:
         return None
     if holder.host != gethostname():
         raise SponError(f"a driver must be stopped on its own machine: `kill {holder.pid}` on {holder.host}")
-    os.kill(holder.pid, signal.SIGTERM)  # one that a script put into the background ignores SIGINT
+    os.kill(holder.pid, signal.SIGTERM)  # a script's background process ignores SIGINT
     asked = time.monotonic()
     while driver_of(folder) is not None:
         if time.monotonic() - asked > _STOP_SECONDS:
@@ -109,5 +109,5 @@ def stop_driver(folder: Path) -> Holder | None:
 def _read(folder: Path) -> Holder | None:
     try:
         return Holder(**json.loads((folder / _HOLDER).read_text()))
-    except FileNotFoundError:  # it has only just begun, or is about to end
+    except FileNotFoundError:  # the driver has just started, or is about to end
         return None

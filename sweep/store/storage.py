@@ -1,8 +1,8 @@
-"""Where results are: a directory, or a bucket with a directory of the driver's own disk before it.
+"""Storage of results: a directory, or a bucket with a local directory of the driver in front of it.
 
-The workers of a sweep share nothing but ``SweepFolder.tune``, where Ray Tune keeps the states of trials. All else is
-written by the driver alone, on its own disk, and copied to the bucket while it works: a driver on another machine goes
-on from the bucket. pyarrow reads and writes ``s3://`` and ``gs://`` with the credentials of the environment.
+The workers of a sweep share only ``SweepFolder.tune``, where Ray Tune keeps trial states. The driver alone writes all
+else, on its local disk, and copies it to the bucket while it works, so that a driver on another machine can resume from
+the bucket. pyarrow reads and writes ``s3://`` and ``gs://`` with credentials from the environment.
 """
 
 import json
@@ -29,28 +29,28 @@ from trainables.activity import tell
 from trainables.cache import content_key
 
 _URI, _MIRROR = "bucket.txt", "mirror.json"
-"""Files of a bucket's home and of a sweep in it: the bucket, and who copied last."""
+"""Files that name the bucket (in its home) and who copied last (in a sweep)."""
 _LAST = ("test.json", "meta.json", _MIRROR)
-"""Files that say that others are there are copied after them."""
+"""Files that are copied last, in this order, because they say that others are there."""
 _LOCAL = {"driver.lock", "driver.json", "activity.json"}
 _SHARED = ("mlflow.db", "mlartifacts")
-"""Of all sweeps of a storage: the default MLflow."""
+"""The default MLflow, shared by all sweeps of a storage."""
 _STATE = re.compile(r"[^/]+\.(?P<driver>\d+)/(?P<trial>[^/]+)/checkpoint_(?P<state>\d+)(?=/)")
-"""Directory of a state, at the start of the path of a file of it: Ray's folder of a stage, the trial, the state."""
+"""Matches the directory of a state at the start of a file's path: Ray's folder of a stage, the trial, the state."""
 _AT_ONCE = 16
 _PUSH_SECONDS, _LEASE_SECONDS = 20.0, 120.0
 _FAULTS = (OSError, ArrowException)
 
 
 def home_of(storage: str, runs: Path = Path("runs")) -> Path:
-    """The directory of the driver's own disk that stands for a storage: itself, or one for each bucket.
+    """Return the driver's local directory for a storage: the storage itself, or one for each bucket.
 
     Args:
         storage: a directory, or a URI of a bucket, such as ``s3://bucket/results``.
-        runs: directory under which a bucket's is made.
+        runs: parent directory of those for buckets.
 
     Raises:
-        SponError: if the URI is of no kind that can be written.
+        SponError: if the URI is not supported.
     """
     if "://" not in storage:
         return Path(storage)
@@ -58,7 +58,7 @@ def home_of(storage: str, runs: Path = Path("runs")) -> Path:
     if parts.scheme not in ("s3", "gs") or not parts.netloc or parts.query:
         raise SponError(
             f"a storage must be a directory, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, but got {storage} "
-            "(at --storage; AWS_ENDPOINT_URL names another server than Amazon's)"
+            "(at --storage; AWS_ENDPOINT_URL may name a server other than Amazon's)"
         )
     home = runs / f"{parts.netloc}-{content_key(storage.rstrip('/'))[:6]}"
     home.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def home_of(storage: str, runs: Path = Path("runs")) -> Path:
 
 
 def root_of(home: Path) -> str:
-    """The storage as Ray takes it: the bucket's URI, or the directory's whole path."""
+    """Return the storage in Ray's form: the bucket's URI, or the directory's absolute path."""
     file = home / _URI
     return file.read_text() if file.exists() else str(home.resolve())
 
@@ -82,11 +82,11 @@ def check_writable(home: Path) -> None:
     """Write a file into the bucket, if there is one, and remove it.
 
     Raises:
-        SponError: if that is not possible.
+        SponError: if that fails.
     """
     if not is_bucket(home):
         return
-    tell("looking for the bucket")
+    tell("checking the bucket")
     with _reached(home) as (files, root):
         probe = f"{root}/.probe-{gethostname()}"
         _write(files, probe, b"")
@@ -94,7 +94,7 @@ def check_writable(home: Path) -> None:
 
 
 def pull(home: Path, name: str) -> None:
-    """Copy a sweep from the bucket, if there is one, unless this machine was the last that wrote there.
+    """Copy a sweep from the bucket, if there is one, unless this machine wrote there last.
 
     Raises:
         SponError: if the bucket cannot be read.
@@ -120,7 +120,7 @@ def pull(home: Path, name: str) -> None:
 
 
 def sweeps_in(home: Path) -> list[str]:
-    """Names of the sweeps of a storage, in the bucket too."""
+    """Return the names of the sweeps in a storage, including its bucket."""
     names = {file.parent.name for file in home.glob("*/space.json")}
     if is_bucket(home):
         with _reached(home) as (files, root):
@@ -160,7 +160,7 @@ def mirrored(folder: Path) -> Iterator[None]:
 
 
 def writer_of(folder: Path) -> str | None:
-    """Who writes a sweep to the bucket from another machine, by the copy that ``pull`` made; None if nobody does."""
+    """Return who writes a sweep to the bucket from another machine, according to the last ``pull``, or None."""
     file = folder / _MIRROR
     last = _last(file.read_bytes()) if file.exists() else {"lives": False}
     if not last["lives"] or last["writer"] == _me(folder.parent) or time.time() - last["at"] > _LEASE_SECONDS:
@@ -169,18 +169,18 @@ def writer_of(folder: Path) -> str | None:
 
 
 def _me(home: Path) -> str:
-    """This machine's directory for a bucket, among all that write there."""
+    """Identify this machine's directory for a bucket among all writers."""
     return f"{gethostname()}:{home.resolve()}"
 
 
 def _last(mirror: bytes) -> dict[str, Any]:
-    """Who copied last: ``writer``, ``at`` (seconds since 1970), and ``lives``, until its last copy."""
+    """Read who copied last: ``writer``, ``at`` (seconds since 1970), and ``lives``, false after its final copy."""
     last: dict[str, Any] = json.loads(mirror)
     return last
 
 
 class _Mirror:
-    """The bucket's copy of one sweep, and of what its storage's sweeps share."""
+    """Updates the bucket's copy of one sweep and of what all sweeps share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._home = folder, folder.parent
@@ -188,7 +188,7 @@ class _Mirror:
         self._warned = False
 
     def take(self) -> None:
-        """Become the one who writes; whoever did so lately on another machine may still be there."""
+        """Refuse to write while a driver on another machine may still write."""
         with _reached(self._home) as (files, root):
             theirs = _read(files, f"{root}/{self._folder.name}/{_MIRROR}")
         if theirs is None:
@@ -202,13 +202,13 @@ class _Mirror:
             )
 
     def push(self, at_end: bool = False) -> None:
-        """Copy what has changed; a bucket that does not answer is tried again the next time."""
+        """Copy what has changed. If the bucket does not answer, the next push tries again."""
         try:
             with _reached(self._home) as (files, root):
                 self._push(files, root, at_end)
         except SponError as error:
             if not self._warned or at_end:
-                say(f"not all results are in the bucket, and kept in {self._folder} for `sweep sync`: {error}")
+                say(f"not all results are in the bucket; all are kept in {self._folder} for `sweep sync`: {error}")
             self._warned = True
 
     def _push(self, files: FileSystem, root: str, at_end: bool) -> None:
@@ -229,7 +229,7 @@ class _Mirror:
 
 
 def _stamps(home: Path, places: list[Path]) -> dict[str, tuple[int, int]]:
-    """Time and size of each file that belongs into the bucket, by its path in the home."""
+    """Return the time and size of each file that belongs in the bucket, by its path in the home."""
     found = {}
     for file in (f for place in places for f in (place.rglob("*") if place.is_dir() else [place])):
         name = file.relative_to(home)
@@ -237,7 +237,7 @@ def _stamps(home: Path, places: list[Path]) -> dict[str, tuple[int, int]]:
             continue
         try:
             stat = file.stat()
-        except FileNotFoundError:  # replaced at this moment
+        except FileNotFoundError:  # replaced just now
             continue
         if file.is_file():
             found[str(name)] = (stat.st_mtime_ns, stat.st_size)
@@ -245,7 +245,7 @@ def _stamps(home: Path, places: list[Path]) -> dict[str, tuple[int, int]]:
 
 
 def _content(file: Path) -> bytes | None:
-    """What a file holds; a database whole, also while it is written. None if it has just gone."""
+    """Read a file, or a consistent snapshot of a database in use. None if the file has just gone."""
     try:
         if file.suffix != ".db":
             return file.read_bytes()
@@ -256,7 +256,7 @@ def _content(file: Path) -> bytes | None:
 
 
 def _each(copy: Callable[[str], None], paths: Iterable[str]) -> None:
-    """Copy files, many at a time; those that say that others are there after all others."""
+    """Copy many files at a time, and those in ``_LAST`` after all others."""
 
     def turn(path: str) -> int:
         name = path.rpartition("/")[2]
@@ -269,7 +269,7 @@ def _each(copy: Callable[[str], None], paths: Iterable[str]) -> None:
 
 @contextmanager
 def _reached(home: Path) -> Iterator[tuple[FileSystem, str]]:
-    """The bucket's file system and the prefix in it."""
+    """Yield the bucket's file system and the prefix in it."""
     uri = root_of(home)
     try:
         yield FileSystem.from_uri(uri)
@@ -278,7 +278,7 @@ def _reached(home: Path) -> Iterator[tuple[FileSystem, str]]:
 
 
 def _listed(files: FileSystem, root: str, name: str = "") -> list[FileInfo]:
-    """All files under a name below a root; the name may be that of a file."""
+    """List all files under a name below a root. The name may be that of a file."""
     place = f"{root}/{name}".rstrip("/")
     (info,) = files.get_file_info([place])
     if info.type == FileType.File:
@@ -301,12 +301,12 @@ def _write(files: FileSystem, path: str, content: bytes) -> None:
 
 
 def states_in(tune: str) -> dict[str, list[str]]:
-    """Where the states of each trial are that Ray Tune has kept, by the trial's name, the newest first.
+    """Return the paths of each trial's saved states, by trial name, newest first.
 
-    One that was being written when its worker was lost may be cut.
+    A state may be truncated if its worker was lost while writing it.
 
     Args:
-        tune: directory or URI under which Ray Tune keeps what it has of a sweep.
+        tune: directory or URI of Ray Tune's files of a sweep.
     """
     files, root = FileSystem.from_uri(tune)
     inside = {info.path.removeprefix(f"{root}/") for info in _listed(files, root)}
@@ -318,13 +318,13 @@ def states_in(tune: str) -> dict[str, list[str]]:
 
 
 def drop_states(tune: str) -> None:
-    """Remove the states of trials; Ray's logs of each remain."""
+    """Remove all trial states. Ray's logs remain."""
     for state in (state for states in states_in(tune).values() for state in states):
         files, path = FileSystem.from_uri(state)
         files.delete_dir(path)
 
 
 def folders_in(tune: str) -> list[str]:
-    """Names of the folders that Ray Tune has made for a sweep."""
+    """Return the names of Ray Tune's folders for a sweep."""
     files, root = FileSystem.from_uri(tune)
     return [info.base_name for info in files.get_file_info(FileSelector(root, allow_not_found=True))]

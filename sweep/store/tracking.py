@@ -1,7 +1,8 @@
-"""MLflow, fed from the sweep's folder: one parent run a sweep, one child run a trial.
+"""Sends a sweep's folder to MLflow: one parent run per sweep, one child run per trial.
 
-What was sent is written beside each trial, so ``sync`` sends only what is new: after a restart, or after the server was
-away, it goes on where it stopped, and no trial gets a second run. An MLflow that does not answer never stops a sweep.
+What was sent is recorded beside each trial, so ``sync`` sends only what is new. After a restart, or an outage of the
+server, it continues where it stopped, and no trial gets a second run. An MLflow that does not answer never stops a
+sweep.
 """
 
 import json
@@ -29,10 +30,10 @@ from trainables.tracking import CHECKPOINT_ARTIFACT, EXPERIMENT, SWEEP_TAG, TRIA
 
 _SENT, _PARENT = "mlflow.json", "parent.json"
 _ARTIFACTS = ("board.*", "frontier.*", "levels.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
-"""Of a sweep as a whole, for its parent run."""
+"""Files of a whole sweep, for its parent run."""
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _LAST_SECONDS = 5.0
-"""That a stage waits at its end for MLflow."""
+"""Time that a stage waits for MLflow at its end."""
 
 hush()
 bound_waiting()
@@ -43,41 +44,41 @@ class Tracker:
 
     Args:
         uri: tracking URI.
-        folder: of the sweep.
+        folder: folder of the sweep.
     """
 
     def __init__(self, uri: str, folder: SweepFolder) -> None:
         self._client = MlflowClient(uri)
         self._folder = folder
         self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
-        self._may_have_more = (folder.path / _PARENT).exists()  # than is noted: the process before may have been killed
+        self._may_have_more = (folder.path / _PARENT).exists()  # than is recorded, if the last process was killed
         self._warned = False
         self._running: set[str] = set()
 
     def sync(self, trial: TrialFolder) -> bool:
-        """Send what MLflow does not have of a trial yet, unless it is auxiliary; False if MLflow did not answer."""
+        """Send what MLflow lacks of a trial, unless it is auxiliary. False if MLflow did not answer."""
         return trial.is_auxiliary or self._answered(lambda: self._sync(trial))
 
     def sync_all(self) -> bool:
-        """Send all trials, then the sweep's board, and end the parent run; False if MLflow did not answer."""
+        """Send all trials, then the sweep's board, and end the parent run. False if MLflow did not answer."""
         trials = self._folder.trials
         return all([self.sync(trial) for trial in trials]) and self._answered(lambda: self._end(trials))
 
     def stop(self) -> None:
-        """Mark what runs as stopped: its driver ends."""
+        """Mark running trials as stopped, because their driver ends."""
         self._answered(self._stop)
 
     def _answered(self, send: Callable[[], None]) -> bool:
-        """Whether MLflow took it; the first time that it does not, say so.
+        """Send, and return whether MLflow accepted it. Report the first failure.
 
-        A server, its store of artifacts and the libraries before them fail in many ways, and none may stop a sweep.
+        A server, its artifact store and their client libraries fail in many ways, and none may stop a sweep.
         """
         try:
             send()
         except Exception as error:
             if isinstance(error, OSError) and str(self._folder.path) in str(error.filename):
                 raise  # the sweep's own disk
-            self._may_have_more = True  # an answer that was lost is no sign that nothing was done
+            self._may_have_more = True  # the server may have acted even if its answer was lost
             if not self._warned:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 say(f"MLflow does not answer; results are kept in {self._folder.path} for `sweep sync`: {reason}")
@@ -91,7 +92,7 @@ class Tracker:
             for file in self._folder.path.glob(pattern):
                 self._client.log_artifact(parent, str(file))
         states = {trial.state for trial in trials}
-        if "running" in states:  # and no driver is there
+        if "running" in states:  # without a driver
             self._stop()
         else:
             self._client.set_terminated(parent, "FAILED" if "failed" in states else "FINISHED")
@@ -105,7 +106,7 @@ class Tracker:
         self._client.set_terminated(self._parent(), "KILLED")
 
     def _go_on(self, run: str) -> None:
-        """A run that an earlier driver may have marked as stopped runs again."""
+        """Mark a run as running again, because an earlier driver may have marked it as stopped."""
         if run not in self._running:
             self._client.update_run(run, "RUNNING")
             self._running.add(run)
@@ -120,7 +121,7 @@ class Tracker:
             self._go_on(self._parent())
             self._go_on(sent["run"])
         run = sent["run"]
-        # Noted before it is sent: MLflow takes what it has already, of the same time, once
+        # Recorded before it is sent: MLflow stores a repeated metric of the same time once
         now = sent.setdefault("now", int(time.time() * 1000))
         write_whole(file, json.dumps(sent))
         self._log(run, now, [(int(metrics["step"]), metrics) for metrics in progress[sent["lines"] :]])
@@ -142,7 +143,7 @@ class Tracker:
         write_whole(file, json.dumps(sent))
 
     def _log(self, run: str, now: int, steps: list[tuple[int, dict[str, float]]]) -> None:
-        """Log the metrics of some steps, as many in one call as MLflow takes: a call costs more than what is in it."""
+        """Log metrics of some steps in the largest batches that MLflow takes: a call costs more than its content."""
         metrics = [Metric(key, value, now, step) for step, values in steps for key, value in values.items()]
         for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
@@ -153,7 +154,7 @@ class Tracker:
         return known.experiment_id if known else self._client.create_experiment(EXPERIMENT, self._artifacts)
 
     def _parent(self) -> str:
-        """The sweep's run, found by its file or by its tag, or made."""
+        """Return the sweep's run, found by its file or its tag, or created."""
         file = self._folder.path / _PARENT
         if file.exists():
             return str(json.loads(file.read_text())["run"])
@@ -168,7 +169,7 @@ class Tracker:
         return run
 
     def _child(self, config: TrialConfig) -> str:
-        """A trial's run under the parent, found by its tags, or made."""
+        """Return a trial's run under the parent, found by its tags, or created."""
         identity = {MLFLOW_PARENT_RUN_ID: self._parent(), TRIAL_TAG: config.identity}
         labels = {"spon.allocation": config.allocation, "spon.plan": config.plan_label}
         run = self._find(identity) if self._may_have_more else None
@@ -186,12 +187,12 @@ class Tracker:
 
 
 class Sender:
-    """Sends trials in a thread of its own: workers would wait for their next trial while the driver waits for MLflow.
+    """Sends trials in a separate thread, so that workers do not wait for their next trial while MLflow is slow.
 
-    What comes for a trial that waits goes with it.
+    Later results of a queued trial are sent with it.
 
     Args:
-        tracker: that nobody else uses until ``close``.
+        tracker: must not be used elsewhere until ``close``.
     """
 
     def __init__(self, tracker: Tracker) -> None:
@@ -200,16 +201,16 @@ class Sender:
         self._jobs: dict[Path, Future[bool]] = {}
 
     def send(self, trial: TrialFolder) -> None:
-        """Have sent what MLflow does not have of a trial yet, as the trial's files are now or later."""
+        """Queue what MLflow lacks of a trial. The trial's files are read when it is sent."""
         job = self._jobs.get(trial.path)
         if job is None or job.running() or job.done():
             self._jobs[trial.path] = self._pool.submit(self._tracker.sync, trial)
 
     def close(self) -> None:
-        """Send what waits, for some seconds; what is left is for ``sync_all``, now or when the sweep goes on.
+        """Send queued trials for some seconds, and leave the rest to ``sync_all``, now or after a resume.
 
         Raises:
-            OSError: if a trial's files could not be read, or what was sent not be noted.
+            OSError: if a trial's files could not be read or written.
         """
         ended, _ = wait(self._jobs.values(), timeout=_LAST_SECONDS)
         self._pool.shutdown(cancel_futures=True)
@@ -218,7 +219,7 @@ class Sender:
 
 
 def trial_params(config: TrialConfig) -> dict[str, object]:
-    """What the compare view can plot or group by; one 0/1 param a layer says where the biases are."""
+    """Return params that the compare view can plot or group by. One 0/1 param per layer says where the biases are."""
     sites = [Site.parse(site) for site in config.sites]
     layers = {site.layer for site in sites}
     training = config.training

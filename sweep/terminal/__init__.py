@@ -1,1 +1,1 @@
-"""What the terminal says while a command runs; it knows nothing of sweeps."""
+"""Terminal output while a command runs. It knows nothing of sweeps."""

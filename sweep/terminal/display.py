@@ -1,8 +1,7 @@
-"""What the terminal says while a command runs: never nothing for ten seconds.
+"""Terminal output while a command runs, never silent for ten seconds.
 
-On a terminal it is live (``sweep.terminal.live``); elsewhere, in a file or a pipe, it is lines: one an event, one when
-something is done for the first time, and one whenever nothing was said for a while. All output of a command goes
-through here until its result is printed.
+On a terminal it is live (``sweep.terminal.live``). In a file or a pipe it prints lines: one per event, one when an
+activity is new, and one after a silence. All output of a command goes through here until its result is printed.
 """
 
 import json
@@ -21,25 +20,25 @@ from sweep.terminal.view import Standing, View, short, time_left
 from trainables.activity import Activity, listen
 
 ACTIVITY = "activity.json"
-"""File in a sweep's folder: what it is doing now, while its driver lives."""
+"""File in a sweep's folder with its current activity, while its driver runs."""
 QUIET_SECONDS = 7.0
-"""Without a line, after which there is one."""
+"""Silence after which a line is printed."""
 _TICK_SECONDS = 1.0
 _WRITE_SECONDS, _FRESH_SECONDS = 2.0, 10.0
 
 
 class Stage(Protocol):
-    """What is followed: it knows how far it is, and hears its workers."""
+    """A stage to follow, which knows its progress and hears its workers."""
 
     def standing(self) -> Standing:
-        """How far it is."""
+        """Return how far it is."""
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
-        """A worker said what it does, at a time of the monotonic clock."""
+        """Record what a worker does, at a time of the monotonic clock."""
 
 
 class Heard(Protocol):
-    """What workers do: now, and begun since the last question (``trainables.listener.Heard``)."""
+    """Activities of workers: current ones, and those begun since the last request (``trainables.listener.Heard``)."""
 
     now: dict[str, Activity]
     news: list[tuple[str, Activity]]
@@ -50,7 +49,7 @@ class Display:
 
     Args:
         stream: standard output by default; live if it is a terminal.
-        clock: gives seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,7 +65,7 @@ class Display:
         self._file: Path | None = None
         self._written, self._wrote = "", 0.0
         self._over = threading.Event()
-        # A busy Ray may take many seconds to answer, and a busy disk to write: neither must silence the terminal
+        # A busy Ray may take many seconds to answer, and a busy disk to write. Neither may silence the terminal
         work = {"display": self.tick, "ear": self.ask, "file": self.write}
         self._threads = [threading.Thread(target=self._repeat, args=(w,), name=n, daemon=True) for n, w in work.items()]
         self._live: Any = None
@@ -74,7 +73,7 @@ class Display:
     def __enter__(self) -> "Display":
         global _current
         if self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            from sweep.terminal.live import start_live  # a tenth of a second
+            from sweep.terminal.live import start_live  # takes a tenth of a second
 
             self._live = start_live(self._stream)
         self._before, _current = (_current, listen(self.hear)), self
@@ -86,7 +85,7 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal to others; harmless if that is done."""
+        """Release the terminal. Safe to repeat."""
         global _current
         if self._over.is_set():
             return
@@ -105,7 +104,7 @@ class Display:
             work()
 
     def ask(self) -> None:
-        """Hear the workers."""
+        """Ask what the workers do."""
         with self._asking:
             heard = self._ask()
         with self._lock:
@@ -113,7 +112,7 @@ class Display:
                 self._hear_workers(heard)
 
     def tick(self) -> None:
-        """Say where things stand if nothing else was said for a while."""
+        """Refresh the live display, or print the current state after a silence."""
         with self._lock:
             view = self.view()
             if self._live:
@@ -122,7 +121,7 @@ class Display:
                 self.say(view.line)
 
     def say(self, line: str) -> None:
-        """One line, with the time in front, that stays."""
+        """Print a permanent line, with the time in front."""
         with self._lock:
             self._spoke = self._clock()
             text = f"{self._time:>6}  {line}"
@@ -132,7 +131,7 @@ class Display:
                 print(text, file=self._stream, flush=True)
 
     def hear(self, activity: Activity) -> None:
-        """What this process does; a line if it never did that before."""
+        """Record what this process does, and print a line if it is new."""
         with self._lock:
             if activity.what != self._doing.what:
                 self._since = self._clock()
@@ -159,9 +158,9 @@ class Display:
                 self._stage.heard(who, activity, now)
 
     def follow(self, stage: Stage | None) -> None:
-        """Show how far a stage is, from now on; None for no stage.
+        """Show the progress of a stage from now on; None for no stage.
 
-        What workers did last in a stage is over with it: one that a scheduler stopped says nothing more.
+        The last activities of workers end with their stage: a worker that a scheduler stopped reports nothing more.
         """
         with self._lock:
             self._stage, self._since = stage, self._clock()
@@ -170,23 +169,23 @@ class Display:
 
     @contextmanager
     def asking(self, ask: Callable[[], Heard | None]) -> Iterator[None]:
-        """Have the workers heard while the block runs, and once more at its end."""
+        """Hear the workers while the block runs, and once more at its end."""
         self._ask = ask
         try:
             yield
         finally:
             self.ask()
             self.tick()
-            with self._asking:  # no question is open when the block ends: Ray may go
+            with self._asking:  # no request is open when the block ends, so Ray may stop
                 self._ask = lambda: None
             self._workers.clear()
 
     def keep_in(self, folder: Path) -> None:
-        """Write what is shown into a sweep's folder, for other processes."""
+        """Also write what is shown to a sweep's folder, for other processes."""
         self._file = folder / ACTIVITY
 
     def view(self) -> View:
-        """What is to be shown now."""
+        """Return what to show now."""
         with self._lock:
             now, standing = self._clock(), self._stage.standing() if self._stage else None
             starting = "" if self._workers else "; workers are starting"
@@ -213,13 +212,13 @@ class Display:
             return
         try:
             write_whole(self._file, json.dumps(asdict(view) | {"at": time.time()}))
-        except OSError:  # the sweep's own files say what is wrong with the disk
+        except OSError:  # writing the sweep's own files reports what is wrong with the disk
             return
         self._written, self._wrote = text, now
 
 
 def _with_time(activity: Activity, seconds: float) -> str:
-    """An activity, with how long it has lasted if nothing else tells how far it is."""
+    """Format an activity, with its duration if it does not report its progress."""
     return str(activity) if activity.unit or seconds < 1 else f"{activity}, {seconds:.0f} s"
 
 
@@ -227,7 +226,7 @@ _current: Display | None = None
 
 
 def say(line: str) -> None:
-    """Print a line in the way of the command that runs; as it is where none does."""
+    """Print a line through the display of the running command, or plainly if there is none."""
     if _current is None:
         print(line, flush=True)
     else:
@@ -235,17 +234,17 @@ def say(line: str) -> None:
 
 
 def follow(stage: Stage | None) -> None:
-    """Show how far a stage is, if a command runs."""
+    """Show the progress of a stage, if a command runs."""
     if _current is not None:
         _current.follow(stage)
 
 
 def finish() -> None:
-    """The command prints its result from here on: nothing else is to be shown."""
+    """Close the display, because the command prints its result from here on."""
     if _current is not None:
         _current.close()
 
 
 def showing() -> Display | None:
-    """The display of the command that runs."""
+    """Return the display of the running command."""
     return _current

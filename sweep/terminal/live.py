@@ -1,4 +1,4 @@
-"""The display on a terminal: a bar for the stage, a line for each worker, the best so far; events go by above it."""
+"""The live display: a bar for the stage, a line for each worker and the best so far, with events above it."""
 
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -13,7 +13,7 @@ from sweep.terminal.view import View
 
 _BAR_WIDTH = 20
 _OTHER_LINES = 8
-"""Of a terminal's height, for what is not a worker."""
+"""Lines of the terminal for everything but workers."""
 
 
 class _Live(Live):
@@ -25,14 +25,14 @@ class _Live(Live):
 
 
 def start_live(stream: TextIO) -> Live:
-    """Take the terminal; what else is printed goes above."""
+    """Take over the terminal. All other output goes above the display."""
     live = _Live(console=Console(file=stream), auto_refresh=False, transient=True)
     live.start()
     return live
 
 
 def rendered(view: View, most_workers: int) -> RenderableType:
-    """A view for a terminal, with so many workers at most."""
+    """Render a view for a terminal, with at most ``most_workers`` workers."""
     shown = view.workers[: max(1, most_workers)]
     more = len(view.workers) - len(shown)
     rows = [*shown, *([("", f"and {more} more")] if more else [])]

@@ -1,1 +1,1 @@
-"""What runs in workers: the Ray that a sweep runs on, Ray Tune, levels and the test report."""
+"""What runs on Ray: the cluster itself, Ray Tune, measured levels and the test report."""

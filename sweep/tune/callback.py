@@ -1,4 +1,4 @@
-"""What the driver does at each event of Ray Tune: keep it on disk, print and log one line, send it to MLflow."""
+"""The driver's callback for Ray Tune: record each event on disk, print and log one line, and send it to MLflow."""
 
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ class SweepCallback(tune.Callback):
     """Writes results to the sweep's folder and passes them on.
 
     Args:
-        folder: of the sweep.
-        progress: of its trials.
-        tracking_uri: of MLflow.
-        nodes: of the sweep, and what they did.
-        searches: whether a searcher gives Ray the trials, which is told at once of one that failed.
+        folder: folder of the sweep.
+        progress: progress of its trials.
+        tracking_uri: MLflow tracking URI.
+        nodes: faults of the sweep's nodes so far.
+        searches: whether a searcher proposes the trials; it must learn of a failed one at once.
 
     Attributes:
-        put_off: trials that Ray gave up and that are to be run again: their nodes were lost, or at fault.
+        put_off: number of trials that Ray gave up but that run again, because their nodes were lost or at fault.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SweepCallback(tune.Callback):
         self._nodes, self._searches, self.put_off = nodes, searches, 0
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Open MLflow and show the progress, in the driver that runs the sweep."""
+        """Open MLflow and show the progress, in the driver."""
         self._sender = Sender(Tracker(self._tracking_uri, self._folder))
         follow(self._progress)
 
@@ -51,19 +51,19 @@ class SweepCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record a validation, or the reason of a failure."""
+        """Record a validation, or the reason for a failure."""
         if FAILURE in result:
             self._failed(trial, result[FAILURE])
             return
         self._nodes.worked(result[NODE])
         (config, folder), metrics = self._of(trial), result[VALIDATIONS][-1]
-        is_new = folder.add_progress(*result[VALIDATIONS])  # a driver that was lost may have had the earlier ones
+        is_new = folder.add_progress(*result[VALIDATIONS])  # earlier ones may have gone to a driver that was lost
         line = self._progress.validated(config, metrics) if is_new else self._progress.known(config, metrics)
         took, host, address = (result[key] for key in ("time_this_iter_s", "hostname", "node_ip"))
         self._tell(folder, f"{line}  in {took:.1f} s on {host} ({address}), process {result['pid']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Take over the checkpoint of a trial that came to its end."""
+        """Store the checkpoint of a finished trial, or record that a scheduler stopped it."""
         config, folder = self._of(trial)
         if folder.state == "failed":
             return
@@ -78,11 +78,11 @@ class SweepCallback(tune.Callback):
         self._tell(folder, self._progress.finished(config))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Say that a trial lost its worker and will go on in another."""
+        """Report that a trial lost its worker and will continue in another."""
         self._lost(trial, self._nodes.recovered(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record the last line of the exception, when Ray's retries are spent, unless its node was at fault."""
+        """Record the last line of the exception once Ray's retries are spent, unless the node was at fault."""
         again, out = self._nodes.gave_up(trial)
         if again and not self._searches:
             self.put_off += 1
@@ -91,27 +91,27 @@ class SweepCallback(tune.Callback):
             self._failed(trial, reason(trial), f"\n{noted_errors(trial)}")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Let MLflow have what waits; after this it is for others to use."""
+        """Send what is queued for MLflow, which others may use afterwards."""
         follow(None)
-        tell("telling MLflow")
+        tell("sending results to MLflow")
         self._sender.close()
 
     def _lost(self, trial: Trial, out: str | None) -> None:
-        """Note it; ``out`` is why a node was taken out, if one was."""
+        """Record the loss. ``out`` says why a node was excluded, if one was."""
         config, folder = self._of(trial)
-        folder.start(config)  # its worker may have been lost before it had started
+        folder.start(config)  # its worker may have been lost before the trial started
         self._tell(folder, self._progress.lost(config, reason(trial)))
         if out:
             say(out)
 
     def _failed(self, trial: Trial, why: str, details: str = "") -> None:
         config, folder = self._of(trial)
-        folder.start(config)  # a worker that could not be set up fails before its trial has started
+        folder.start(config)  # a worker that fails in its setup has not started the trial
         folder.fail(why)
         self._tell(folder, self._progress.failed(config, why) + details)
 
     def _tell(self, folder: TrialFolder, event: str) -> None:
-        """Put an event into the trial's log, and have MLflow told."""
+        """Add an event to the trial's log and queue the trial for MLflow."""
         folder.note(event)
         self._sender.send(folder)
 

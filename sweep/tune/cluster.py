@@ -1,4 +1,4 @@
-"""The Ray that a sweep runs on: start or find it, and see to it that it has a place for a trial."""
+"""Starts or finds the Ray that a sweep runs on, and waits until it has a place for a trial."""
 
 import signal
 import threading
@@ -22,7 +22,7 @@ from trainables.ray_trainable import connect_ray
 _POLL_SECONDS = 2.0
 _NEWS_SECONDS = 15.0
 _SILENT_SECONDS = 10.0
-"""After which a cluster whose autoscaler has not spoken has none; it speaks every 5 s."""
+"""A cluster whose autoscaler is silent for this long has none. An autoscaler reports every 5 s."""
 _MARK = "accelerator_type:"
 
 
@@ -30,8 +30,8 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
     """Start Ray on this machine, or connect to a cluster, and wait until it has a place for a trial.
 
     Args:
-        resources: of one trial.
-        address: of a running cluster, or ``auto``; a local Ray of this process's own without it.
+        resources: resources of one trial.
+        address: address of a running cluster, or ``auto``; by default a local Ray for this process alone.
 
     Raises:
         SponError: if no node can ever hold a trial, or the cluster does not answer.
@@ -42,7 +42,7 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
         at_sigterm = signal.getsignal(signal.SIGTERM)
         connect_ray(address)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, at_sigterm)  # Ray's own would end this process at once
+            signal.signal(signal.SIGTERM, at_sigterm)  # Ray's own handler would end this process at once
     try:
         if not places(resources):
             _wait_for_place(resources, grows=address is not None)
@@ -52,13 +52,13 @@ def start_ray(resources: ResourcesConfig, address: str | None = None) -> None:
 
 
 def at_once(resources: ResourcesConfig) -> int:
-    """Trials that a search asks for at once: ``max_concurrent`` where a cluster grows to it, else what fits now."""
+    """Trials that a search requests at once: ``max_concurrent`` if the cluster can grow to it, else what fits now."""
     here, most = max(1, places(resources)), resources.max_concurrent
     return most if most and most > here and _autoscaler().speaks else here
 
 
 def remotely(resources: ResourcesConfig, work: Callable[..., Any]) -> Any:
-    """A function or a class as Ray runs it, in the place of a trial."""
+    """Wrap a function or class for Ray, with the resources of a trial."""
     place = resources.bundle
     cpus, gpus, memory = place.pop("CPU"), place.pop("GPU", 0.0), place.pop("memory", 0)
     needs: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "resources": place}
@@ -66,7 +66,7 @@ def remotely(resources: ResourcesConfig, work: Callable[..., Any]) -> Any:
 
 
 def answer(ref: Any) -> Any:
-    """What a worker returned. What it raised of ours comes as it was, without Ray's wrapping."""
+    """Return what a worker returned, or raise its ``SponError`` without Ray's wrapping."""
     try:
         return ray.get(ref)
     except SponError as error:
@@ -78,13 +78,13 @@ def _nodes() -> list[dict[str, float]]:
 
 
 class Autoscaler(NamedTuple):
-    """What a cluster's autoscaler last said.
+    """Last report of a cluster's autoscaler.
 
     Attributes:
-        speaks: whether there is one.
-        coming: nodes that were asked for and are not there yet, by type.
-        failed: why nodes could not be had, newest last.
-        impossible: bundles that no type of node can hold.
+        speaks: whether there is an autoscaler.
+        coming: number of requested nodes that are not there yet, by type.
+        failed: why requests for nodes failed, newest last.
+        impossible: bundles that no node type can hold.
     """
 
     speaks: bool
@@ -94,10 +94,10 @@ class Autoscaler(NamedTuple):
 
 
 def _wait_for_place(resources: ResourcesConfig, grows: bool) -> None:
-    """Ask for the place of a trial and wait until it is there, as long as the autoscaler believes in it.
+    """Request a place for a trial and wait for it, as long as the autoscaler can provide it.
 
     Raises:
-        SponError: if it will never be there.
+        SponError: if there will never be one.
     """
     bundle = resources.bundle
     if not grows:
@@ -119,7 +119,7 @@ def _wait_for_place(resources: ResourcesConfig, grows: bool) -> None:
 
 
 def _autoscaler() -> Autoscaler:
-    """What it last said."""
+    """Read the last report of the autoscaler."""
     reply = GetClusterStatusReply()
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     reply.ParseFromString(client.get_cluster_status(timeout_s=5))
@@ -144,7 +144,7 @@ def _understood(reply: Any) -> Autoscaler:
 
 
 def _without_groups(resources: Mapping[str, float]) -> dict[str, float]:
-    """A bundle without the names that Ray adds for the placement group itself."""
+    """Return a bundle without the names that Ray adds for the placement group itself."""
     return {name: amount for name, amount in resources.items() if "_group_" not in name}
 
 
@@ -161,7 +161,7 @@ def _impossible(bundle: Mapping[str, float], what_is_there: str) -> SponError:
 
 
 def _in_words(resources: Mapping[str, float], asked: Mapping[str, float]) -> str:
-    """CPUs, GPUs, memory if it was asked for, and kinds of accelerator, such as ``CPU 12, GPU 1, 56.0 GiB, A100``."""
+    """Format CPUs, GPUs, memory if requested, and accelerator types, such as ``CPU 12, GPU 1, 56.0 GiB, A100``."""
     memory = [f"{resources.get('memory', 0) / 2**30:.1f} GiB"] if "memory" in asked else []
     kinds = sorted(name.removeprefix(_MARK) for name in resources if name.startswith(_MARK))
     return ", ".join([f"CPU {resources.get('CPU', 0):g}", f"GPU {resources.get('GPU', 0):g}", *memory, *kinds])

@@ -1,10 +1,10 @@
-"""How long the rest of a sweep takes, from counted work and from the speed that its trials have had so far.
+"""Estimates the time left in a sweep, from counted work and the speed of its trials so far.
 
 Work is counted in floating-point operations: the training steps of each trial with its own biased sites, its
-validations, its share of the test report, and what trials share and the first of them makes. The speed is that of
-training and validation in one place. From the second trained trial on the total is right to a factor of 1.5 where
-trials take minutes and places keep their speed. Not counted are models that load, files that are written, and, where a
-sweep goes on, the test scores of trials that ended before; a trial that ends early is counted to its end.
+validations, its share of the test report, and shared results, which the first trial that needs them computes. The speed
+is that of training and validation in one place. From the second trained trial on, the total is right to a factor of 1.5
+if trials take minutes and places keep their speed. Loading models, writing files and, in a resumed sweep, test scores
+of trials that ended before are not counted. A trial that ends early is counted to its end.
 """
 
 import heapq
@@ -22,15 +22,15 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Work:
-    """What a trial has to do.
+    """Work of a trial.
 
     Attributes:
-        steps: optimiser steps; none without a bias.
-        step: operations of one.
+        steps: optimiser steps; zero without a bias.
+        step: operations of one step.
         every: steps from one validation to the next.
-        validation, test: operations of scoring a split.
-        shared: operations of what is made once for all trials that need it, by what decides it.
-        test_shared: the same for the test report.
+        validation, test: operations to score the split.
+        shared: operations of results that are computed once for all trials that need them, by what determines them.
+        test_shared: as ``shared``, for the test report.
     """
 
     steps: int
@@ -53,7 +53,7 @@ class Work:
 
 
 def work_of(trial: TrialConfig, shape: ModelShape) -> Work:
-    """Count the work of a trial on a model of some shape."""
+    """Count the work of a trial on a model of a given shape."""
     training, blocks, length = trial.training, trial.corpus.blocks, trial.corpus.block_size
     steps = total_steps(blocks.calibration, training) if trial.sites else 0
     tokens = training.batch_size * training.gradient_accumulation_steps * length
@@ -80,7 +80,7 @@ def work_of(trial: TrialConfig, shape: ModelShape) -> Work:
 
 @dataclass
 class _Trial:
-    """Of a trial that was given to a worker: the step it is known to have done, and since then, what is being done."""
+    """Progress of a trial in a worker: the last step on record, and the steps heard of since."""
 
     step: float = 0.0
     now: float = 0.0
@@ -90,16 +90,16 @@ class _Trial:
 
 
 class Estimate:
-    """What is left of a stage of a sweep.
+    """Estimates what is left of a stage of a sweep.
 
     Args:
-        works: of the trials that are known, by name.
+        works: work of the known trials, by name.
         places: trials at once.
-        n_trials: that there will be; those that are not known yet count as the mean of those that are.
-        with_test: whether the test report is to come.
+        n_trials: number of all trials; those not known yet count as the mean of the known ones.
+        with_test: whether the test report follows.
 
     Attributes:
-        start_seconds: that workers took to start: those of the test report will, too.
+        start_seconds: time that workers took to start, assumed for those of the test report too.
     """
 
     def __init__(
@@ -115,18 +115,18 @@ class Estimate:
         self.start_seconds = 0.0
 
     def started(self, name: str, work: Work) -> None:
-        """A worker has the trial, for the first time or again."""
+        """Record that a worker has the trial, for the first time or again."""
         self._works[name] = work
         self._over.pop(name, None)
         before = self._trials.get(name, _Trial())
         self._trials[name] = _Trial(before.step, before.step)
 
     def found(self, name: str, step: float) -> None:
-        """The trial goes on from a step that was done before."""
+        """Record that the trial continues from a step that was done before."""
         self._trials[name] = _Trial(step, step, trains=True)
 
     def trains(self, name: str, step: float, now: float) -> None:
-        """The trial was heard to have done a step, at a time in seconds."""
+        """Record that the trial was heard to reach a step, at a time in seconds."""
         trial, work = self._trials.get(name), self._works.get(name)
         if trial is None or work is None:
             return
@@ -140,7 +140,7 @@ class Estimate:
         trial.now = step
 
     def validated(self, name: str, step: float, seconds: float) -> None:
-        """The trial has come to a validation, so many seconds after the one before."""
+        """Record a validation of the trial, and the seconds since the one before."""
         trial, work = self._trials.setdefault(name, _Trial()), self._works[name]
         self._made |= work.shared.keys()
         flop = work.until(step) - work.until(trial.step)
@@ -150,7 +150,7 @@ class Estimate:
         self._trials[name] = _Trial(step, step, trains=True)
 
     def ended(self, name: str, failed: bool = False) -> None:
-        """Nothing is left of the trial; what it did not do counts as done. One that failed is not tested."""
+        """Record that the trial has ended. What it did not do counts as done. A failed trial is not tested."""
         if failed:
             self._failed.add(name)
         self._trials.pop(name, None)
@@ -158,7 +158,7 @@ class Estimate:
 
     @property
     def speed(self) -> float | None:
-        """Operations a second in one place; None before the first steps."""
+        """Operations per second in one place; None before the first steps."""
         flop, seconds = self._flop, self._seconds
         for name, trial in list(self._trials.items()):
             if trial.first_heard and trial.last_heard:
@@ -169,7 +169,7 @@ class Estimate:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last trial has ended, and the test report is made if there is one; None while nothing is known."""
+        """Time until the trials, and the test report if there is one, have ended; None while the speed is unknown."""
         speed = self.speed
         if speed is None:
             return None
@@ -179,7 +179,7 @@ class Estimate:
 
     @property
     def share(self) -> float:
-        """Share of the work that is done, in 0..1."""
+        """Share of the work done, in 0..1."""
         works = list(self._works.items())
         trials = {name: trial.now for name, trial in list(self._trials.items())}
         done = sum(work.own if name in self._over else work.until(trials.get(name, 0.0)) for name, work in works)
@@ -187,7 +187,7 @@ class Estimate:
         return done / total if total else 0.0
 
     def _left(self) -> tuple[list[float], list[float]]:
-        """Operations that are left of each trial that runs, and of each that waits."""
+        """Return the operations left in each running trial, and in each waiting one."""
         trials, made = dict(self._trials), set(self._made)
         running: list[float] = []
         waiting = [self._mean] * self._unknown
@@ -216,12 +216,12 @@ class Estimate:
 
 
 def report_flop(works: Sequence[Work], places: int, made: Collection[str] = ()) -> float:
-    """Operations of a test report, one after another: the teacher, TEAL alone under each plan, and the trials.
+    """Return the operations of a test report in sequence: the teacher, TEAL alone under each plan, and the trials.
 
     Args:
-        works: of the trials that are to be scored.
-        places: at once.
-        made: what is shared and is there already.
+        works: work of the trials to score.
+        places: trials at once.
+        made: keys of shared results that are there already.
     """
     shared = {key: flop for work in works for key, flop in work.test_shared.items() if key not in made}
     teacher = shared.pop(TEACHER, 0.0)
@@ -229,7 +229,7 @@ def report_flop(works: Sequence[Work], places: int, made: Collection[str] = ()) 
 
 
 def makespan(running: Iterable[float], waiting: Iterable[float], places: int) -> float:
-    """When the last job ends: those that run have a place each, and whoever is free takes the next one that waits."""
+    """Return when the last job ends. Each running job has a place, and a free place takes the next waiting job."""
     free = sorted(running)
     free = [0.0] * (places - len(free)) + free
     for job in waiting:

@@ -1,7 +1,7 @@
-"""The levels of a sweep's plans: how its sparsity is spread over the sites, measured before the first trial.
+"""Measures the levels of a sweep's plans, which spread its sparsity over the sites, before the first trial.
 
-They are kept in ``levels.json``. TEAL's greedy levels come from one climb for all sparsities; Fisher curves are
-measured by as many workers as there are places, each on its share of the blocks.
+``levels.json`` keeps them. TEAL's greedy levels come from one climb for all sparsities. As many workers as there are
+places measure the Fisher curves, each on its share of the blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,12 +39,12 @@ _DRAWS = 2
 
 
 class PlanLevels(Config):
-    """The levels of one plan.
+    """Levels of one plan.
 
     Attributes:
-        method, sparsity: that they were asked for by.
-        levels: of every site, in canonical order; zero where it stays dense.
-        predicted_kl_nats: the sum of the Fisher curves at these levels; none where no curves were measured.
+        method, sparsity: what the space asks for.
+        levels: level of every site, in canonical order; zero where it stays dense.
+        predicted_kl_nats: sum of the Fisher curves at these levels; None if no curves were measured.
     """
 
     method: LevelMethod
@@ -54,14 +54,14 @@ class PlanLevels(Config):
 
 
 class SweepLevels(Config):
-    """The whole file.
+    """Content of ``levels.json``.
 
     Attributes:
-        curves: of every site, nats a position at each of ``at``; empty where no method needs them.
-        at: levels.
-        positions: that the curves are means over.
-        planned_share: of the weights of all linear layers of the decoder that the sites have.
-        plans: one for each method and sparsity of the space.
+        curves: curve of every site, nats a position at each of ``at``; empty if no method needs them.
+        at: levels that the curves are measured at.
+        positions: number of positions that the curves are means over.
+        planned_share: share of the weights of the decoder's linear layers that the sites have.
+        plans: one plan for each method and sparsity of the space.
     """
 
     curves: dict[str, tuple[float, ...]]
@@ -72,11 +72,11 @@ class SweepLevels(Config):
 
 
 def measured_blocks(space: SpaceConfig, modules: int) -> int:
-    """Blocks that go through the model to measure the levels of a space, a pass back counted as one forward.
+    """Return how many blocks pass through the model to measure levels. A backward pass counts as a forward one.
 
     Args:
-        space: whose levels are measured.
-        modules: module types that are sparsified.
+        space: space whose levels are measured.
+        modules: number of sparsified module types.
     """
     counts = {
         "fisher": min(_CURVE_BLOCKS, space.corpus.blocks.calibration) * (1 + _DRAWS),
@@ -87,13 +87,13 @@ def measured_blocks(space: SpaceConfig, modules: int) -> int:
 
 
 def read_levels(folder: SweepFolder) -> SweepLevels | None:
-    """The measured levels of a sweep, if it has any."""
+    """Read the measured levels of a sweep, if it has any."""
     file = folder.path / LEVELS_FILE
-    return read_config(SweepLevels, file, "measured levels must be those of a sweep") if file.exists() else None
+    return read_config(SweepLevels, file, "measured levels must be those that a sweep wrote") if file.exists() else None
 
 
 def levelled(folder: SweepFolder, materials: Materials) -> list[SpaceConfig]:
-    """The sweep's space once for each method and sparsity, with a level for every site in the place of the method."""
+    """Return the sweep's space once per method and sparsity, with a level for every site in place of the method."""
     space = folder.space
     if not space.plan.is_measured:
         return [space.model_copy(update={"sparsity": (sparsity,)}) for sparsity in space.sparsity]
@@ -106,14 +106,14 @@ def levelled(folder: SweepFolder, materials: Materials) -> list[SpaceConfig]:
 
 
 def unmeasured(space: SpaceConfig) -> list[SpaceConfig]:
-    """The space once for each method, at equal levels in the place of those that are measured: to count its trials."""
+    """Return the space once per method, with equal levels in place of measured ones, to count its trials."""
     if not space.plan.is_measured:
         return [space]
     return [_under(space, method, {}) for method in space.plan.methods]
 
 
 def _under(space: SpaceConfig, method: LevelMethod, levels: dict[str, float]) -> SpaceConfig:
-    """The space with the levels of one method, and the allocations that are tried under it."""
+    """Return the space with the levels of one method and the allocations that are tried under it."""
     own = {"levels": ("uniform",)} if method == "uniform" else {"levels": levels, "level_method": method}
     tried = tuple(a for a in space.allocations if a.levels is None or method in a.levels)
     return space.model_copy(update={"plan": space.plan.model_copy(update=own), "allocations": tried})
@@ -125,7 +125,7 @@ class _Measurement:
 
     Attributes:
         space, materials: of the sweep.
-        ear: who hears the workers.
+        ear: name of the actor that hears the workers.
     """
 
     space: SpaceConfig
@@ -134,17 +134,17 @@ class _Measurement:
 
     @property
     def plan(self) -> TrialPlan:
-        """The plan with a level for each site that means nothing."""
+        """The plan with a placeholder level for each site."""
         uniform = self.space.plan.model_copy(update={"levels": ("uniform",)})
         return resolve_plan(uniform, self.space.plan.bounds[1], (), self.materials.shape)
 
     @property
     def _have(self) -> int:
-        """Calibration blocks that the text gives, which may be fewer than the space asks for."""
+        """Calibration blocks in the text, which may be fewer than the space asks for."""
         return len(load_blocks(self.materials.corpus, "calibration").tokens)
 
     def all(self) -> SweepLevels:
-        """The levels of each method at each sparsity, in the space's order."""
+        """Measure the levels of each method at each sparsity, in the space's order."""
         space = self.space
         shape, sites = self.materials.shape, [Site.parse(text) for text in self.plan.levels]
         shares = np.array(list(shape.shares(sites).values()))
@@ -185,7 +185,7 @@ class _Measurement:
         ascending, layers = sorted(space.sparsity), sorted({site.layer for site in sites})
         parts = min(len(layers), max(1, places(space.resources)))
         jobs = []
-        for part in range(parts):  # layers are optimised by themselves
+        for part in range(parts):  # layers are optimised independently
             mine = [site for site in sites if site.layer in layers[part::parts]]
             jobs.append((f"greedy levels, part {part + 1}", _greedy, mine, ascending, space.plan, blocks))
         found = in_workers(space, self.ear, jobs)
@@ -196,12 +196,12 @@ class _Measurement:
 
 
 def in_workers(space: SpaceConfig, ear: str, jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call functions with a workbench of the space, each in a worker that has what a trial has.
+    """Call functions with a workbench of the space, each in a worker with the resources of a trial.
 
     Args:
         space: gives model, text and resources.
-        ear: who hears the workers.
-        jobs: the name that is shown, the function and its further arguments, each.
+        ear: name of the actor that hears the workers.
+        jobs: for each call, the name to show, the function and its further arguments.
     """
     tell("measuring")
     worker = remotely(space.resources, _in_worker).options(retry_exceptions=[NodeError])
@@ -209,7 +209,7 @@ def in_workers(space: SpaceConfig, ear: str, jobs: Sequence[tuple[Any, ...]]) ->
 
 
 def _in_worker(space: SpaceConfig, ear: str, who: str, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Do some work as a worker does, and be heard."""
+    """Run a job in a worker, and report its activities."""
     hush()
     torch.set_num_threads(space.resources.cpus_per_trial)
     speak(ear, who)

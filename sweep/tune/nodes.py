@@ -1,4 +1,4 @@
-"""Whose fault it was that a trial was lost: its own or that of its node; and nodes that get no more trials."""
+"""Decides whether a trial or its node caused a failure, and excludes bad nodes."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,42 +14,42 @@ from search_spaces.config import ResourcesConfig
 from search_spaces.errors import NodeError
 
 _IN_A_ROW = 3
-"""Trials that a node may fail one after the other before it gets no more."""
+"""Consecutive faults after which a node is excluded."""
 EXCUSED = 3
-"""Times that a trial is excused for what may have been its node's fault."""
+"""How often a trial is excused for what may be its node's fault."""
 _NODE_DIED = "its node has died"
-"""What Ray says of a worker that was lost with its node."""
+"""Ray's phrase for a worker that was lost with its node."""
 
 _taken_out: set[str] = set()
-"""Ray's ids of nodes that get no more work from this driver."""
+"""Ray's ids of nodes that this driver has excluded."""
 
 
 def take_back() -> None:
-    """Let all nodes have work again: another sweep begins."""
+    """Forget excluded nodes, because a new sweep begins."""
     _taken_out.clear()
 
 
 class Place(tune.PlacementGroupFactory):
-    """Room for one trial, on any node that was not taken out."""
+    """Room for one trial on any node that is not excluded."""
 
     def to_placement_group(self) -> PlacementGroup:
-        """Ask Ray for it."""
+        """Request it from Ray."""
         labels = selector()
         place: PlacementGroup = placement_group(self.bundles, bundle_label_selector=[labels] if labels else None)
         return place
 
 
 def selector() -> dict[str, str]:
-    """Ray's label selector of the nodes that work may go to; empty if it may go to all."""
+    """Return Ray's label selector for nodes that may get work; empty if all may."""
     return {"ray.io/node-id": f"!in({','.join(sorted(_taken_out))})"} if _taken_out else {}
 
 
 def places(resources: ResourcesConfig, without: str = "") -> int:
-    """Trials that can run at once on the nodes that Ray has now, of those that were not taken out.
+    """Return how many trials fit at once on the nodes that Ray has now, without excluded ones.
 
     Args:
-        resources: of one trial.
-        without: id of a node that does not count.
+        resources: resources of one trial.
+        without: id of one more node that does not count.
     """
     out = {*_taken_out, without}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in out]
@@ -58,14 +58,14 @@ def places(resources: ResourcesConfig, without: str = "") -> int:
 
 
 class Nodes:
-    """What the nodes of a sweep did to its trials.
+    """Attributes failures to trials or to their nodes.
 
-    A trial that is lost with its node is run again as often as that happens. One that meets a fault of its node, or
-    whose worker no longer answers, which may be either's, is excused a few times. A node is taken out after a few
-    faults in a row, if there is another. All else is the trial's own fault.
+    A trial that is lost with its node is run again as often as that happens. A trial is excused a few times for a fault
+    of its node, or for a worker that no longer answers, which may be the fault of either. A node is excluded after a
+    few faults in a row, if there is another. All other failures are the trial's own.
 
     Args:
-        resources: of a trial.
+        resources: resources of a trial.
     """
 
     def __init__(self, resources: ResourcesConfig) -> None:
@@ -74,14 +74,14 @@ class Nodes:
         self._excused: Counter[str] = Counter()
 
     def worked(self, node: str) -> None:
-        """A trial on the node had a result."""
+        """Record that a trial on the node had a result."""
         self._in_a_row.pop(node, None)
 
     def recovered(self, trial: Trial) -> str | None:
-        """Ray starts a lost trial again. A lost node is none of its failures.
+        """Handle a lost trial that Ray starts again. A lost node does not count as the trial's failure.
 
         Returns:
-            Why a node was taken out, if one was.
+            Why a node was excluded, if one was.
         """
         error = _error(trial)
         if _died(error) or (isinstance(error, ActorUnavailableError) and self._is_excused(trial)):
@@ -89,10 +89,10 @@ class Nodes:
         return self._blamed(error)
 
     def gave_up(self, trial: Trial) -> tuple[bool, str | None]:
-        """Ray gives a trial up, after ``max_failures``.
+        """Handle a trial that Ray gives up after ``max_failures``.
 
         Returns:
-            Whether it is to be run again all the same; why a node was taken out, if one was.
+            Whether to run it again all the same; why a node was excluded, if one was.
         """
         error = _error(trial)
         out, fault = self._blamed(error), _node_error(error)
@@ -112,32 +112,32 @@ class Nodes:
         self._in_a_row[fault.node] += 1
         if self._in_a_row[fault.node] < _IN_A_ROW:
             return None
-        if not places(self._resources, without=fault.node):  # a bad node is better than none: its trials say why
+        if not places(self._resources, without=fault.node):  # a bad node is better than none, and its trials report why
             return None
         _taken_out.add(fault.node)
-        return f"{_IN_A_ROW} trials in a row failed on node {fault.node[:12]}, which gets no more: {fault}"
+        return f"{_IN_A_ROW} trials in a row failed on node {fault.node[:12]}, which is now excluded: {fault}"
 
 
 def reason(trial: Trial) -> str:
-    """Why a trial was lost, in one line."""
+    """Return why a trial was lost, in one line."""
     fault = _node_error(_error(trial))
     return str(fault) if fault else noted_errors(trial).splitlines()[-1]
 
 
 def noted_errors(trial: Trial) -> str:
-    """What Ray noted of a trial's errors, with tracebacks, the last one last."""
+    """Return Ray's record of a trial's errors, with tracebacks, newest last."""
     return Path(trial.error_file).read_text().strip() if trial.error_file else "no error file"
 
 
 def _error(trial: Trial) -> Exception | None:
-    """What Ray raised last. Its own reader looks in the storage, where the file is not yet."""
+    """Load what Ray raised last. Ray's own reader looks in the storage, where the file is not yet."""
     file = trial.pickled_error_file
     error: Exception | None = cloudpickle.loads(Path(file).read_bytes()) if file else None
     return error
 
 
 def _node_error(error: Exception | None) -> NodeError | None:
-    """The fault of a node in what Ray raised, which wraps what a worker did."""
+    """Return the fault of a node inside the error that Ray raised, if there is one."""
     cause: Any = getattr(error, "cause", error)
     return cause if isinstance(cause, NodeError) else None
 

@@ -1,4 +1,4 @@
-"""The course of trials on the driver: a line an event, and how far they are."""
+"""Progress of trials on the driver: a line per event, and how far they all are."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from trainables.activity import Activity
 
 
 class Progress:
-    """Says the events of some trials, returns each as it stands in the trial's log, and knows how far they all are.
+    """Reports trial events, formats them for the trial's log, and tracks overall progress.
 
     Args:
-        shape: of the model; with it work is counted.
-        trials: that are to be run, as far as they are known.
+        shape: shape of the model, to count work.
+        trials: trials to run, as far as they are known.
         places: trials at once.
-        n_trials: that there will be, those that were over before among them.
-        n_before: trials that were over before.
+        n_trials: number of all trials, including those that ended before.
+        n_before: number of trials that ended before.
         counts: file of a searcher's counts, if the trials are its proposals.
-        with_test: whether the test report is to come after them.
+        with_test: whether the test report follows.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Progress:
         self._last: dict[str, Mapping[str, float]] = {}
 
     def started(self, config: TrialConfig) -> str:
-        """A trial was given to a worker."""
+        """Report that a worker has a trial."""
         work = work_of(config, self._shape)
         self._total_steps[config.name] = work.steps
         self._over.discard(config.name)
@@ -55,7 +55,7 @@ class Progress:
         return self._say(f"start  {config.name}  {len(config.sites)} sites, {config.n_spon_params} parameters")
 
     def validated(self, config: TrialConfig, metrics: dict[str, float]) -> str:
-        """A trial reported a validation."""
+        """Report a validation of a trial."""
         self._last[config.name] = metrics
         self._estimate.validated(config.name, metrics["step"], metrics["seconds"])
         return self._say(
@@ -65,21 +65,21 @@ class Progress:
         )
 
     def known(self, config: TrialConfig, metrics: dict[str, float]) -> str:
-        """A trial that was taken up came to a validation that is on record."""
+        """Report that a resumed trial repeats a recorded validation."""
         self._last[config.name] = metrics
         self._estimate.found(config.name, metrics["step"])
-        return self._say(f"again  {self._at(config, metrics)}  is on record")
+        return self._say(f"again  {self._at(config, metrics)}  is already on record")
 
     def _at(self, config: TrialConfig, metrics: dict[str, float]) -> str:
         return f"{config.name}  step {metrics['step']:.0f}/{self._total_steps[config.name]}"
 
     def lost(self, config: TrialConfig, reason: str) -> str:
-        """The worker or the node of a trial is gone, and Ray gives the trial to another."""
+        """Report that a trial lost its worker or node, and that Ray gives it to another."""
         self._estimate.started(config.name, work_of(config, self._shape))
-        return self._say(f"lost   {config.name}  it will go on from its last validation: {reason}")
+        return self._say(f"lost   {config.name}  it will resume from its last validation: {reason}")
 
     def finished(self, config: TrialConfig) -> str:
-        """A trial is done and its checkpoint is stored."""
+        """Report that a trial is done and its checkpoint is stored."""
         if config.sites and (metrics := self._last.get(config.name)):
             plan, kl, recovered = config.plan_label, metrics["val_kl_nats"], metrics["val_kl_recovered"]
             line = f"{plan}: {config.allocation}, KL {kl:.5f} nats ({recovered:+.1%} recovered)"
@@ -87,11 +87,11 @@ class Progress:
         return self._end(config, f"done   {config.name}")
 
     def stopped(self, config: TrialConfig) -> str:
-        """A scheduler ended the trial early."""
+        """Report that a scheduler ended the trial early."""
         return self._end(config, f"stop   {config.name}  worse than others so far")
 
     def failed(self, config: TrialConfig, reason: str) -> str:
-        """A trial failed for good."""
+        """Report that a trial failed for good."""
         return self._end(config, f"FAILED {config.name}  {reason}", failed=True)
 
     def _end(self, config: TrialConfig, line: str, failed: bool = False) -> str:
@@ -101,17 +101,17 @@ class Progress:
 
     @property
     def speed(self) -> float | None:
-        """Operations a second in one place, as far as it is known."""
+        """Operations per second in one place, if known."""
         return self._estimate.speed
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
-        """A worker said what it does."""
+        """Record what a worker does."""
         self._estimate.start_seconds = self._estimate.start_seconds or now - self._began
         if activity.what == "training":
             self._estimate.trains(who, activity.done, now)
 
     def standing(self) -> Standing:
-        """How far the trials are."""
+        """Return how far the trials are."""
         counts = Counts.read(self._counts) if self._counts else None
         over = counts.over if counts else self._n_before + len(self._over)
         text = f"{over} of {self._n_trials} trials done" + (f"; {counts.set_aside}" if counts else "")

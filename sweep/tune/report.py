@@ -1,4 +1,4 @@
-"""The final report: the test split is opened once, for trials that are done, and by nothing else."""
+"""The final report, which alone opens a sweep's test split, once, for finished trials."""
 
 import time
 from collections import Counter, deque
@@ -41,7 +41,7 @@ class _TestReader:
         return Workbench(self._space.model, self._space.corpus, self._space.resources.device, open_test=True)
 
     def report(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Add the test scores."""
+        """Add the test scores to a checkpoint."""
         bench = self._bench
         speak(self._ear, checkpoint.meta.config.name)
         try:
@@ -51,12 +51,12 @@ class _TestReader:
 
 
 class _Scoring:
-    """How far the test report is.
+    """Progress of the test report.
 
     Args:
-        works: of the trials that are to be scored, by name.
+        works: work of the trials to score, by name.
         places: readers at once.
-        speed: operations a second of one; None if it is not known.
+        speed: operations per second of one reader; None if unknown.
     """
 
     def __init__(self, works: Mapping[str, Work], places: int, speed: float | None) -> None:
@@ -66,17 +66,17 @@ class _Scoring:
         self._done: set[str] = set()
 
     def done(self, name: str) -> None:
-        """A trial is scored."""
+        """Record that a trial is scored."""
         self._done.add(name)
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
-        """A reader said what it does."""
+        """Record what a reader does."""
         if activity.what == TEST_SCORING and activity.total and who in self._works:
             self._made |= self._works[who].test_shared.keys()
             self._parts[who] = activity.done / activity.total
 
     def standing(self) -> Standing:
-        """How far the readers are."""
+        """Return how far the readers are."""
         done, all_ = set(self._done), len(self._works)
         left = [self._rest(name) for name in self._works if name not in done]
         seconds = report_flop(left, self._places, self._made) / self._speed if self._speed else None
@@ -90,13 +90,13 @@ class _Scoring:
 def report_on_test(
     folder: SweepFolder, shape: ModelShape, trials: Sequence[TrialFolder], speed: float | None = None
 ) -> None:
-    """Score the finished ones of some trials on the test split, unless they were, and store it in their checkpoints.
+    """Score finished trials on the test split and store the scores in their checkpoints. Skip scored ones.
 
     Args:
-        folder: of the sweep.
-        shape: of the model.
-        trials: of the sweep.
-        speed: operations a second in one place, for the time that is left.
+        folder: folder of the sweep.
+        shape: shape of the model.
+        trials: trials of the sweep; only finished ones are scored.
+        speed: operations per second in one place, to estimate the time left.
     """
     finished = [trial for trial in trials if trial.state == "finished"]
     waiting = _by_turns([trial for trial in finished if "test.spon" not in _checkpoint(trial).scores])
@@ -114,7 +114,7 @@ def report_on_test(
 
 
 def _by_turns(trials: Sequence[TrialFolder]) -> list[TrialFolder]:
-    """The first trial of each plan, then the second of each: two readers seldom wait for the baseline of one plan."""
+    """Order trials by turns of their plans, so that two readers seldom wait for the baseline of one plan."""
     turns = Counter[str]()
 
     def turn(trial: TrialFolder) -> int:
@@ -126,13 +126,13 @@ def _by_turns(trials: Sequence[TrialFolder]) -> list[TrialFolder]:
 
 
 def _tested(readers: Sequence[Any], trials: Sequence[TrialFolder]) -> Iterator[tuple[TrialFolder, Checkpoint]]:
-    """Have trials scored, one by each reader at a time.
+    """Yield trials with their test scores. Each reader scores one at a time.
 
-    A reader for whom nothing is left makes its place free: another may wait for one, where a node has gone. If the node
-    of a reader is at fault, the others do its work.
+    A reader without work frees its place, because another may wait for one after a node is lost. If the node of a
+    reader is at fault, the other readers do its work.
 
     Raises:
-        NodeError: of the last reader.
+        NodeError: if the node of the last reader is at fault.
     """
     left, busy = deque(trials), dict[Any, tuple[Any, TrialFolder]]()
 
@@ -166,10 +166,10 @@ def _checkpoint(trial: TrialFolder) -> Checkpoint:
 
 
 def _readers(folder: SweepFolder, n_waiting: int) -> list[Any]:
-    """As many workers as there are places for trials."""
+    """Start a reader in each place for a trial, at most one for each waiting trial."""
     space = folder.space
     want = space.resources
     count = max(1, min(places(want), n_waiting))  # nodes may have gone since the trials ended
-    lost = want.max_failures + EXCUSED  # a node that is gone may still get work until Ray has noticed
+    lost = want.max_failures + EXCUSED  # a lost node may still get work until Ray notices
     reader = remotely(want, _TestReader).options(max_restarts=lost, max_task_retries=lost)
     return [reader.remote(space, folder.ear, f"reader {number}") for number in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""Ray's schedulers, with a choice of their own for a worker that is free, and a memory of what was scored before."""
+"""Ray's schedulers, with their own choice of trial for a free worker, and a memory of earlier scores."""
 
 import time
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from sweep.tune.nodes import places
 
 _METRIC = "val_kl_nats"
 _COUNT_SECONDS = 2.0
-"""Between two times that places are counted, which asks the head of the cluster."""
+"""Time between counts of places, each of which asks the head of the cluster."""
 
 
 class _Patient(TrialScheduler):
-    """Gives a free worker a trial for which no other is being started.
+    """Gives a free worker a trial for which no other worker is starting.
 
-    Ray's own choice is the first trial that waits. It ends the worker that is being started for that one, and starts
-    another for another trial: where trials end faster than workers start, most workers never come to be there.
+    Ray itself picks the first waiting trial, ends the worker that is starting for it, and starts one for another trial.
+    If trials end faster than workers start, most workers never finish starting.
     """
 
     resources: ResourcesConfig
     _places, _counted = 0, 0.0
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """Pass over the trials that have waited longest, one for each place whose worker is not there yet."""
+        """Pass over the trials that have waited longest, one for each place whose worker is still starting."""
         trials = tune_controller.get_trials()
         waiting = [trial for trial in trials if trial.status == Trial.PENDING]
         if not waiting:
@@ -49,7 +49,7 @@ class InTurn(_Patient, FIFOScheduler):
     """Runs all trials to their end.
 
     Args:
-        resources: of a trial.
+        resources: resources of a trial.
     """
 
     def __init__(self, resources: ResourcesConfig) -> None:
@@ -58,13 +58,13 @@ class InTurn(_Patient, FIFOScheduler):
 
 
 class Halving(_Patient, ASHAScheduler):
-    """Ends poor masks early. Ray keeps no rungs over a restart (ray#30838), so those that are known are told to it.
+    """Ends poor masks early. Ray keeps no rungs over a restart (ray#30838), so earlier scores are replayed to it.
 
     Args:
-        resources: of a trial.
-        asha: of the space.
-        n_rungs: rungs of a proxy, or validations of a training, at most.
-        known: who was scored before, at which rung (from 1), and the KL there, in the order in which it was.
+        resources: resources of a trial.
+        asha: settings of the space.
+        n_rungs: most rungs of a proxy, or validations of a training.
+        known: earlier scores in their order: who was scored, at which rung (from 1), and the KL there.
     """
 
     def __init__(

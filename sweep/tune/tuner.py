@@ -1,4 +1,4 @@
-"""Ray Tune, set up for SPON: run what is left of a stage of a sweep, say how far it came."""
+"""Ray Tune, set up for SPON: runs the rest of a stage of a sweep and reports its progress."""
 
 import os
 import signal
@@ -22,11 +22,11 @@ from trainables.ray_trainable import SponTrainable
 from trainables.schedule import total_steps
 
 _NEVER = 10**9
-"""Seconds between two times that Ray writes the state of all trials, which nothing is taken up from."""
+"""Seconds between Ray's snapshots of all trials, from which nothing is resumed."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user stopped it
-    """A stage was stopped before its end, with the results in hand stored; the message says what is left."""
+    """A stage was stopped before its end, and the results in hand are stored. The message says what is left."""
 
 
 def run_trials(
@@ -37,25 +37,25 @@ def run_trials(
     stage: str = "grid",
     with_test: bool = False,
 ) -> float | None:
-    """Run, or go on with, some trials of a sweep. Those that ended are not run again; the others have their states.
+    """Run or resume trials of a sweep. Ended trials are not run again, and others resume from their states.
 
-    Trials that their nodes failed are run again when the others have ended. Ctrl-C stops after the results in hand are
+    Trials that failed because of their nodes are run again after all others. Ctrl-C stops after the results in hand are
     stored.
 
     Args:
-        folder: of the sweep.
-        shape: of the model.
-        trials: of the stage.
-        tracking_uri: of MLflow.
-        stage: names Ray's folder of it.
-        with_test: whether the test report comes after it, which counts in the time that is left.
+        folder: folder of the sweep.
+        shape: shape of the model.
+        trials: trials of the stage.
+        tracking_uri: MLflow tracking URI.
+        stage: name of the stage, and of Ray's folder for it.
+        with_test: whether the test report follows, which counts in the time left.
 
     Returns:
-        Operations a second of a place, if some were trained now.
+        Operations per second in one place, if any trial was trained now.
 
     Raises:
-        Interrupted: if it was stopped.
-        SponError: if the storage is full, or cannot be written any more.
+        Interrupted: if the stage was stopped.
+        SponError: if the storage is full or no longer writable.
     """
     if not trials:
         return None
@@ -88,15 +88,15 @@ def fit(
     callback: tune.Callback,
     config: tune.TuneConfig,
 ) -> None:
-    """Run what is left of a stage of a sweep through Ray Tune.
+    """Run the rest of a stage of a sweep through Ray Tune.
 
     Args:
-        folder: of the sweep.
-        stage: names Ray's folder of it.
-        trainable: what runs; its output is kept if it trains.
-        space: of its config; its place in the resources is added here.
-        callback: keeps the results.
-        config: the search, if it is one; how trials are named, placed and reused is added here.
+        folder: folder of the sweep.
+        stage: name of the stage, and of Ray's folder for it.
+        trainable: what to run; its output is kept if it trains.
+        space: search space of its config; resources are added here.
+        callback: stores the results.
+        config: searcher, if there is one; naming, scheduling and reuse of actors are added here.
     """
     _keep_secrets()
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER)
@@ -116,7 +116,7 @@ def fit(
         name=_fresh(stage, folders_in(folder.tune)),
         storage_path=folder.tune,
         callbacks=[callback],
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials say when; all states are kept
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials decide when; all states are kept
         failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         log_to_file=trains,
         sync_config=tune.SyncConfig(sync_artifacts=trains, sync_period=0),  # the log files, after each result
@@ -126,12 +126,12 @@ def fit(
 
 
 def _fresh(stage: str, known: Collection[str]) -> str:
-    """A name for Ray's folder of a stage: each driver has its own, and overwrites no state of an earlier one."""
+    """Return an unused name for Ray's folder of a stage, so that no driver overwrites states of an earlier one."""
     return next(name for number in count(1) if (name := f"{stage}.{number}") not in known)
 
 
 def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
-    """Run until the end, or until a callback cannot write, which Ray wraps with its traceback."""
+    """Run to the end, and raise a callback's failed write without Ray's wrapping."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     with writable(folder.path):
         try:
@@ -144,18 +144,18 @@ def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
 
 
 def _keep_secrets() -> None:
-    """Tune would pass the cloud keys of the driver on to trials, and Ray's agent writes what it passes on into its log.
+    """Keep Tune from passing the driver's cloud keys to trials, because Ray's agent logs what is passed.
 
-    Workers have the environment of their node, which is the driver's where Ray runs on this machine alone.
+    Workers have the environment of their node, which is the driver's if Ray runs on this machine alone.
     """
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name[:4] == "AWS_"}
 
 
 def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A grid over names, each with the config of its job: Ray copies the whole grid for each trial, so it is light.
+    """Return a grid over names, each with the config of its job. Ray copies the grid for each trial, so it is light.
 
     Args:
-        jobs: by name, all with the same keys.
+        jobs: configs by name, all with the same keys.
     """
 
     def look_up(key: str) -> Callable[[dict[str, Any]], Any]:

@@ -114,7 +114,7 @@ def test_a_fault_of_the_program_is_no_trial_that_failed_and_no_bad_input(
     monkeypatch.setattr("sweep.store.folder.open_sweep", lambda *arguments: 1 / 0)
     assert main(["status", "tiny", "--storage", str(tmp_path)]) == 3
     *traceback, line = capsys.readouterr().err.strip().splitlines()
-    assert "error of this program, not of the input: ZeroDivisionError" in line
+    assert "internal error, not bad input: ZeroDivisionError" in line
     assert "Traceback" in traceback[0]
 
 

@@ -67,7 +67,7 @@ def test_the_model_and_the_text_of_a_space_are_looked_for(
     tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor.examine(space=parse_space(tiny_raw, "test")) == 0
-    assert "text files can be had" in capsys.readouterr().out
+    assert "text files: available" in capsys.readouterr().out
     lost = {split: [str(tmp_path / f"{split}.txt")] for split in tiny_raw["corpus"]["files"]}
     raw = tiny_raw | {"model": {"source": "/not/there"}, "corpus": tiny_raw["corpus"] | {"files": lost}}
     assert doctor.examine(space=parse_space(raw, "test")) == 1

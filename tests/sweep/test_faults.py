@@ -217,7 +217,7 @@ def test_a_node_with_a_full_disk_is_taken_out_and_no_trial_fails_for_it(
     assert sorted(line.split()[0] for line in said) == ["FAULT", "ok", "ok"]
     assert ran.code == 0, ran.err
     assert ran.out.count("trials in a row failed on node") == 1
-    assert "which gets no more: the output directory must be writable, but Not a directory" in ran.out
+    assert "which is now excluded: the output directory must be writable, but Not a directory" in ran.out
     assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
     assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
 

@@ -48,7 +48,7 @@ def test_it_writes_an_adapter_at_fisher_levels_and_goes_on(tiny_llama: Path, tex
     assert "weights skipped" in ran.out
     assert str(out) in ran.out
 
-    assert "there is something" in run(*given).err
+    assert "something is there" in run(*given).err
     again = run(*(tmp_path / "second" if word == out else word for word in given), cold=True)
     assert again.code == 0, again.err
     assert "measuring" not in again.out

@@ -84,7 +84,7 @@ def test_a_sweep_that_has_only_begun_has_no_speed(tmp_path: Path, tiny_raw: dict
     sweep.plan({trial.name: 8 for trial in trials_of(tiny_raw)})
     assert as_lines(status_of(sweep)) == [
         "tiny: 1 trials: 1 waiting",
-        "nobody drives it; go on with: python -m sweep resume tiny",
+        "no driver; resume with: python -m sweep resume tiny",
         "speed and time left: not known before the first validation of a trial that trains",
     ]
 
@@ -93,7 +93,7 @@ def test_without_a_driver_nothing_runs(folder: SweepFolder) -> None:
     lost = replace(status_of(folder), driver=None, gpus_per_trial=0.25)
     lines = as_lines(lost)
     assert "1 interrupted" in lines[0]
-    assert lines[1] == "nobody drives it; go on with: python -m sweep resume tiny"
+    assert lines[1] == "no driver; resume with: python -m sweep resume tiny"
     assert not any("running" in line for line in lines)
 
 

@@ -212,8 +212,8 @@ def test_ctrl_c_among_the_proposals_and_resume_keeps_to_the_budget(
     masks = {"family": "layer_module_bits", "modules": MODULES}
     raw = searched_space(tiny_space, n_masks=14, masks=masks, **few) | {"allocations": ["BASELINE-TEAL", "UNIF-ALL"]}
     folder, storage = SweepFolder(tmp_path / "tiny"), ("--storage", tmp_path)
-    assert "go on with" in stop_among_proposals(folder, "search", write_space(raw, tmp_path), *storage)
-    assert "go on with" in stop_among_proposals(folder, "resume", "tiny", *storage)
+    assert "resume with" in stop_among_proposals(folder, "search", write_space(raw, tmp_path), *storage)
+    assert "resume with" in stop_among_proposals(folder, "resume", "tiny", *storage)
     assert folder.stages.keys() == {"shared", "reference", "propose"}
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.out + ran.err

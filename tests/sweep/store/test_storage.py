@@ -172,7 +172,7 @@ def test_a_bucket_that_is_away_stops_nothing_and_gets_all_later(
         patch.setattr(storage, "_write", away)
         with mirrored(folder.path):
             pass
-    assert "not all results are in the bucket, and kept in" in capsys.readouterr().out
+    assert "not all results are in the bucket; all are kept in" in capsys.readouterr().out
     with mirrored(folder.path):
         pass
     assert "tiny/space.json" in keys(bucket)

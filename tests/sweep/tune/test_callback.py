@@ -62,7 +62,7 @@ def test_a_trial_that_lost_its_worker_before_it_had_started_is_on_record(
     callback.on_trial_recover(0, [], broken)
     (kept,) = folder.trials
     assert kept.state == "running"
-    assert kept.log_path.read_text().endswith("it will go on from its last validation: KeyError: 'threads'\n")
+    assert kept.log_path.read_text().endswith("it will resume from its last validation: KeyError: 'threads'\n")
 
 
 def test_a_sweep_that_goes_on_counts_what_was_over_before(
@@ -74,4 +74,4 @@ def test_a_sweep_that_goes_on_counts_what_was_over_before(
         callback.setup()
         assert display.view().text == "3 of 4 trials done; workers are starting"
         callback.on_experiment_end([])
-        assert display.view().text == "telling MLflow"
+        assert display.view().text == "sending results to MLflow"

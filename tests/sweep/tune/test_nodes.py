@@ -51,7 +51,7 @@ def test_a_node_is_taken_out_after_three_trials_in_a_row(lost: Lost) -> None:
     assert [watched.recovered(lost(full_disk())) for _ in range(2)] == [None, None]
     assert nodes.selector() == {}
     out = watched.recovered(lost(full_disk()))
-    assert out == "3 trials in a row failed on node bad, which gets no more: the disk must have room for the output"
+    assert out == "3 trials in a row failed on node bad, which is now excluded: the disk must have room for the output"
     assert nodes.selector() == {"ray.io/node-id": "!in(bad)"}
     assert nodes.places(ResourcesConfig()) == 2
 
