@@ -10,7 +10,7 @@ ROOMS := search_spaces trainables sweep analysis
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/ready ## levels and biases on the embedded model, in small, in minutes
+demo: .venv/ready ## levels and biases on the embedded model, in minutes
 	$(BIN)/python -m sweep run search_spaces/demo.yaml
 
 sweep: .venv/ready ## six allocations at two sparsities on the embedded model
@@ -19,18 +19,18 @@ sweep: .venv/ready ## six allocations at two sparsities on the embedded model
 test: lint ## lint, types and all tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/develop ## lint and types alone
+lint: .venv/develop ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(ROOMS)
 
-docs: .venv/ready ## write the reference pages that are made from the code
+docs: .venv/ready ## generate the reference pages from the code
 	$(BIN)/python -m tests.reference
 
 bench: .venv/ready ## the measured tables
 	for what in step selection workers overhead; do $(BIN)/python -m tests.benchmarks.$$what || exit 1; done
 
-# pip compiles on one core; and a few files of others are for newer Pythons
+# pip compiles on one core only, so compileall does it. A few third-party files need a newer Python: ignore those errors
 .venv/ready: requirements.txt requirements.lock
 	@echo 'installing into .venv, about two minutes'
 	$(PYTHON) -m venv .venv
@@ -38,7 +38,7 @@ bench: .venv/ready ## the measured tables
 	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	touch $@
 
-# All files at once, so that what is optional cannot move a pin
+# All files at once, so that an optional package cannot change a pinned version
 .venv/develop: requirements-dev.txt requirements-evaluate.txt .venv/ready
 	$(PIP_INSTALL) --requirement requirements.txt --requirement requirements-dev.txt --requirement requirements-evaluate.txt
 	touch $@
