@@ -1,7 +1,7 @@
-"""What this process is doing now, said to whoever listens; nobody does by default, and then it costs nothing.
+"""Reports what this process is doing to a listener. There is none by default, and then reporting costs nothing.
 
-Code that takes long says what it does (``tell``, ``track``). Who shows it sets a listener (``listening``): a worker
-sends it to the driver, the driver shows it on its terminal, and a notebook prints it.
+Slow code reports what it does (``tell``, ``track``). Whoever shows it sets a listener (``listening``): a worker sends
+reports to the driver, the driver shows them on its terminal, and a notebook prints them.
 """
 
 import sys
@@ -17,12 +17,12 @@ _PRINT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Activity:
-    """One thing that a process does.
+    """One activity of a process.
 
     Attributes:
-        what: one of few phrases, without a number in it: it tells one activity from the next.
-        done, total: how far it is; there is no total where the end is not known.
-        unit: that is counted.
+        what: one of a few phrases, without numbers, that tells one activity from the next.
+        done, total: progress; None as the total where the end is unknown.
+        unit: what is counted.
         note: anything else, such as the loss.
     """
 
@@ -44,7 +44,7 @@ _listener: Listener | None = None
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """The listener hears all that this process tells while the block runs; then the one before does again."""
+    """Set the listener while the block runs, then restore the previous one."""
     before = listen(listener)
     try:
         yield
@@ -53,20 +53,20 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def listen(listener: Listener | None) -> Listener | None:
-    """Set the listener, and return the one before."""
+    """Set the listener and return the previous one."""
     global _listener
     before, _listener = _listener, listener
     return before
 
 
 def tell(what: str, done: int = 0, total: int | None = None, unit: str = "", note: str = "") -> None:
-    """Say what this process does; the arguments are those of ``Activity``."""
+    """Report what this process does; the arguments are those of ``Activity``."""
     if _listener is not None:
         _listener(Activity(what, done, total, unit, note))
 
 
 def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Yield items, and tell before the first and after each how many are done, of the total if it is known."""
+    """Yield items, and report before the first and after each how many are done, and the total if known."""
     if total is None and isinstance(items, Collection):
         total = len(items)
     tell(what, 0, total, unit)
@@ -76,14 +76,14 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None) ->
 
 
 class Throttle:
-    """Passes on an activity when it is another than the one before, or ``seconds`` have gone by."""
+    """Forwards an activity if it differs from the previous one, or ``seconds`` have passed."""
 
     def __init__(self, listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._listener, self._seconds, self._clock = listener, seconds, clock
         self._what, self._said = "", 0.0
 
     def __call__(self, activity: Activity) -> None:
-        """Hear an activity."""
+        """Take an activity."""
         now = self._clock()
         if activity.what == self._what and now - self._said < self._seconds:
             return
@@ -92,5 +92,5 @@ class Throttle:
 
 
 def printer(stream: TextIO | None = None) -> Listener:
-    """A listener that prints a line now and then, for a notebook or a script; to ``stderr`` by default."""
+    """A listener for a notebook or a script that prints a line now and then, to ``stderr`` by default."""
     return Throttle(lambda activity: print(activity, file=stream or sys.stderr, flush=True), _PRINT_SECONDS)

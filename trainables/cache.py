@@ -1,7 +1,7 @@
 """The local cache: content-addressed directories that are written once, whole or not at all.
 
-Layout under ``cache_root()``: one folder per kind (``models``, ``corpora``, ``teacher``, ...), in it one directory per
-key. A directory that exists is complete: it was built beside its place, and renamed into it once the disk had it.
+Layout under ``cache_root()``: one folder per kind (``models``, ``corpora``, ``teacher``, ...), with one directory per
+key. A directory that exists is complete: it is built next to its final place, synced to disk, and then renamed.
 """
 
 import errno
@@ -36,19 +36,19 @@ def content_key(*parts: object) -> str:
 
 
 def is_cached(kind: str, key: str) -> bool:
-    """Whether ``cached`` would have nothing to build."""
+    """Whether ``cached`` has nothing to build."""
     return (cache_root() / kind / key).is_dir()
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The cached directory of a key (``content_key``), which ``build`` fills first if it is not there.
+    """The cached directory of a key (``content_key``), which ``build`` fills first if it is missing.
 
-    Several processes may ask at once: one builds, the others wait. The lock is the kernel's, so that of a process that
-    died is free.
+    Several processes may ask at once: one builds, the others wait. The kernel holds the lock, and frees it if its
+    process dies.
 
     Raises:
-        NodeError: if the cache cannot be written. What ``build`` raises of a file elsewhere, such as one that it reads,
-            stays what it is.
+        NodeError: if the cache cannot be written. Errors of ``build`` that name a file elsewhere, such as one that it
+            reads, pass unchanged.
     """
     place = cache_root() / kind / key
     if place.is_dir():
@@ -57,7 +57,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _held(FileLock(place.parent / f"{key}.lock"), kind):
             if not place.is_dir():
-                for left in place.parent.glob(f".{key}.*"):  # by a process that was killed: the lock is ours
+                for left in place.parent.glob(f".{key}.*"):  # of a killed process, because we hold the lock
                     shutil.rmtree(left)
                 with written_aside(place) as aside:
                     build(aside)
@@ -67,18 +67,18 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def cached_together(
     kind: str, key: str, builds: Sequence[Callable[[Path], None]], merge: Callable[[list[Path], Path], None]
 ) -> Path:
-    """The cached directory of a key, merged from parts that all processes which ask for it build side by side.
+    """The cached directory of a key, merged from parts that all processes asking for it build in parallel.
 
     Args:
         kind: folder of the cache.
-        key: what decides the content.
-        builds: what fills the directory of each part. What another process has begun is left to it.
+        key: name of the directory (``content_key``).
+        builds: one function per part, which fills its directory. A part that another process builds is left to it.
         merge: fills the key's directory from those of the parts, which are then removed.
     """
     place, names = cache_root() / kind / key, [f"part{number}-{key}" for number in range(len(builds))]
 
     def unless_merged(build: Callable[[Path], None], directory: Path) -> None:
-        if not place.is_dir():  # by another process, while this one waited for it
+        if not place.is_dir():  # another process may merge it while this one waits
             build(directory)
 
     for wait in (False, True):
@@ -106,11 +106,11 @@ def _is_being_built(kind: str, key: str) -> bool:
 
 @contextmanager
 def _held(lock: FileLock, kind: str) -> Iterator[None]:
-    """Hold a lock; say so if another process has it."""
+    """Hold a lock, and report the wait if another process has it."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for the {kind} that another process makes")
+        tell(f"waiting for the {kind} that another process is building")
         lock.acquire()
     try:
         yield
@@ -122,7 +122,7 @@ def _held(lock: FileLock, kind: str) -> Iterator[None]:
 def written_aside(place: Path) -> Iterator[Path]:
     """A fresh directory that takes the name ``place`` if the block ends without an exception, and is removed otherwise.
 
-    Nobody ever sees a half-written ``place``. One that exists is replaced, and comes back if it cannot be.
+    Nobody ever sees a half-written ``place``. An existing one is replaced, and restored if that fails.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
@@ -135,8 +135,10 @@ def written_aside(place: Path) -> Iterator[Path]:
 
 
 def _share_and_sync(directory: Path) -> None:
-    """Show all of a directory to the user's group, from which mkdtemp and safetensors hide what they make, and wait
-    until the disk has it: after a loss of power, a name would stand for half of it.
+    """Make a directory readable by others and sync it to disk.
+
+    mkdtemp and safetensors hide their files from the user's group. Without the sync, a power loss could leave the name
+    with half of the content.
     """
     for path in (*directory.rglob("*"), directory):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -148,7 +150,7 @@ def _share_and_sync(directory: Path) -> None:
 
 
 def _rename(new: Path, place: Path) -> None:
-    """Give a directory the name ``place``; the one that had it is removed afterwards, and not before."""
+    """Rename a directory to ``place``, and only then remove the one that had the name."""
     if not place.exists():
         new.rename(place)
         return
@@ -164,15 +166,15 @@ def _rename(new: Path, place: Path) -> None:
 
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EFBIG),
-    *(errno.ESTALE, errno.EIO, errno.ENOTCONN),  # NFS and a mounted bucket, when they are lost
+    *(errno.ESTALE, errno.EIO, errno.ENOTCONN),  # a lost NFS or bucket mount
 }
 
 
 @contextmanager
 def writable(where: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission or a network's disk that is lost into one clear line.
+    """Turn a full disk, a missing permission or a lost network disk into one clear line.
 
-    An error that names a file elsewhere is not of the output, and stays what it is.
+    An error that names a file elsewhere is not about the output, and passes unchanged.
 
     Raises:
         NodeError: naming the directory and what to do.
@@ -194,7 +196,7 @@ def writable(where: Path) -> Iterator[None]:
 
 
 def _is_elsewhere(error: OSError | SafetensorError, where: Path) -> bool:
-    """Whether an error names a file that is neither in the directory nor one of those above it."""
+    """Whether an error names a file that is neither in the directory nor above it."""
     named = getattr(error, "filename", None)
     if not isinstance(named, str):
         return False
@@ -203,7 +205,7 @@ def _is_elsewhere(error: OSError | SafetensorError, where: Path) -> bool:
 
 
 def _errno(error: OSError | SafetensorError) -> int | None:
-    """The error number, which safetensors' writer gives in words only."""
+    """The error number, which safetensors gives only in its message."""
     if isinstance(error, OSError):
         return error.errno
     said = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,9 +1,9 @@
 """The checkpoint of a finished trial: one reader and one writer.
 
-A checkpoint is a directory of three files: ``spon.safetensors`` (one vector a site, keyed by the module's path in the
+A checkpoint is a directory of three files: ``spon.safetensors`` (a vector per site, keyed by the module's path in the
 model), ``scores.safetensors`` (per-block and per-document scores, for paired comparisons) and ``meta.json`` (everything
-needed to use and to judge it), whose coming makes it one. What the test split says comes later and beside them, in
-``test.safetensors`` and ``test.json``. It stands alone: nothing else of the sweep is needed to read it.
+needed to use and to judge it), which is written last and completes it. Test results follow in ``test.safetensors`` and
+``test.json``. A checkpoint is self-contained: nothing else of the sweep is needed to read it.
 """
 
 import json
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 META, BIASES, SCORES = "meta.json", "spon.safetensors", "scores.safetensors"
 TEST_METRICS, TEST_SCORES = "test.json", "test.safetensors"
 COMMIT = "SPON_COMMIT"
-"""Variable by which a driver tells its workers on other nodes what they run."""
+"""Environment variable that passes the driver's commit to its workers on other nodes."""
 _LIBRARIES = ("torch", "transformers", "datasets", "ray", "optuna", "mlflow", "safetensors", "pydantic")
 
 
@@ -44,7 +44,7 @@ class CheckpointMeta(Config):
         paths: module path of each biased site, the keys of ``spon.safetensors``.
         thresholds: of each sparsified site; empty for the rule ``topk``.
         realised_sparsity: fraction really zeroed at each site on the validation split, without biases.
-        metrics: final ones by name, units in the names.
+        metrics: final metrics by name, with units in the names.
         history: metrics of each validation during training.
         versions: of this product and of the libraries that made it.
         commit: of this code, if it ran from a git checkout.
@@ -68,7 +68,7 @@ class Checkpoint:
     Attributes:
         meta: everything but tensors.
         biases: fp32 vector of each biased site.
-        scores: by who and where, such as ``validation.spon``, ``validation.teal``, ``validation.dense``.
+        scores: by split and model, such as ``validation.spon``, ``validation.teal``, ``validation.dense``.
     """
 
     meta: CheckpointMeta
@@ -77,12 +77,12 @@ class Checkpoint:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of this product and of the libraries that decide a result; a trial by itself needs only some of them."""
+    """Versions of this product and of the installed libraries that affect a result; a trial alone needs only some."""
     return {"spon-sweep": __version__, **{name: version(name) for name in _LIBRARIES if find_spec(name)}}
 
 
 def code_commit() -> str | None:
-    """Commit of this code, or of the driver's that sent it here; None outside a git checkout."""
+    """Commit of this code, or of the driver that sent it here; None outside a git checkout."""
     if COMMIT in os.environ:
         return os.environ[COMMIT] or None
     here = Path(__file__).parent
@@ -94,7 +94,7 @@ def code_commit() -> str | None:
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
-    """Write the files of a checkpoint into a directory; it is one when the last is there."""
+    """Write the files of a checkpoint into a directory; the last one completes it."""
     paths, (trained, tested) = checkpoint.meta.paths, _split(checkpoint)
     save_file({paths[str(site)]: vector for site, vector in trained.biases.items()}, directory / BIASES)
     write_scores(trained.scores, directory / SCORES)
@@ -104,7 +104,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def write_test(checkpoint: Checkpoint, directory: Path) -> None:
-    """Write what the test split says of a checkpoint beside what was written before."""
+    """Write the test metrics and scores of a checkpoint next to its other files."""
     _, tested = _split(checkpoint)
     write_scores(tested.scores, directory / TEST_SCORES)
     write_whole(directory / TEST_METRICS, json.dumps(tested.meta.metrics, indent=1))
@@ -116,7 +116,7 @@ def without_test(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _split(checkpoint: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
-    """A checkpoint with the metrics and scores of other splits, and with those of the test split."""
+    """Two copies of a checkpoint: with the metrics and scores of other splits, and with those of the test split."""
 
     def part(of_test: bool) -> Checkpoint:
         metrics = {name: v for name, v in checkpoint.meta.metrics.items() if name.startswith("test_") is of_test}
@@ -151,7 +151,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
 
 
 def _read_meta(directory: Path) -> CheckpointMeta:
-    """Read ``meta.json``: first its schema version, which explains the faults of any other."""
+    """Read ``meta.json``, checking its schema version first, because a wrong one explains all other faults."""
     try:
         raw = json.loads((directory / META).read_bytes())
         if not isinstance(raw, dict) or "schema_version" not in raw:

@@ -1,7 +1,7 @@
 """What a trial costs on any device: arithmetic, memory and disk, from the shape of the model alone.
 
-The figures count what the code does: products with frozen weights, the tensors that autograd keeps, the statistics of
-the teacher. They need neither the weights nor a GPU, so a sweep can be judged before either is there.
+The figures count what the code does: products with frozen weights, the tensors that autograd keeps, the teacher
+statistics. They need neither the weights nor a GPU, so a sweep can be judged before either is available.
 """
 
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ from trainables.model.resident import check_device
 
 _ELEMENT = {"bfloat16": 2, "float32": 4}
 _ALL_SITES = 1.55
-"""Activations with all seven projections sparse and biased under ``topk``, uncompiled, of those with few sites.
+"""Activations with all seven projections sparse and biased under ``topk``, uncompiled, relative to few sites.
 
-On an H100 steps of 8 x 128 tokens took 5.2 GiB (1B) and 23.6 GiB (8B); ``gpu_bytes`` says 5.3 and 23.8. Compiled ones
+On an H100, steps of 8 x 128 tokens took 5.2 GiB (1B) and 23.6 GiB (8B); ``gpu_bytes`` says 5.3 and 23.8. Compiled ones
 took 4.4 and 20.9 GiB.
 """
 
 
 def forward_flop(shape: ModelShape, n_tokens: int, heads: int = 1) -> float:
-    """Floating-point operations of a forward pass, attention's own (a few percent at 128 tokens) left out.
+    """Floating-point operations of a forward pass, without attention's own (a few percent at 128 tokens).
 
-    ``heads`` counts products with the output embedding: one to score, two where the gradient or m is made as well.
+    ``heads`` counts products with the output embedding: one to score, two to compute the gradient or m as well.
     """
     weights = sum(site.in_features * site.out_features for site in shape.sites.values())
     return 2.0 * n_tokens * (weights + heads * shape.vocab_size * shape.hidden_size)
@@ -35,7 +35,7 @@ def forward_flop(shape: ModelShape, n_tokens: int, heads: int = 1) -> float:
 def step_flop(shape: ModelShape, n_tokens: int, biased: Iterable[Site]) -> float:
     """Operations of a training step: forward, the loss with its gradient, and back to the first biased site.
 
-    Weights are frozen, so that the way back costs one product a layer, as the way forward does.
+    Weights are frozen, so the backward pass costs one product per layer, as the forward pass does.
     """
     first = min(map(site_order, biased))
     back = sum(s.in_features * s.out_features for site, s in shape.sites.items() if site_order(site) > first)
@@ -43,7 +43,7 @@ def step_flop(shape: ModelShape, n_tokens: int, biased: Iterable[Site]) -> float
 
 
 def activation_bytes(shape: ModelShape, n_tokens: int, dtype: str) -> int:
-    """Bytes that autograd keeps for the way back from the loss to the first layer.
+    """Bytes that autograd keeps for the backward pass from the loss to the first layer.
 
     A layer of the Llama layout keeps, for each token, two fp32 vectors of the residual stream's width, four of the
     feed-forward's width in the model's dtype, and two of the queries' and two of the keys' width.
@@ -64,9 +64,9 @@ def teacher_bytes(shape: ModelShape, n_tokens: int) -> int:
 
 
 def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: int, training: TrainingConfig) -> int:
-    """Bytes that a trial holds on its GPU at most: a bound for planning, CUDA's own context not counted.
+    """Upper bound, for planning, on the bytes that a trial holds on its GPU, without CUDA's own context.
 
-    Statistics of the teacher's tokens, calibration and validation, stay on the device.
+    Teacher statistics of the calibration and validation tokens stay on the device.
     """
     weights = _ELEMENT[dtype] * shape.num_parameters
     logits = CHUNK_TOKENS["cuda"] * shape.vocab_size * (4 + _ELEMENT[dtype])
@@ -75,7 +75,7 @@ def gpu_bytes(shape: ModelShape, dtype: str, block_size: int, n_teacher_tokens: 
 
 
 def out_of_memory(what: str) -> str:
-    """One line for a user whose GPU is too small."""
+    """Message for a user whose GPU is too small."""
     return (
         f"a trial must fit into the memory of its GPU, but {what} did not: lower training.batch_size or "
         "corpus.block_size, or ask for more of a GPU (at resources.gpus_per_trial)"
@@ -83,7 +83,7 @@ def out_of_memory(what: str) -> str:
 
 
 def claim_gpu(needed: int, share: float) -> None:
-    """Hold this process to its share of the GPU, and refuse a trial that needs more bytes (``gpu_bytes``) than that.
+    """Limit this process to its share of the GPU, and refuse a trial that needs more bytes (``gpu_bytes``).
 
     Raises:
         SponError: if there is no GPU, or the share is smaller than what is needed.

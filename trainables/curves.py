@@ -1,13 +1,13 @@
-"""Fisher curves: what each level of each site costs in KL, all from one dense pass forward and back.
+"""Fisher curves: KL cost of each level at each site, all from one dense pass forward and back.
 
-Let r(s) = x - S(x) be what level s takes from a site's input x in the dense model, and g the gradient there of the sum
+Let r(s) = x - S(x) be what level s removes from a site's input x in the dense model, g the gradient there of the sum
 over positions of -log p(y), with every label y drawn from the dense model itself. To second order, level s at that
 site alone costs
 
     c(s) = 1/2 mean over positions of (g . r(s))^2        nats a position
 
 because the second moment of such gradients is the Fisher information, the Hessian of KL(dense || sparse) where the two
-agree. The sum of the curves prices a whole plan: errors of different sites are taken as unrelated.
+agree. The sum of the curves prices a whole plan, assuming that errors of different sites are unrelated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,17 +30,17 @@ from trainables.teal import bin_edges, kept_entries, magnitude_bins
 LEVELS: tuple[float, ...] = tuple(k / 40 for k in range(39))
 """Levels at which a curve is measured: 0, .025, ... .95."""
 _TOKENS = {"cpu": 1024, "cuda": 2048}
-"""Of one pass, whose inputs of all sites are kept for the way back."""
+"""Tokens of one pass, which keeps the inputs of all sites for the backward pass."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Costs of levels.
+    """KL costs of levels.
 
     Attributes:
         sites: in canonical order.
         cost: (draws, sites, levels) fp64, nats a position at ``LEVELS``, one estimate for each draw of labels.
-        positions: that each draw is a mean over.
+        positions: number of positions that each draw averages over.
     """
 
     sites: tuple[Site, ...]
@@ -49,16 +49,16 @@ class Curves:
 
     @property
     def mean(self) -> Array:
-        """Over the draws: (sites, levels)."""
+        """Mean cost over the draws: (sites, levels)."""
         mean: Array = self.cost.mean(axis=0)
         return mean
 
 
 def merged(parts: list[Curves]) -> Curves:
-    """The curves of some text, from those of its parts with the same sites and draws."""
+    """Merge the curves of parts of a text, all with the same sites and draws."""
     positions = sum(part.positions for part in parts)
     cost = sum(part.cost * (part.positions / positions) for part in parts)
-    return Curves(parts[0].sites, cost, positions)  # type: ignore[arg-type]  # of arrays, and not of none
+    return Curves(parts[0].sites, cost, positions)  # type: ignore[arg-type]  # of arrays, at least one
 
 
 def fisher_curves(
@@ -71,20 +71,20 @@ def fisher_curves(
 ) -> Curves:
     """Measure the curves of all sites of a plan on some blocks.
 
-    Labels depend on the draw and the number of a block alone, so that blocks can be measured in any parts.
+    Labels depend only on the draw and the number of a block, so blocks can be measured in any parts.
 
     Args:
         model: in its dense state.
-        plan: its sites, rule and token policy; its levels are not looked at. Positions that stay dense cost nothing
-            and count.
+        plan: sites, rule and token policy; levels are ignored. Positions that stay dense cost nothing, but count.
         thresholds: of each site, ascending, one for each of ``LEVELS``, by ``quantile_threshold``; for the rule
             ``threshold``.
         tokens: (blocks, seq) calibration text.
         numbers: of the blocks in the whole text.
-        draws: of the labels. Each costs a pass back; as many new blocks tell more, and cost a pass forward too.
+        draws: number of label draws. Each costs a backward pass. As many new blocks tell more, but also cost a forward
+            pass.
 
     Raises:
-        SponError: if no gradient goes through a site, as where its weights are quantised.
+        SponError: if a site passes no gradient, as with quantised weights.
         RuntimeError: if the model is not dense.
     """
     model.check_dense()
@@ -108,7 +108,7 @@ def fisher_curves(
 
 
 def _chance(block: int, length: int, draws: int) -> Tensor:
-    """Uniform numbers that draw the labels of a block, (draws, length) in [0, 1): more draws leave the first as is."""
+    """Uniform numbers that draw a block's labels, (draws, length) in [0, 1); more draws do not change the first."""
     return torch.rand(draws, length, generator=torch.Generator().manual_seed(block))
 
 
@@ -138,11 +138,11 @@ def _label_gradients(hidden: Tensor, head: Tensor, values: torch.dtype, chance: 
 
 
 class _Watch:
-    """Adds up (g . r(s))^2 of all sites while passes go back through the model.
+    """Adds up (g . r(s))^2 of all sites during backward passes.
 
     Attributes:
-        sites: watched.
-        draw: that the pass back is of.
+        sites: watched sites.
+        draw: label draw of the backward pass.
         total: (draws, sites, levels) fp64.
     """
 
@@ -186,8 +186,9 @@ class _Watch:
         self.total[self.draw, number] += removed.double().square_().sum(dim=0)
 
     def _bins(self, site: Site, x: Tensor) -> Tensor:
-        """The first of the levels that zeroes each entry of (batch, seq, width): (positions, width), kept for sites
-        that share their input.
+        """Index of the first level that zeroes each entry of (batch, seq, width): (positions, width).
+
+        It is kept for sites that share their input.
         """
         if self._binned is None or self._binned[0].data_ptr() != x.data_ptr():
             tail = x[..., self._plan.dense_prefix(x.shape[-2]) :, :].flatten(0, -2)
@@ -197,7 +198,7 @@ class _Watch:
 
 
 def _ranked(magnitude: Tensor) -> Tensor:
-    """The first of the levels at which ``topk`` zeroes each entry of (positions, width)."""
+    """Index of the first level at which ``topk`` zeroes each entry of (positions, width)."""
     width, ascending = magnitude.shape[-1], magnitude.sort(dim=-1).values
     smallest_kept = ascending[:, [width - kept_entries(width, level) for level in LEVELS]]
     return torch.searchsorted(smallest_kept.contiguous(), magnitude, right=True)

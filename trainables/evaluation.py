@@ -16,7 +16,7 @@ from trainables.text.corpus import Blocks
 
 
 def scores_from_tokens(nll: Tensor, kl: Tensor, blocks: Blocks) -> Scores:
-    """Sum scores by block and by document: of next tokens, (blocks, seq - 1), and positions, (blocks, seq), nats."""
+    """Sum NLL of next tokens, (blocks, seq - 1), and KL of positions, (blocks, seq), by block and document, in nats."""
     n_documents = int(blocks.documents.max()) + 1
 
     def by_document(values: Tensor, documents: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def token_scores(
 ) -> tuple[Tensor, Tensor]:
     """Score the model in whatever state it is in: dense, or inside ``sparsified``.
 
-    The teacher is of the same blocks, at temperature 1; ``what`` this is for is told to people.
+    The teacher statistics are of the same blocks, at temperature 1. ``what`` names the activity in progress reports.
 
     Returns:
         NLL of each next token (blocks, seq - 1) and KL(dense || model) at each position (blocks, seq), nats, fp32 on
@@ -67,7 +67,7 @@ def token_scores(
 
 
 def _in_halves(run: Callable[[slice], None], rows: slice) -> None:
-    """Run on some blocks; on half of them at a time where a GPU has no memory for all.
+    """Run on some blocks, in halves where a GPU has no memory for all.
 
     Raises:
         SponError: if one block does not fit.
@@ -78,7 +78,7 @@ def _in_halves(run: Callable[[slice], None], rows: slice) -> None:
     except torch.OutOfMemoryError as error:
         if rows.stop - rows.start == 1:
             raise SponError(out_of_memory("scoring one block")) from error
-    torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
+    torch.cuda.empty_cache()  # here, where no frame of the failed pass still holds its tensors
     middle = (rows.start + rows.stop) // 2
     _in_halves(run, slice(rows.start, middle))
     _in_halves(run, slice(middle, rows.stop))
@@ -87,9 +87,9 @@ def _in_halves(run: Callable[[slice], None], rows: slice) -> None:
 def _batch_scores(
     hidden: Tensor, head: Tensor, values: torch.dtype, tokens: Tensor, mean_row: Tensor, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits of values of a dtype.
+    """NLL (batch, seq - 1) and KL (batch, seq) of each token, from one set of fp32 logits.
 
-    The last position has no next token; its NLL is dropped.
+    ``values`` is the dtype of the model (``logits_of``). The last position has no next token, so its NLL is dropped.
     """
     labels = next_tokens(tokens).flatten()
     flat, rows = hidden.flatten(0, 1), mean_row.flatten(0, 1)
@@ -104,5 +104,5 @@ def _batch_scores(
 
 
 def dense_scores(teacher: Teacher, blocks: Blocks) -> Scores:
-    """The dense model's own scores, which its teacher statistics hold already; its KL is zero."""
+    """The dense model's own scores, from its teacher statistics; its KL is zero."""
     return scores_from_tokens(teacher.nll.cpu(), torch.zeros(blocks.tokens.shape), blocks)

@@ -1,4 +1,4 @@
-"""Hashes of files: each file is read whole, once, and its hash is kept in the cache."""
+"""File hashes: each file is read whole, once, and its hash is cached."""
 
 import hashlib
 import re
@@ -16,8 +16,8 @@ _KIND, _ENTRY = "hashes", "sha256"
 def file_sha256(file: Path) -> str:
     """SHA-256 of a file's content, in hex.
 
-    It is kept by the file's path, size and time of change, so that the next process reads nothing large. An entry of
-    the cache that is damaged is made again.
+    The cache key is the file's path, size and modification time, so the next process reads nothing large. A damaged
+    cache entry is rebuilt.
 
     Raises:
         SponError: if the file cannot be read, or the cache cannot be written.

@@ -1,9 +1,8 @@
 """TEAL's block-wise greedy levels: how the sparsity of a decoder layer is spread over its sites.
 
-The method is Algorithm 1 of arXiv:2408.14690, section "Block-wise Greedy Optimization". Each decoder layer is taken by
-itself, on the inputs that it has in the dense model; all its sites start at level zero, and what is raised next is
-always the site whose raise moves the layer's output least. Raises are equal in weights that need not be read, so that
-small sites rise by large steps.
+The method is Algorithm 1 of arXiv:2408.14690, section "Block-wise Greedy Optimization". Each decoder layer is optimised
+alone, on its inputs in the dense model. All its sites start at level zero, and each raise goes to the site where it
+moves the layer's output least. All raises save the same number of weight reads, so small sites rise by large steps.
 """
 
 import math
@@ -26,14 +25,14 @@ from trainables.teal import magnitude_histograms, quantile_threshold
 from trainables.workbench import Workbench
 
 Rule = Literal["topk", "threshold"]
-_MET = 1e-9  # of the mean level: what is missing below this is binary rounding
+_MET = 1e-9  # in the mean level: a smaller gap to the target is binary rounding
 
 
 _STEP = 0.02
 
 
 def raises(sparsity: float, step: float = _STEP) -> int:
-    """Raises of a layer up to a sparsity; each tries every site of it once."""
+    """Number of raises that take a layer to a sparsity; each tries every site of the layer once."""
     return math.ceil(sparsity / step - _MET)
 
 
@@ -47,25 +46,25 @@ def greedy_levels(
     step: float = _STEP,
     bounds: tuple[float, float] = (0.0, 0.95),
 ) -> list[dict[str, float]]:
-    """Levels of the sites of each decoder layer, at each target sparsity in their mean weighted by weights.
+    """For each target sparsity, levels of each decoder layer's sites with that mean, weighted by weights.
 
-    Sites that are not named are dense. All positions are sparsified. Each raise costs a pass through the decoder layer
+    Sites that are not given stay dense. All positions are sparsified. Each raise costs a pass through the decoder layer
     for every site that can still rise: about ``sites of a layer x highest sparsity / step`` passes through the decoder
-    in all. Each target goes on from the one before it.
+    in all. Each target continues from the one before it.
 
     Args:
         bench: model, in its dense state, and calibration text.
-        sites: what is sparsified, in any order.
-        sparsities: of each layer that has a site, ascending: the mean of its levels, weighted by in_features x
+        sites: to sparsify, in any order.
+        sparsities: targets, ascending: the mean level of each layer that has a site, weighted by in_features x
             out_features. With all modules of all layers planned, an equal mean is equal work.
-        rule: by which a level zeroes. The thresholds of ``threshold`` are quantiles over the same text.
-        n_blocks: calibration blocks to use, from the start. They go through the model at once.
-        step: what a raise adds to the layer's mean level. A site of the share f of the layer's planned weights rises
-            by step / f, or less where it comes to its highest level or the layer to its target.
+        rule: how a level zeroes entries. The thresholds of ``threshold`` are quantiles over the same text.
+        n_blocks: number of calibration blocks, from the start. They go through the model in one batch.
+        step: what a raise adds to the layer's mean level. A site with the share f of the layer's planned weights rises
+            by step / f, or less where it reaches its highest level or the layer its target.
         bounds: lowest and highest level of a site.
 
     Returns:
-        For each target, a level for every site, by name and in canonical order, rounded to 6 digits, which moves the
+        For each target, the level of every site, by name and in canonical order, rounded to 6 digits, which moves the
         mean of a layer by less than 1e-6.
 
     Raises:
@@ -119,9 +118,9 @@ def _climb(
     bounds: tuple[float, float],
     error: Callable[[Mapping[Site, float]], float],
 ) -> Iterator[dict[Site, float]]:
-    """Raise one site after another, each time the one that leaves the least error; of equals, the first.
+    """Raise one site at a time, the one that leaves the least error; the first wins a tie.
 
-    Yields the levels at each of the sparsities.
+    Yields the levels at each sparsity.
     """
     low, high = bounds
     levels = dict.fromkeys(shares, low)

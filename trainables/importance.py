@@ -1,7 +1,7 @@
 """How much each group of sites matters: leave-one-out, Monte-Carlo Shapley values, gradients and gains at zero biases.
 
-A player is a group of sites that is switched on or off as one, such as those of a layer. ``score`` gives any mask a
-figure of which less is better, such as ``MaskScorer.kl_nats``; an importance is what a player takes off it.
+A player is a group of sites that is switched on or off as one, such as a layer. ``score`` gives any mask a figure, such
+as ``MaskScorer.kl_nats``, and lower is better. An importance is how much a player lowers it.
 """
 
 import math
@@ -29,12 +29,12 @@ Score = Callable[[frozenset[Site]], float]
 
 @dataclass(frozen=True)
 class Importance:
-    """One figure a player; more is more important.
+    """One figure per player; higher is more important.
 
     Attributes:
         players: in the order they were given.
         value: in the unit of the score.
-        standard_error: of the value, from what was sampled; zero where nothing was.
+        standard_error: of the value, from sampling; zero where nothing is sampled.
     """
 
     players: tuple[Player, ...]
@@ -43,7 +43,7 @@ class Importance:
 
 
 def leave_one_out(score: Score, players: Sequence[Player]) -> Importance:
-    """score(all but a player) - score(all), for each player; one score a player, and one.
+    """score(all but a player) - score(all), for each player. It costs one score per player, and one more.
 
     Raises:
         SponError: if a player is empty or two share a site.
@@ -55,11 +55,11 @@ def leave_one_out(score: Score, players: Sequence[Player]) -> Importance:
 
 
 def shapley(score: Score, players: Sequence[Player], pairs: int, seed: int) -> Importance:
-    """Shapley values: what a player takes off the score when it joins, mean over random orders of joining.
+    """Shapley values: how much a player lowers the score when it joins, averaged over random orders of joining.
 
-    Each order is followed by its reverse: who joined early joins late, which cancels all interactions of two players,
-    so that games without higher ones come out exact from any one pair. The values sum to score(none) - score(all),
-    in each order and so in the mean. It costs 2 x pairs x (players - 1) + 2 scores.
+    Each order is followed by its reverse, in which early players join late. This cancels all interactions of two
+    players, so games without higher ones come out exact from any one pair. The values sum to score(none) - score(all)
+    in each order, and so in the mean. It costs 2 x pairs x (players - 1) + 2 scores.
 
     The standard error is that of a mean of pairs of orders.
 
@@ -84,7 +84,7 @@ def _gains(
     order: np.ndarray[tuple[int], np.dtype[np.int64]],
     ends: tuple[float, float],
 ) -> Array:
-    """What each player, (players,), takes off the score when it joins in this order, from none to all."""
+    """How much each player lowers the score when it joins in this order, from none to all: (players,)."""
     mask: frozenset[Site] = frozenset()
     scores = [ends[0]]
     for index in order[:-1]:
@@ -104,9 +104,9 @@ def by_gradient(
 ) -> Importance:
     """Norm of dKL/db at b = 0 of each group, in nats per unit of bias: the KL that its first small step gains.
 
-    b are the biases of a group side by side, and KL the mean over tokens of the sparse model on the first calibration
-    blocks, or all. The standard error is a jackknife over blocks; noise only ever lengthens a vector, so that a norm
-    near its error means nothing.
+    b joins the biases of a group, and KL is the mean over tokens of the sparse model on the first ``n_blocks``
+    calibration blocks, or all. The standard error is a jackknife over blocks. Noise only ever lengthens a vector, so a
+    norm near its error means nothing.
 
     Raises:
         SponError: if there are fewer than two blocks, a group is empty or two share a site.
@@ -127,8 +127,9 @@ def by_gain(
 ) -> Importance:
     """First-order gain of each site's bias, -dKL/db . b in nats, at the sparse model without biases.
 
-    Ranked by it, half of the sites do what all do where biases were trained at all sites together. The standard error
-    is that of a mean over the first calibration blocks, or all. The biases were trained under the plan.
+    Where biases were trained at all sites together, the half of the sites that ranks highest does what all do. The
+    standard error is that of a mean over the first ``n_blocks`` calibration blocks, or all. The biases must have been
+    trained under the plan.
 
     Raises:
         SponError: if there are fewer than two blocks.
@@ -160,7 +161,7 @@ def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_bl
 
 
 def _jackknife_error_of_norm(rows: Array) -> float:
-    """Standard error of |mean of the rows| for (blocks, width), from leaving out each row."""
+    """Jackknife standard error of the norm of the mean row, for rows of shape (blocks, width)."""
     n = len(rows)
     norms = np.linalg.norm((rows.sum(axis=0) - rows) / (n - 1), axis=1)
     return math.sqrt((n - 1) / n * float(((norms - norms.mean()) ** 2).sum()))

@@ -22,12 +22,12 @@ from trainables.workbench import Workbench
 
 
 class Lab:
-    """The model and the text of a space, loaded once, at first use, for trials that are started by hand.
+    """The model and text of a space, loaded once, on first use, for trials that are started by hand.
 
-    What it does is printed to standard error, a line every few seconds.
+    Progress is printed to standard error, a line every few seconds.
 
     Args:
-        space: YAML file; its own allocations, sparsities and seeds are not looked at.
+        space: YAML file; its own allocations, sparsities and seeds are ignored.
         *overrides: ``dotted.key=value`` pairs, as after ``--set``.
 
     Raises:
@@ -46,7 +46,7 @@ class Lab:
             sparsity: fraction of the input entries of each site of the plan to zero, in [0, 1).
 
         Raises:
-            SponError: if one of them is wrong, the model or text cannot be had, or training diverges.
+            SponError: if an argument is wrong, the model or text is not available, or training diverges.
         """
         entry = allocation if isinstance(allocation, str) else dict(allocation)
         space = self._with(f"allocations={json.dumps([entry])}", f"sparsity={json.dumps([sparsity])}")
@@ -55,7 +55,7 @@ class Lab:
             return run_trial(self.bench, resolve_space(space, materials.shape, materials.fingerprints)[0])
 
     def test(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Add the scores of the test split, which is for what was chosen, and opened for this alone.
+        """Add the scores of the test split, which is for chosen checkpoints, and opened only for this.
 
         Raises:
             SponError: if the checkpoint is of another model or text.

@@ -1,7 +1,7 @@
-"""From the workers to the driver: what each is doing now. Nothing waits for it, and nothing fails without it.
+"""Progress reports from the workers to the driver. Nothing waits for them, and nothing fails without them.
 
-A small actor that takes no CPU hears the workers, and the driver asks it about once a second. It imports neither torch
-nor transformers, so that its process is small.
+A small actor that reserves no CPU collects the workers' reports, and the driver polls it about once a second. It
+imports neither torch nor transformers, so its process is small.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ _ASK_SECONDS = 2.0
 
 @dataclass
 class Heard:
-    """What workers do.
+    """Activities of the workers.
 
     Attributes:
-        now: by the name of what they work on.
-        news: what was begun since the last question, in order: what takes less time than a question is heard too.
+        now: current activities, by the name of what each worker works on.
+        news: activities begun since the last poll, in order, including those that are over already.
     """
 
     now: dict[str, Activity] = field(default_factory=dict)
@@ -33,13 +33,13 @@ class Heard:
 
 
 class _Ear:
-    """The actor."""
+    """The actor that collects the reports."""
 
     def __init__(self) -> None:
         self._heard = Heard()
 
     def hear(self, who: str, activity: Activity | None) -> None:
-        """A worker tells what it does for something of a name; None when that is over."""
+        """Take a worker's activity for the name it works on; None when that is over."""
         before = self._heard.now.pop(who, None)
         if activity is None:
             return
@@ -48,23 +48,25 @@ class _Ear:
             self._heard.news.append((who, activity))
 
     def heard(self) -> Heard:
-        """Everything, the news once."""
+        """Return what was heard, each piece of news once."""
         told, self._heard = self._heard, Heard(dict(self._heard.now))
         return told
 
 
 @contextmanager
 def hearing(name: str) -> Iterator[Callable[[], Heard | None]]:
-    """Have workers of this driver heard, by an ear of the name they are told, while the block runs; Ray is connected.
+    """Collect reports of this driver's workers in an actor of the given name while the block runs.
+
+    Ray must be connected.
 
     Yields:
-        What to ask: it gives what was heard, or None if the ear does not answer.
+        A function that returns what was heard, or None if the actor does not answer.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(num_cpus=0)(_Ear)
     ear = actor.options(name=name, scheduling_strategy=here).remote()
 
-    asked: list[Any] = []  # an answer that is late: to ask anew would lose its news
+    asked: list[Any] = []  # a pending answer: a new request would lose its news
 
     def ask() -> Heard | None:
         if not asked:
@@ -86,7 +88,7 @@ def hearing(name: str) -> Iterator[Callable[[], Heard | None]]:
 
 
 def speak(ear: str | None, who: str) -> None:
-    """From now on this worker tells the driver's ear, if there is one of that name, what it does for ``who``."""
+    """From now on, report what this worker does for ``who`` to the actor named ``ear``, if there is one."""
     hush_up()
     if ear is not None:
         with suppress(ValueError, RayError):
@@ -94,14 +96,14 @@ def speak(ear: str | None, who: str) -> None:
 
 
 def hush_up() -> None:
-    """What this worker worked on is over."""
+    """Stop reporting, because this worker's current work is over."""
     before = listen(None)
     if isinstance(before, _Voice):
         before.end()
 
 
 class _Voice:
-    """Sends what a worker tells, and waits for nothing."""
+    """Sends a worker's reports without waiting."""
 
     def __init__(self, actor: Any, who: str) -> None:
         self._actor, self._who = actor, who

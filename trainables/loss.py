@@ -19,7 +19,7 @@ from torch import Tensor
 from trainables.model.compiled import built, can_compile
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
-"""Tokens whose logits exist at once. Fewer, and the time goes into reading U again for every chunk.
+"""Tokens whose logits exist at once. With fewer, more time goes into reading U again for every chunk.
 
 Measured on 512 tokens of the embedded model's head: 806, 744 and 729 ms in chunks of 128, 256 and 512 on a CPU with
 AVX-512, and 825, 771 and 707 ms with AVX2.
@@ -33,18 +33,20 @@ def token_chunks(rows: Tensor) -> Iterator[slice]:
 
 
 def operand(head: Tensor) -> Tensor:
-    """U as products with an fp32 output take it: bf16 as it is on CUDA, where no fp32 copy is made, and fp32 on a CPU,
-    whose bf16 products have bf16 outputs.
+    """U as an operand of products with an fp32 output.
+
+    On CUDA that is U itself, in bf16 without an fp32 copy. On a CPU it is fp32, because bf16 products have bf16
+    outputs there.
     """
     return head if head.is_cuda else head.float()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply with an output of at least fp32, by operands of the dtype of b; bf16 ones on CUDA only.
+    """Multiply in the dtype of b with an output of at least fp32; bf16 operands on CUDA only.
 
-    A bf16 output would round the logits, and softmax(U h) U, from which a nearly equal m is taken. On the embedded
-    model at 50% a token's gradient then had a cosine of 0.964 to the exact one, -0.01 at worst; with bf16 operands and
-    fp32 output it is 0.99997 and 0.998.
+    A bf16 output would round the logits and softmax(U h) U, from which a nearly equal m is subtracted. On the embedded
+    model at 50%, a token's gradient then had a cosine of 0.964 to the exact one, -0.01 at worst. With bf16 operands and
+    an fp32 output it is 0.99997, and 0.998 at worst.
     """
     if b.dtype == torch.bfloat16:
         return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
@@ -52,10 +54,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mean_rows(weights: Tensor, head: Tensor) -> Tensor:
-    """Sum_v w_v U_v for weights of (tokens, vocabulary) to fp32's accuracy, (tokens, hidden).
+    """Sum_v w_v U_v for weights of (tokens, vocabulary) to fp32 accuracy, (tokens, hidden).
 
-    bf16 operands take the weights in two parts, a rounded one and the rest: two products, which only the teacher's
-    statistics need, and once.
+    With a bf16 head the weights are split into a rounded part and the remainder. That takes two products, but only
+    the teacher statistics need it, once.
     """
     if head.dtype != torch.bfloat16:
         return weights @ head
@@ -66,13 +68,13 @@ def mean_rows(weights: Tensor, head: Tensor) -> Tensor:
 def logits_of(hidden: Tensor, head: Tensor, values: torch.dtype) -> Tensor:
     """U h of some tokens, (tokens, vocabulary), with an output of at least fp32.
 
-    On a CPU, fp32 operands that hold bf16 values are multiplied as such: with AVX-512 BF16 that takes three quarters of
-    the time, and is the same to fp32's rounding. Where there are no such instructions nothing changes.
+    On a CPU, fp32 operands that hold bf16 values are multiplied as bf16. With AVX-512 BF16 that takes three quarters of
+    the time and agrees to fp32 rounding. Without such instructions nothing changes.
 
     Args:
         hidden: (tokens, hidden).
         head: U of shape (vocabulary, hidden).
-        values: dtype of the model, whose values both hold, whatever their own dtype is.
+        values: dtype of the model; both operands hold values of it, whatever their own dtype is.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at import
     before = matmul.fp32_precision
@@ -86,12 +88,12 @@ def logits_of(hidden: Tensor, head: Tensor, values: torch.dtype) -> Tensor:
 def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Exponentials of (tokens, vocabulary) logits, with their sums and logsumexp, (tokens,) each.
 
-    The largest logit is taken off first, so the exponentials are those of a softmax times the sum that is given. The
-    logits are used up: where nothing is compiled, the exponentials take their place.
+    The largest logit is subtracted first, so the exponentials are a softmax times the returned sum. The logits are
+    consumed: where nothing is compiled, the exponentials overwrite them.
 
     Args:
         logits: fp32 or fp64.
-        dtype: of the exponentials, which are rounded to it after they are summed; that of the logits for None.
+        dtype: of the exponentials, which are rounded to it after summation; None keeps that of the logits.
     """
     if can_compile(logits.device.type):
         found: tuple[Tensor, Tensor, Tensor] = built(_exponentials)(logits, dtype or logits.dtype)
@@ -103,7 +105,7 @@ def exponentials(logits: Tensor, dtype: torch.dtype | None = None) -> tuple[Tens
 
 
 def _exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """For the compiler: two passes over the logits, where the kernels of torch's own operations take seven."""
+    """``exponentials`` for the compiler: two passes over the logits, where torch's own kernels take seven."""
     largest = logits.amax(dim=-1)
     weights = (logits - largest[:, None]).exp()
     total = weights.sum(dim=-1)
@@ -111,7 +113,7 @@ def _exponentials(logits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
 
 
 def log_normaliser(logits: Tensor) -> Tensor:
-    """Logsumexp of (tokens, vocabulary) logits, which are used up where nothing is compiled: (tokens,)."""
+    """Logsumexp of (tokens, vocabulary) logits, (tokens,); consumes the logits where nothing is compiled."""
     if can_compile(logits.device.type):
         found: Tensor = built(_logsumexp)(logits)
         return found
@@ -123,7 +125,7 @@ def _logsumexp(logits: Tensor) -> Tensor:
 
 
 class _LinearLogSumExp(torch.autograd.Function):
-    """Sum over tokens of logsumexp(U h) - h . m, whose gradient with respect to h is made in the same pass."""
+    """Sum over tokens of logsumexp(U h) - h . m; the same pass computes the gradient with respect to h."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, mean_row: Tensor) -> Tensor:
@@ -136,7 +138,8 @@ class _LinearLogSumExp(torch.autograd.Function):
             logits = logits_of(h, head, values).to(m.dtype)
             weights, normaliser, lse = exponentials(logits, head.dtype)
             total += (lse.double() - (h.double() * m.double()).sum(dim=-1)).sum()
-            # Divided by their own sum: exp(z - lse) rounds lse, and so misses one by up to 4e-6 of m in every gradient
+            # Divide by their own sum: exp(z - lse) rounds lse, so its sum misses one, which adds an error of up to
+            # 4e-6 of m to every gradient
             gradient[part] = product(weights, head).to(m.dtype).div_(normaliser[:, None]).sub_(m)
         ctx.save_for_backward(gradient.to(hidden.dtype))
         return total

@@ -1,7 +1,7 @@
-"""Scores of allocations without training: one set of shared biases, of which an allocation switches some on.
+"""Scores allocations without training: each one switches on some of a set of shared biases.
 
-A mask is a set of biased sites. Its vectors are those of one ordinary trial that has a bias at every candidate site
-under the same sparsity plan; the sparse model is run with them, forward only.
+A mask is a set of biased sites. Its vectors come from one ordinary trial with a bias at every candidate site under the
+same sparsity plan. Scoring runs the sparse model with them, forward only.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def some_blocks(bench: Workbench, split: Split, rows: slice) -> tuple[Blocks, Te
     """Some blocks of a split with their teacher statistics.
 
     Raises:
-        SponError: if the split has fewer, or is the test split and not open.
+        SponError: if the split has fewer blocks, or is the test split and not open.
     """
     blocks, teacher = bench.blocks(split), bench.teacher(split)
     have = len(blocks.tokens)
@@ -38,7 +38,7 @@ def some_blocks(bench: Workbench, split: Split, rows: slice) -> tuple[Blocks, Te
 
 
 def taken(blocks: Blocks, teacher: Teacher, rows: slice | Tensor) -> tuple[Blocks, Teacher]:
-    """Those blocks, and the statistics of them."""
+    """Select rows of the blocks and of their teacher statistics."""
     part = Blocks(blocks.tokens[rows], blocks.documents[rows])
     return part, Teacher(teacher.mean_row[rows], teacher.entropy[rows], teacher.nll[rows])
 
@@ -57,14 +57,13 @@ class MaskScore(NamedTuple):
 class MaskScorer:
     """Scores masks by running the sparse model with their shared biases.
 
-    A block that a mask was scored on is not run again for it, so that a mask that goes on to more blocks pays for the
-    new ones only.
+    Scores are kept per block, so a mask that goes on to more blocks pays for the new ones only.
 
     Args:
         bench: model and text.
-        plan: under which the biases were trained.
+        plan: sparsity plan that the biases were trained under.
         biases: shared vectors of the candidate sites, such as ``Checkpoint.biases``.
-        split: where masks are compared; never ``test``.
+        split: text to compare masks on; never ``test``.
         form: what the vectors are.
 
     Attributes:
@@ -93,7 +92,7 @@ class MaskScorer:
         self._bench, self._plan, self._split, self._form = bench, plan, split, form
         self._biases = biases
         self._known: dict[Mask, Tensor] = {}
-        self._switched_on(frozenset(biases))  # vectors that do not fit are refused here, not in the middle of a search
+        self._switched_on(frozenset(biases))  # so that vectors that do not fit fail here, not in the middle of a search
 
     def kl_nats(self, mask: Mask, n_blocks: int) -> float:
         """Mean KL(dense || sparse with this mask) per position on the first blocks, nats. Raises as ``scores`` does."""
@@ -114,7 +113,7 @@ class MaskScorer:
         return MaskScore(kl / positions, nll / predictions, tuple(by_block.tolist()))
 
     def _run(self, mask: Mask, rows: slice) -> Tensor:
-        """For some blocks: summed KL and NLL, positions and predictions of each, (blocks, 4) fp64."""
+        """Sums of KL and NLL, positions and predictions of each block, (blocks, 4) fp64."""
         biases = self._switched_on(mask)
         blocks, teacher = some_blocks(self._bench, self._split, rows)
         model, thresholds = self._bench.model, self._bench.thresholds(self._plan)

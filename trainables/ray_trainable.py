@@ -1,4 +1,4 @@
-"""The thin adapters that Ray Tune runs: one actor, one resident model, one trial or mask after another; and the Ray."""
+"""Thin adapters for Ray Tune, and the start of Ray. One actor keeps one model and runs trials or masks in turn."""
 
 import json
 import logging
@@ -36,25 +36,25 @@ from trainables.workbench import Workbench
 _OBJECT_STORE_BYTES = 256 * 2**20
 
 FAILURE = "failure"
-"""Key of the reason in the last result of a trial that failed for a reason that a retry would not mend."""
+"""Key of the reason, in the last result of a trial, for a failure that a retry would not fix."""
 VALIDATIONS = "validations"
-"""Key of the metrics of all validations so far; a result has those of the last one as its own, too."""
+"""Key of the metrics of all validations so far; a result also has those of the last one at its top level."""
 COMPLETE = "complete"
-"""Key of whether a result is the trial's last one of its own accord, and not one at which a scheduler stopped it."""
+"""Key of whether the trial ends by itself with this result, as opposed to being stopped by a scheduler."""
 
 NODE = "node"
-"""Key of Ray's id of the node that a result comes from; empty without Ray."""
+"""Key of the Ray id of the node that a result comes from; empty without Ray."""
 
 
 def connect_ray(address: str | None) -> None:
     """Start Ray on this machine, or connect to a cluster.
 
     Args:
-        address: of a running cluster, or ``auto``; a local Ray of this process's own without it.
+        address: of a running cluster, or ``auto``; None starts a local Ray for this process alone.
 
     Raises:
-        SponError: if Ray does not start or the cluster does not answer, or the address is Ray Client's, through which
-            Tune would run in another process, without this code and on another disk.
+        SponError: if Ray does not start, the cluster does not answer, or the address is for Ray Client, which would run
+            Tune in another process, without this code and on another disk.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
@@ -72,7 +72,7 @@ def connect_ray(address: str | None) -> None:
 
 
 def _code() -> dict[str, Any] | None:
-    """What workers on other nodes need to run this code; nothing in a job of Ray's whose environment has it."""
+    """Runtime environment that gives workers on other nodes this code; None in a Ray job that already has it."""
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("runtime_env") or {}
     if {"working_dir", "py_modules"} & job.keys():
         return None
@@ -82,16 +82,15 @@ def _code() -> dict[str, Any] | None:
 
 
 class _Resident(tune.Trainable):
-    """What both adapters share: a workbench that stays when the next trial comes (``reuse_actors``), so that the model
-    is loaded once per worker.
+    """Base of both adapters. Keeps its model from trial to trial (``reuse_actors``), so a worker loads it once.
 
     Config: ``trial`` (a ``TrialConfig`` dumped as JSON types), ``threads`` (torch threads, the CPUs of the trial),
-    ``gpus`` (its share of a GPU), ``max_minutes`` (that it may take, or None), ``name``, and ``ear`` (who hears what is
-    done, ``trainables.listener``).
+    ``gpus`` (its share of a GPU), ``max_minutes`` (its time limit, or None), ``name``, and ``ear`` (the name of the
+    actor that collects progress, ``trainables.listener``).
 
-    A fault that the user must mend, a loss that is not finite, a trial that takes too long and a GPU that is too small
-    end the trial with a result that has ``failure``. Everything else (a fault of the node, a killed worker, a bug) is
-    an exception, which Ray retries and reports.
+    A fault that the user must fix, a non-finite loss, a trial over its time limit and a GPU that is too small end the
+    trial with a result that has ``failure``. Everything else (a fault of the node, a killed worker, a bug) raises an
+    exception, which Ray retries and reports.
     """
 
     _bench: Workbench | None = None
@@ -119,7 +118,7 @@ class _Resident(tune.Trainable):
         return {}
 
     def _guarded(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A result, or none with a note of what no retry would mend, or of what another node may do."""
+        """Run some work and return its result, or an empty one after noting a fault of the trial or of the node."""
         try:
             with _on_this_node():
                 return work()
@@ -157,7 +156,7 @@ class _Resident(tune.Trainable):
         return {**result, NODE: _node()} if result else {FAILURE: self._failure, COMPLETE: False, "done": True}
 
     def _forget(self) -> None:
-        """Let go of the trial before."""
+        """Drop the previous trial."""
         raise NotImplementedError
 
     def _begin(self, bench: Workbench, trial: TrialConfig, config: dict[str, Any]) -> None:
@@ -168,11 +167,11 @@ class _Resident(tune.Trainable):
 
 
 class SponTrainable(_Resident):
-    """One SPON trial in Ray Tune's terms; a ``step`` is the training between two validations.
+    """One SPON trial as a Ray Tune trainable; a ``step`` trains up to the next validation.
 
-    Tune gets the trial's state after each as a checkpoint; that of the last one holds the trial's own checkpoint, too.
+    After each step Tune gets the trial's state as a checkpoint; the last one also holds the trial's own checkpoint.
 
-    Config: beside what all have, ``states``, paths or URIs of states under earlier drivers, the newest first.
+    Config: the shared keys, and ``states``: paths or URIs of states under earlier drivers, newest first.
     """
 
     def _forget(self) -> None:
@@ -185,7 +184,7 @@ class SponTrainable(_Resident):
         self._n_params, self._max_minutes = trial.n_spon_params, config.get("max_minutes")
 
     def _taken_up(self) -> Trial:
-        """The trial as the newest state has it that can be read, or at its beginning."""
+        """The trial, restored from the newest readable state, or new."""
         for state in self._states:
             trial = self._new()
             with tune.Checkpoint(state).as_directory() as files:
@@ -194,7 +193,7 @@ class SponTrainable(_Resident):
         return self._new()
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # a path, as it was saved
-        """Go on from the state that Tune has, after the worker before was lost."""
+        """Continue from the state that Tune has, after the previous worker was lost."""
         if self._trial is not None and not _loaded(self._trial, Path(checkpoint_dir)):
             self._trial = self._taken_up()
 
@@ -208,7 +207,7 @@ class SponTrainable(_Resident):
                 write_checkpoint(self._finished, directory)
 
     def _advance(self) -> dict[str, Any]:
-        """Train to the next validation; a trial that was taken up at its end says its last one again."""
+        """Train to the next validation; a trial restored at its end repeats its last result."""
         assert self._trial is not None
         if not self._trial.done:
             self._trial.advance(self._clock())
@@ -225,7 +224,7 @@ class SponTrainable(_Resident):
         }
 
     def _clock(self) -> Callable[[], None]:
-        """Ends the trial when its time is up, counted with what it took before this process."""
+        """A check that ends the trial when its time is up, including the time spent in earlier processes."""
         assert self._trial is not None
         limit, before, started = self._max_minutes, self._trial.seconds, time.monotonic()
 
@@ -238,14 +237,14 @@ class SponTrainable(_Resident):
 
 
 class MaskTrainable(_Resident):
-    """One mask on the proxy in Ray Tune's terms; a ``step`` is a rung, on more blocks each.
+    """One mask on the proxy as a Ray Tune trainable; each ``step`` is a rung, on more blocks than the one before.
 
-    Config: beside what all have, ``rungs`` (validation blocks of each step). ``trial`` is what training the mask for
-    real would be.
+    Config: the shared keys, and ``rungs`` (validation blocks of each step). ``trial`` is the one that would train the
+    mask for real.
     """
 
     def setup(self, config: dict[str, Any], shared: Checkpoint) -> None:  # type: ignore[override]
-        """Begin the actor's first mask; shared biases come by ``tune.with_parameters``, from no node's disk."""
+        """Begin the actor's first mask. Shared biases come through ``tune.with_parameters``, not from a node's disk."""
         self._shared = shared
         self._scorer: MaskScorer | None = None
         self._made_from: tuple[Any, ...] = ()
@@ -283,7 +282,7 @@ class MaskTrainable(_Resident):
 
 @contextmanager
 def _on_this_node() -> Iterator[None]:
-    """Say in a fault of the node which node it is."""
+    """Add the id of this node to a fault of the node."""
     try:
         yield
     except NodeError as error:
@@ -296,10 +295,10 @@ def _node() -> str:
 
 
 def _loaded(trial: Trial, state: Path) -> bool:
-    """Whether the trial could be taken up from a state; if not, it must begin anew."""
+    """Restore a trial from a state. Returns False if that cannot be read; the caller then needs a new trial."""
     try:
         trial.load(state)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: no JSON, another shape
+    except (OSError, SafetensorError, ValueError, KeyError) as error:  # ValueError: not JSON, or another shape
         print(f"a state of the trial cannot be read: {error} (at {state})")
         return False
     return True

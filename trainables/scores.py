@@ -51,6 +51,6 @@ class Scores:
 
 
 def mean_scores(runs: Sequence[Scores]) -> Scores:
-    """Scores of one model as the mean over runs that differ in their seed, on the same text."""
+    """Mean scores of one model over runs with different seeds on the same text."""
     tensors = [run.tensors() for run in runs]
     return Scores(**{name: torch.stack([run[name] for run in tensors]).mean(dim=0) for name in tensors[0]})

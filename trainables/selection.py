@@ -19,8 +19,8 @@ class Selected(Config):
 
     Attributes:
         role: chosen by the search, an allocation of the space, or a control.
-        checkpoints: of its seeds, relative to the file.
-        test_kl_recovered, test_ppl_recovered: shares of TEAL's damage that it repairs, with 95% intervals; none where
+        checkpoints: one per seed, relative to the file.
+        test_kl_recovered, test_ppl_recovered: shares of TEAL's damage that it repairs, with 95% intervals; None where
             that damage is not certain.
     """
 
@@ -39,12 +39,12 @@ class Selected(Config):
 
 
 class Difference(Config):
-    """A chosen mask minus another on the test split, paired over the text, nats a token: below zero, it is better.
+    """A chosen mask minus another on the test split, paired over the text, in nats per token. Below zero is better.
 
     Attributes:
-        kl_nats, nll_nats: with intervals that hold for all differences together, on other text and, where
-            there are several seeds, with other ones.
-        kl_nats_by_seed: the difference of each seed alone.
+        kl_nats, nll_nats: with intervals that hold for all differences together, on other text and, if there are
+            several seeds, with other seeds.
+        kl_nats_by_seed: the difference for each seed alone.
     """
 
     chosen: str
@@ -58,10 +58,10 @@ class Selection(Config):
     """The final comparison, under the search's one sparsity plan.
 
     Attributes:
-        confidence: of each interval, so that all hold together with 95% (Bonferroni).
+        confidence: of each interval, such that all hold together with 95% (Bonferroni).
         bootstrap_over: what the intervals resample.
-        best_rival: for each chosen mask the space's own allocation with the lowest validation KL among those with as
-            many sites or fewer, or parameters, where these are an objective; none where there is none.
+        best_rival: for each chosen mask, the space's own allocation with the lowest validation KL among those with no
+            more sites, or no more parameters where these are an objective; None if there is none.
     """
 
     schema_version: Literal[2] = 2

@@ -1,8 +1,8 @@
 """The sparse model: y = W S(x) + b at the sites of a plan.
 
-A linear layer becomes a ``SparseLinear`` while the block of ``sparsified`` runs. It gives the bias to the product,
-which rounds once: added to an output that is bf16 already, a bias under half a step of it would be lost. Outside the
-block the model is dense, bit for bit, because no weight was changed.
+Inside a ``sparsified`` block a linear layer is a ``SparseLinear``. It passes the bias to the product, which rounds
+once: added to a bf16 output instead, a bias under half a rounding step would be lost. Outside the block the model is
+dense, bit for bit, because no weight changes.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from trainables.teal import SparsityMeter, Thresholds, keep_from, kept_entries, 
 
 
 class SparseLinear(nn.Linear):
-    """The class of a changed linear layer; ``change`` is what it does beside its product."""
+    """A changed linear layer; ``change`` holds its S and b."""
 
     change: "Change"
 
@@ -49,11 +49,11 @@ class Change(nn.Module):
         self._plan, self._site, self._threshold, self._meter = plan, site, threshold, meter
 
     def dense_prefix(self, length: int) -> int:
-        """Positions at the start of ``length`` that stay dense."""
+        """Number of positions at the start of ``length`` that stay dense."""
         return self._plan.dense_prefix(length)
 
     def sparsify(self, tail: Tensor) -> Tensor:
-        """S(x) of the positions that do not."""
+        """S(x) of the positions after the dense prefix."""
         level = self._plan.levels.get(str(self._site))
         if level is None:
             return tail
@@ -64,9 +64,9 @@ class Change(nn.Module):
 
 
 class _AlikeChange(Change):
-    """The same by operations that are alike at all sites; what differs is in tensors.
+    """A change with the same operations at all sites; only its tensors differ.
 
-    ``torch.compile`` then compiles one layer for all of them, and for all trials of a process.
+    ``torch.compile`` then compiles one layer for all of them and for all trials of a process.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ def sparsified(
     biases: SponBiases | None = None,
     meter: SparsityMeter | None = None,
 ) -> Iterator[None]:
-    """The model computes y = W S(x) + b at the sites of the plan and of the biases while the block runs.
+    """Make the model compute y = W S(x) + b at the sites of the plan and of the biases while the block runs.
 
     Args:
-        model: dense when the block is entered, and again when it is left.
+        model: dense before the block, and again after it.
         plan: sites, levels, rule and token policy.
         thresholds: of every site, for the rule ``threshold``; unused otherwise.
-        biases: b of some sites; none is TEAL alone.
+        biases: b of some sites; None for TEAL alone.
         meter: counts realised sparsity if given; it costs a sum per site.
     """
     vectors = biases.sites if biases else {}
@@ -114,10 +114,10 @@ def sparsified(
 def alike_changes(
     model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, biases: SponBiases
 ) -> dict[Site, Change]:
-    """What ``sparsified`` does, for ``changed``, but in one way at all linear layers: those without S or b get both,
-    of nothing.
+    """Changes for ``changed`` that do what ``sparsified`` does, with the same operations at all linear layers.
 
-    A CUDA graph reads the tensors in here: keep them as long as it.
+    Layers without S or b get an S that zeroes nothing and a b of zero. A CUDA graph reads these tensors: keep them as
+    long as the graph.
 
     Args: see ``sparsified``.
     """
@@ -130,7 +130,7 @@ def alike_changes(
 
 @contextmanager
 def changed(model: ResidentModel, changes: dict[Site, Change]) -> Iterator[None]:
-    """The linear layers of some sites are changed while the block runs."""
+    """Change the linear layers of some sites while the block runs."""
     with ExitStack() as stack:
         for site in sorted(changes, key=site_order):
             layer = model.linear(site)
@@ -147,7 +147,7 @@ def _restore(layer: nn.Linear, own: type[nn.Linear]) -> None:
 
 
 def _product(layer: nn.Linear, x: Tensor, bias: Tensor | None) -> Tensor:
-    """W x + b, rounded once; a bias of the layer's own is added after, where it cannot swallow a small b."""
+    """W x + b, rounded once. The layer's own bias is added afterwards, so that it cannot swallow a small b."""
     if bias is None:
         return F.linear(x, layer.weight, layer.bias)
     output = F.linear(x, layer.weight, bias)

@@ -1,7 +1,7 @@
 """SPON: learned bias vectors at the outputs of chosen linear layers (arXiv:2512.12744).
 
 y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resting input a with b = W a, the paper's
-form. At zero the model is the TEAL-only one. Parameters are fp32; ``trainables.sparse`` gives b to the layer's product.
+form. At zero the model is the TEAL-only one. Parameters are fp32; ``trainables.sparse`` adds b inside the product.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ Form = Literal["output_bias", "input_vector"]
 
 
 class SiteBias(nn.Module):
-    """The bias of one site, which trains its vector v; after ``free_gain`` also a gain on the v of that moment."""
+    """The bias of one site. Trains its vector v and, after ``free_gain``, a gain on the v of that moment."""
 
     def __init__(self, width: int, form: Form, device: torch.device) -> None:
         super().__init__()
@@ -29,25 +29,25 @@ class SiteBias(nn.Module):
         self.start: Tensor | None = None
 
     def free_gain(self) -> nn.Parameter:
-        """What is added from now on is v + gain * the v of now."""
+        """Add a trainable gain: from now on the whole vector is v + gain * (v at this moment)."""
         self.start = self.vector.detach().clone()
         self.gain = nn.Parameter(torch.zeros((), device=self.vector.device))
         return self.gain
 
     def whole(self) -> Tensor:
-        """v, its gain included, fp32."""
+        """The vector v with its gain, fp32."""
         if self.gain is None or self.start is None:
             return self.vector
         return self.vector + self.gain * self.start
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The output bias b beside a weight (out_features, in_features): (out_features,) in its dtype."""
+        """The output bias b for a weight (out_features, in_features): (out_features,) in the weight's dtype."""
         whole = self.whole().to(weight.dtype)
         return whole if self.form == "output_bias" else F.linear(whole, weight)
 
 
 class SponBiases:
-    """The trainable part of a trial: one vector a biased site.
+    """The trainable part of a trial: one vector per biased site.
 
     Attributes:
         form: what the vectors are.
@@ -64,7 +64,7 @@ class SponBiases:
 
     @classmethod
     def of(cls, model: ResidentModel, vectors: Mapping[Site, Tensor], form: Form) -> "SponBiases":
-        """Those with the given vectors; a ``ValueError`` if one does not fit its site."""
+        """Biases with the given vectors; a ``ValueError`` if one does not fit its site."""
         biases = cls(model, tuple(vectors), form)
         biases.load(vectors)
         return biases
@@ -80,9 +80,9 @@ class SponBiases:
 
     @torch.no_grad()
     def correct(self, resting: Mapping[Site, Tensor], scale: float) -> None:
-        """Start from ``scale`` times a resting input a, (in_features,) a site: the vector is a, or W a, by form.
+        """Start from ``scale`` times a resting input a, (in_features,) per site: the vector is a or W a, by form.
 
-        A site without one, such as a biased site outside the plan, stays at zero.
+        A site without a resting input, such as a biased site outside the plan, stays at zero.
         """
         for site in self.vectors.keys() & resting.keys():
             vector, a = self.vectors[site], resting[site] * scale
@@ -91,16 +91,16 @@ class SponBiases:
             vector.copy_(a if self.form == "input_vector" else weight.to(vector.dtype) @ a)
 
     def free_gains(self) -> None:
-        """Give each site a gain on the vector that it has now, to be trained beside the vector.
+        """Give each site a trainable gain on its current vector.
 
-        A gradient on a few thousand tokens tells how much of a start is right long before it tells each entry.
+        Gradients on a few thousand tokens determine the scale of a start long before they determine each entry.
         """
         self.gains = {site: bias.free_gain() for site, bias in self.sites.items()}
 
     def idle(self, site: Site) -> SiteBias:
-        """A zero bias of the same build for a site without one, which no optimiser moves.
+        """A zero bias of the same structure, which no optimiser moves, for a site without one.
 
-        Its gradient is made where those of its layer are, so that all layers have one build (``model.compiled``).
+        It requires a gradient wherever its layer does, so that all layers share one build (``model.compiled``).
         """
         bias = self._new(site)
         if self.gains:
@@ -114,7 +114,7 @@ class SponBiases:
 
     @torch.no_grad()
     def load(self, state: Mapping[Site, Tensor]) -> None:
-        """Take over vectors of the same sites and shapes; a ``ValueError`` if they are others."""
+        """Copy in vectors of the same sites and shapes; a ``ValueError`` if they differ."""
         expected, got = ({str(s): tuple(v.shape) for s, v in of.items()} for of in (self.vectors, state))
         if expected != got:
             raise ValueError(f"biases must have the sites and shapes {expected}, but got {got}")

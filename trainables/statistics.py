@@ -1,7 +1,7 @@
-"""Paired bootstrap intervals over documents (or blocks) for any figure made of NLL and KL means.
+"""Paired bootstrap intervals over documents (or blocks) for any figure computed from NLL and KL means.
 
 Each resample draws documents with replacement and gives the same draw to every model, so that differences between
-models are paired. Documents, not tokens, are the unit: tokens of one article are far from independent.
+models are paired. The unit is documents, not tokens, because tokens of one article are far from independent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,20 @@ Array = NDArray[np.float64]
 TAIL = 0.025
 """Share of the resamples beyond either end of an interval."""
 _SPLITS = 100
-"""Random halves that a reliability is the mean over."""
+"""Number of random splits into halves that a reliability is averaged over."""
 MIN_DOCUMENTS = 10
 """Below this a bootstrap over documents means little; blocks are the unit then, and tables say so."""
 
 
 class Interval(NamedTuple):
-    """A figure on all the data, and its percentile bootstrap interval, of 95% unless it is said."""
+    """A figure on all the data and its percentile bootstrap interval, 95% unless stated otherwise."""
 
     value: float
     low: float
     high: float
 
     def __format__(self, spec: str) -> str:
-        """Each of the three in this format, such as ``-0.0386 [-0.0415, -0.0353]``."""
+        """Format all three numbers, such as ``-0.0386 [-0.0415, -0.0353]``."""
         value, low, high = (format(number, spec) for number in self)
         return f"{value} [{low}, {high}]"
 
@@ -62,19 +62,19 @@ def recovered(dense: Array, teal: Array, spon: Array) -> Array:
 
 
 def seed_margin(figures: Array, tail: float = TAIL) -> float:
-    """How far the difference of two models' means over seeds may be off for the seeds alone.
+    """How far the seeds alone may shift the difference of two models' means over seeds.
 
-    The variance between seeds is pooled over all models, less what a seed does to all of them: it is the residual of
-    a two-way table.
+    The variance between seeds is pooled over all models, without the effect of a seed on all of them: it is the
+    residual of a two-way table.
 
     Args:
         figures: (models, seeds), of models that were trained with the same seeds.
-        tail: beyond either end of an interval.
+        tail: share beyond either end of an interval.
 
     Returns:
         Half the width of an interval of a difference; 0 for one seed or one model, which tell nothing.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]  # a second to import, which others need not wait for
+    from scipy.stats import t  # type: ignore[import-untyped]  # here, because it takes a second to import
 
     models, seeds = figures.shape
     freedom = (models - 1) * (seeds - 1)
@@ -86,13 +86,13 @@ def seed_margin(figures: Array, tail: float = TAIL) -> float:
 
 
 def widened(interval: Interval, margin: float) -> Interval:
-    """The interval with an independent source of error beside its own; ``margin`` is half the width of that alone."""
+    """Widen an interval by an independent source of error, whose own interval has the half-width ``margin``."""
     value, low, high = interval
     return Interval(value, value - float(np.hypot(value - low, margin)), value + float(np.hypot(high - value, margin)))
 
 
 def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
-    """What is resampled: documents if the split touches enough of them."""
+    """What to resample: documents if the split touches enough of them, else blocks."""
     return "documents" if int((scores.document_positions > 0).sum()) >= MIN_DOCUMENTS else "blocks"
 
 
@@ -105,7 +105,7 @@ def paired_bootstrap(
 ) -> dict[str, Interval]:
     """Intervals of several statistics of models' scores on one split, from one set of resamples.
 
-    Each statistic gives one figure per resample; beyond either end of its interval lies ``tail`` of them.
+    Each statistic gives one figure per resample; a share ``tail`` of them lies beyond either end of its interval.
     """
     unit = bootstrap_unit(next(iter(models.values())))
     means = _resampled_means(models, unit, resamples, seed)
@@ -138,15 +138,15 @@ def _resampled_means(
 
 
 def reliability(figures: Array) -> float | None:
-    """Of the order of candidates by their mean: rank correlation between halves, stepped up to the whole.
+    """Reliability of candidates' order by mean: rank correlation between halves, stepped up to the whole.
 
-    Mean over random halves of the columns (Spearman 1910, Brown 1910).
+    Averaged over random halves of the columns (Spearman 1910, Brown 1910).
 
     Args:
         figures: (candidates, columns), at least two columns.
 
     Returns:
-        One is perfect, zero is chance; None below three different candidates.
+        One is perfect, zero is chance; None with fewer than three different means.
     """
     if len(set(figures.mean(axis=1))) < 3:
         return None
@@ -178,7 +178,7 @@ def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed
 
 def rank_correlation(x: Array, y: Array) -> Array:
     """Spearman's rho of each row of (rows, pairs); NaN where one side is constant."""
-    from scipy.stats import rankdata  # a second to import, which others need not wait for
+    from scipy.stats import rankdata  # here, because it takes a second to import
 
     ranks: Array = np.stack([rankdata(side, axis=1) for side in (x, y)])
     ranks -= ranks.mean(axis=2, keepdims=True)

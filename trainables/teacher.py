@@ -1,7 +1,7 @@
-"""Teacher statistics: everything that a trial needs to know of the dense model, computed once and kept on local disk.
+"""Teacher statistics: all that a trial needs to know about the dense model, computed once and kept on local disk.
 
-See ``trainables.loss`` for the mathematics. The statistics depend on the model, the kind of device, the text and the
-temperature alone, so every trial of every sweep shares them, and no trial runs the dense model.
+See ``trainables.loss`` for the mathematics. The statistics depend only on the model, the kind of device, the text and
+the temperature, so every trial of every sweep shares them, and no trial runs the dense model.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from trainables.model.resident import ResidentModel
 
 _STATS = "stats.safetensors"
 _SCHEMA = 3
-"""Of the cached statistics; raise it when the same question gets another answer."""
+"""Version of the cached statistics. Raise it when the same inputs give different ones."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Statistics of the dense model on the blocks of one split, on the model's device; on a CPU memory-mapped.
+    """Statistics of the dense model on the blocks of one split, on the model's device, memory-mapped on a CPU.
 
     Attributes:
         mean_row: m of shape (blocks, seq, hidden), fp32.
@@ -39,16 +39,16 @@ class Teacher:
 
 
 def teacher_of(model: ResidentModel, tokens: Tensor, name: str, temperature: float = 1.0) -> Teacher:
-    """Load the statistics of some text, computing them first if nobody has.
+    """Load the statistics of some text, computing them first if they are not cached.
 
     Args:
         model: in its dense state.
         tokens: (blocks, seq) token ids.
-        name: of the text, for people.
+        name: of the text, for progress reports.
         temperature: of the dense distribution.
 
     Raises:
-        RuntimeError: if the statistics are not there yet and the model is not dense.
+        RuntimeError: if the statistics are not cached yet and the model is not dense.
     """
     text = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     identity = (model.fingerprint, str(model.network.dtype), model.device.type, text, tokens.shape)
@@ -73,7 +73,7 @@ def teacher_of(model: ResidentModel, tokens: Tensor, name: str, temperature: flo
 
 @torch.inference_mode()
 def _statistics(model: ResidentModel, tokens: Tensor, temperature: float) -> dict[str, Tensor]:
-    """Of a batch of (blocks, seq) tokens."""
+    """Statistics of a batch of (blocks, seq) tokens."""
     batch = tokens.to(model.device)
     hidden, labels = model.hidden(batch).float(), next_tokens(batch).flatten()
     head, values = operand(model.head), model.head.dtype
@@ -86,14 +86,14 @@ def _statistics(model: ResidentModel, tokens: Tensor, temperature: float) -> dic
 
 
 def next_tokens(tokens: Tensor) -> Tensor:
-    """The label of each position of (batch, seq) tokens: the next one, and at the end, where there is none, its own."""
+    """The label of each position of (batch, seq) tokens: the next token or, at the last position, its own."""
     return torch.cat((tokens[:, 1:], tokens[:, -1:]), dim=1)
 
 
 def _distribution(
     hidden: Tensor, head: Tensor, values: torch.dtype, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give m of shape (tokens, hidden), H and NLL of shape (tokens,), for states and labels of as many tokens.
+    """Compute m of shape (tokens, hidden), H and NLL of shape (tokens,), from the tokens' hidden states and labels.
 
     Weights are divided by their own sum: exp(log_softmax) does not sum to one, and with |h| of 40 that costs 1e-4 nats.
     """

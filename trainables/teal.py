@@ -1,7 +1,7 @@
 """TEAL: sparsify the inputs of linear layers by magnitude (arXiv:2408.14690).
 
-Two rules. ``topk`` keeps the largest |x| of each token, as the seed study does. ``threshold`` zeroes every |x| below
-one frozen value a site, as TEAL defines it; the value is a quantile over calibration text.
+There are two rules. ``topk`` keeps the largest |x| of each token, as the seed study does. ``threshold`` zeroes every
+|x| below one frozen value per site, a quantile over calibration text, as TEAL defines it.
 
 ``trainables.sparse`` puts the rules into a model.
 """
@@ -25,7 +25,7 @@ from trainables.model.resident import ResidentModel
 Thresholds = Mapping[Site, float]
 _BINS = 2**15
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of the width of a dtype, which sort as magnitudes of it do."""
+"""Integer dtype for each element size; magnitudes sort as their bits do."""
 
 
 def kept_entries(width: int, sparsity: float) -> int:
@@ -49,7 +49,7 @@ def keep_largest(x: Tensor, sparsity: float) -> Tensor:
 
 
 def _kth_largest(magnitude: Tensor, k: int) -> Tensor:
-    """Give the k-th largest entry of each row of (..., width), shape (..., 1).
+    """The k-th largest entry of each row of (..., width), shape (..., 1).
 
     On a CPU numpy's vectorised partition takes a third of the time of ``torch.topk``; both take less than ``kthvalue``.
     """
@@ -60,9 +60,9 @@ def _kth_largest(magnitude: Tensor, k: int) -> Tensor:
 
 
 def kth_largest(device_type: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (x, k) -> k-th largest magnitude of each row, (..., 1), for a k in a tensor."""
+    """The function (x, k) -> k-th largest magnitude of each row, (..., 1), where k is a tensor."""
     if can_compile(device_type):
-        from trainables.model.kernels import kth_largest as by_kernel  # Triton comes with the GPU builds of torch alone
+        from trainables.model.kernels import kth_largest as by_kernel  # only GPU builds of torch include Triton
 
         return by_kernel  # type: ignore[no-any-return]
     return _by_sorting
@@ -73,14 +73,14 @@ def _by_sorting(x: Tensor, k: Tensor) -> Tensor:
 
 
 def keep_from(x: Tensor, cut: Tensor) -> Tensor:
-    """Entries with |x| below ``cut``, which broadcasts, become zero: either rule where the cut is a tensor."""
+    """S(x) of either rule with its cut in a tensor, which broadcasts: entries with |x| below ``cut`` become zero."""
     return torch.where(x.detach().abs() >= cut, x, 0.0)
 
 
 def keep_above(x: Tensor, threshold: float) -> Tensor:
     """S(x) of the rule ``threshold``: entries with |x| below the site's frozen threshold become zero.
 
-    ``hardshrink`` is one pass forward and one back, but zeroes |x| <= its argument: hence the number just below.
+    ``hardshrink`` is one pass forward and one back, but zeroes |x| <= its argument, so it gets the next number below.
     """
     exact = torch.tensor(threshold, dtype=x.dtype)
     return F.hardshrink(x, torch.nextafter(exact, torch.zeros_like(exact)).item())
@@ -88,7 +88,7 @@ def keep_above(x: Tensor, threshold: float) -> Tensor:
 
 @dataclass
 class SparsityMeter:
-    """Counts what was really zeroed, per site. Fractions are over the sparsified positions only."""
+    """Counts the entries really zeroed at each site. Fractions are over the sparsified positions only."""
 
     zeros: dict[Site, Tensor] = field(default_factory=dict)
     entries: dict[Site, int] = field(default_factory=dict)
@@ -114,10 +114,10 @@ def sparse_input(tail: Tensor, plan: TrialPlan, level: float, threshold: float |
 
 @torch.inference_mode()
 def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, tokens: Tensor) -> dict[Site, Tensor]:
-    """What sparsification takes from the inputs of each site on average, E[x - S(x)], in the dense model.
+    """Mean of what sparsification removes from the input of each site, E[x - S(x)], in the dense model.
 
-    W E[x - S(x)] is then the mean error of the site's output, which a bias can give back at once (the bias correction
-    of quantisation, arXiv:1906.04721, section 4.2). Positions that stay dense lose nothing and count.
+    W E[x - S(x)] is the mean error of the site's output, which a bias can restore directly (the bias correction of
+    quantisation, arXiv:1906.04721, section 4.2). Positions that stay dense lose nothing, but count in the mean.
 
     Returns:
         (in_features,) fp64 on the CPU, by site.
@@ -139,13 +139,13 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
 def magnitude_histograms(model: ResidentModel, tokens: Tensor, sites: list[Site], dense_prefix: int) -> Tensor:
     """Histograms of |x| at the inputs of the dense model, by ``magnitude_bins``.
 
-    For a bf16 model the quantiles are exact, for fp32 they are within one bfloat16 step (0.8%) in |x|.
+    Quantiles are exact for a bf16 model, and within one bfloat16 step (0.8%) in |x| for fp32.
 
     Args:
         model: in its dense state.
         tokens: (blocks, seq) calibration text.
-        sites: whose inputs are measured.
-        dense_prefix: positions at the start of each block that the token policy leaves dense, and which do not count.
+        sites: whose inputs to measure.
+        dense_prefix: positions at the start of each block that the token policy leaves dense; they do not count.
 
     Returns:
         (sites, 32768) int64 counts, bins in ascending |x|.
@@ -178,7 +178,7 @@ def _show(see: Callable[[Site, Tensor], None], site: Site, layer: nn.Module, inp
 
 
 def magnitude_bins(x: Tensor) -> Tensor:
-    """The bin of each |x|, int32 in 0..32767: magnitudes that share their upper 16 bits, and so one bfloat16 value."""
+    """The bin of each |x|, int32 in 0..32767: its upper 16 bits, which are a bfloat16 value."""
     return x.float().abs().view(torch.int32) >> 16
 
 
@@ -188,7 +188,7 @@ def bin_edges() -> Tensor:
 
 
 def quantile_threshold(histogram: Tensor, sparsity: float) -> float:
-    """The threshold whose share of entries below it, by a site's (32768,) counts, is nearest to ``sparsity``."""
+    """The bin edge whose share of entries below, by a site's (32768,) counts, is nearest to ``sparsity``."""
     below = torch.cat((histogram.new_zeros(1), histogram.cumsum(0)[:-1])).double() / histogram.sum()
     nearest = int((below - sparsity).abs().argmin())
     return bin_edges()[nearest].item()

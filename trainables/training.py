@@ -1,7 +1,7 @@
 """Training of the biases: AdamW on the distillation loss, the model frozen.
 
-The state of a training run is its biases, the optimiser's moments and a step number: the data order and the learning
-rate are functions of the step, so a run that is taken up again goes on exactly where it was.
+The state of a training run is its biases, the optimiser's moments and a step number. The data order and the learning
+rate are functions of the step, so a restored run continues exactly where it stopped.
 """
 
 import math
@@ -30,7 +30,7 @@ from trainables.workbench import Workbench
 
 _STATE = "training.safetensors"
 _STEPS_A_LOSS = 16
-"""On a GPU, between two losses that are told."""
+"""Steps between two reported losses on a GPU."""
 
 
 def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
@@ -43,8 +43,8 @@ class Trainer:
 
     Attributes:
         biases: the vectors in training.
-        recorded: takes passes as CUDA graphs; None takes them as they are.
-        blocks_a_pass: blocks in one forward pass, ``batch_size`` until a GPU has no memory for them.
+        recorded: runs passes as CUDA graphs; None runs them directly.
+        blocks_a_pass: blocks in one forward pass, ``batch_size`` until a GPU runs out of memory.
         step: optimiser steps done.
         total_steps: optimiser steps of the whole run.
     """
@@ -73,15 +73,15 @@ class Trainer:
         self.total_steps = total_steps(len(self._tokens), training)
 
     def train_until(self, step: int, before_each: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train up to a step number, or to the end of the run: where it is then, and the mean loss of the steps taken.
+        """Train up to a step number or the end of the run. Returns the position and the mean loss of the steps taken.
 
         Args:
-            step: to train to.
-            before_each: is called before each step, and may end training by an exception.
+            step: step number to train to.
+            before_each: called before each step; may end training by an exception.
 
         Raises:
-            SponError: if one block does not fit into memory, or the loss or a bias is no longer finite. That names the
-                step, but comes after the last one: to look at each loss would make the CPU wait for the GPU each time.
+            SponError: if one block does not fit into memory, or the loss or a bias is no longer finite. The latter
+                names the step, but comes after the last one: checking each loss would make the CPU wait for the GPU.
         """
         started, losses = self.step, []
         tell("training", self.step, self.total_steps, "step")
@@ -102,7 +102,7 @@ class Trainer:
 
     @contextmanager
     def sparse_model(self) -> Iterator[None]:
-        """The model is sparse and biased, as in training, while the block runs, and compiled where it can be."""
+        """Make the model sparse and biased while the block runs, as in training, and compiled where possible."""
         model = self._bench.model
         if self._alike is not None:
             with changed(model, self._alike), compiled(model):
@@ -112,31 +112,31 @@ class Trainer:
                 yield
 
     def _tell(self, losses: list[Tensor]) -> None:
-        """Say the step, and its loss; on a GPU, where reading one waits for all that was asked for, now and then."""
+        """Report the step and its loss; on a GPU, where reading it waits for all queued work, only now and then."""
         if losses[-1].device.type == "cpu" or self.step % _STEPS_A_LOSS == 0:
             self._said_loss = f"loss {losses[-1].item():.4f}"
         tell("training", self.step, self.total_steps, "step", self._said_loss)
 
     def take_step(self) -> Tensor:
-        """One optimiser step; returns its loss, a detached scalar that is not waited for."""
+        """Take one optimiser step. Returns its loss, a detached scalar, without waiting for it."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(self.step, self.total_steps, self._training)
         rows = self._rows(self.step)
         while (total := self.add_gradient(rows)) is None:
-            torch.cuda.empty_cache()  # here, where no frame of the pass that failed holds its tensors
+            torch.cuda.empty_cache()  # here, where no frame of the failed pass still holds its tensors
         torch.nn.utils.clip_grad_norm_([vector for _, vector in self._named()], self._training.max_grad_norm)
         self._optimizer.step()
         return total
 
     def add_gradient(self, rows: Tensor) -> Tensor | None:
-        """The loss of a step, with its gradient in the biases; None if memory was short and half a pass may do.
+        """Compute a step's gradient in the biases and return its loss; None if memory ran out and half a pass may fit.
 
         A pass counts by its share of the blocks, so that the gradient is the same in passes of any size.
 
         Raises:
             SponError: if a pass of one block does not fit.
         """
-        self._optimizer.zero_grad(set_to_none=False)  # a recorded pass adds to the tensors that it met
+        self._optimizer.zero_grad(set_to_none=False)  # a recorded pass adds to the tensors it was recorded with
         total, recorded = torch.zeros((), dtype=torch.float64, device=self._bench.model.device), self.recorded
         try:
             for start in range(0, len(rows), self.blocks_a_pass):
@@ -156,7 +156,7 @@ class Trainer:
         return total
 
     def _run_pass(self, rows: Tensor, share: Tensor) -> Tensor:
-        """The share of a step's loss that some blocks make; their gradients are added."""
+        """Run some blocks forward and back, adding their gradients. Returns their share of the step's loss."""
         loss: Tensor = self._loss(rows) * share
         loss.backward()
         return loss.detach()
@@ -182,7 +182,7 @@ class Trainer:
         save_file(tensors, directory / _STATE)
 
     def load(self, directory: Path) -> None:
-        """Take up a state that ``save`` wrote for the same trial."""
+        """Restore a state that ``save`` wrote for the same trial."""
         tensors: Mapping[str, Tensor] = load_file(directory / _STATE)
         self.step = int(tensors["step"])
         self.biases.load({site: tensors[f"bias.{site}"] for site in self.biases.vectors})

@@ -30,7 +30,7 @@ _HISTORY, _KEPT = "history.json", "kept.safetensors"
 TEST_SCORING = "test scoring"
 """The activity of scoring a trial's biases for the report."""
 _NO_DAMAGE = 1e-6
-"""Of a KL in nats, or of a perplexity relative to the dense one: about what fp32 logits resolve."""
+"""Least damage that counts, a KL in nats or a perplexity relative to the dense one: about what fp32 logits resolve."""
 
 
 def recovery(dense: float, teal: float, spon: float) -> float:
@@ -64,8 +64,8 @@ class Trial:
         bench.check(config)
         self._bench, self._config = bench, config
         self._sites = tuple(Site.parse(site) for site in config.sites)
-        # Before the baselines: in a first sweep one worker then makes the teacher of the calibration text while the
-        # other, whose trial trains nothing, makes that of the validation text
+        # Before the baselines: in a first sweep, one worker then computes the teacher of the calibration text while the
+        # other, whose trial trains nothing, computes that of the validation text
         self._trainer = Trainer(bench, config.plan, self._sites, config.training) if self._sites else None
         self._teal = bench.teal_baseline(config.plan, "validation")
         self._dense = bench.dense_baseline("validation")
@@ -80,7 +80,7 @@ class Trial:
 
     @property
     def done(self) -> bool:
-        """Nothing is left to train: all steps are taken, patience is spent, or there is no bias to train."""
+        """Whether nothing is left to train: all steps are taken, patience is spent, or there is no bias to train."""
         if not self._history or self._trainer is None:
             return bool(self._history)
         patience = self._config.training.early_stopping_patience
@@ -89,17 +89,17 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of training and validation so far, in this process and those before it."""
+        """Seconds of training and validation so far, in this process and earlier ones."""
         return sum(metrics["seconds"] for metrics in self._history)
 
     def advance(self, before_each_step: Callable[[], None] = lambda: None) -> Metrics:
         """Train to the next validation and return its metrics; without biased sites, those of TEAL alone.
 
         Args:
-            before_each_step: may end the trial by an exception.
+            before_each_step: called before each step; may end the trial by an exception.
 
         Raises:
-            SponError: if training diverges. The trial can then not go on.
+            SponError: if training diverges. The trial cannot continue then.
         """
         started = time.perf_counter()
         trained: Metrics = {"step": 0}
@@ -145,7 +145,7 @@ class Trial:
             save_file({str(site): vector for site, vector in self._kept.items()}, directory / _KEPT)
 
     def load(self, directory: Path) -> None:
-        """Go on from a state that ``save`` wrote for the same trial."""
+        """Continue from a state that ``save`` wrote for the same trial."""
         self._history = json.loads((directory / _HISTORY).read_text())
         if self._trainer:
             self._trainer.load(directory)
@@ -161,7 +161,7 @@ class Trial:
         return score_biases(self._bench, self._config.plan, biases, "validation")
 
     def _score_kept(self) -> Scores:
-        """Scores of the kept biases, after ``load``, which knows the biases only."""
+        """Score the kept biases after ``load``, which restores the biases only."""
         if not self._sites:
             return self._teal.scores
         biases = SponBiases(self._bench.model, self._sites, self._config.training.form)

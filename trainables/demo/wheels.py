@@ -1,4 +1,4 @@
-"""One data file out of a PyPI wheel, without installing the package or anything that it depends on."""
+"""Takes one data file out of a PyPI wheel, without installing the package or its dependencies."""
 
 import hashlib
 import shutil
@@ -20,8 +20,8 @@ class WheelFile:
         requirement: pinned, such as ``gensim==4.4.0``.
         member: path of the file inside the wheel.
         sha256: of the file, in hex.
-        platform: wheel tag to ask for instead of this machine's, such as ``manylinux_2_28_x86_64``: the data is then
-            the same on every operating system, and no wheel for this one need exist.
+        platform: wheel tag to request instead of this machine's, such as ``manylinux_2_28_x86_64``. The data is then
+            the same on every operating system, even one without a wheel.
     """
 
     requirement: str
@@ -31,13 +31,13 @@ class WheelFile:
 
 
 def wheel_member(wanted: WheelFile, destination: Path) -> Path:
-    """Fetch a wheel, take one file out of it and throw the rest away.
+    """Fetch a wheel, take one file out of it and discard the rest.
 
-    pip does the fetching, so that its settings (mirror, proxy, credentials, offline wheel folder) hold here too.
+    pip does the download, so its settings (mirror, proxy, credentials, offline wheel folder) apply.
 
     Args:
         wanted: which file of which wheel.
-        destination: where the file goes, in a directory that exists; written whole or not at all.
+        destination: where the file goes, in an existing directory; written whole or not at all.
 
     Returns:
         ``destination``.
@@ -54,7 +54,7 @@ def wheel_member(wanted: WheelFile, destination: Path) -> Path:
 
 
 def _download(requirement: str, platform: str | None, into: Path) -> Path:
-    """The one wheel that pip chooses, in ``into``."""
+    """Download the wheel that pip chooses into ``into``."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     if platform:
         command += ["--platform", platform, "--implementation", "cp", "--python-version", "3.11"]

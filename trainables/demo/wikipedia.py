@@ -20,7 +20,7 @@ _BACK_MATTER = frozenset(
     ("see also", "references", "external links", "further reading", "notes", "bibliography", "footnotes", "sources")
 )
 
-# What markup that does not parse, and templates that have gone, leave behind; mended in this order
+# Leftovers of markup that does not parse and of removed templates, cleaned up in this order
 _LEFTOVERS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"<ref\b.*", re.IGNORECASE), ""),  # a note that is never closed
     (re.compile(r"</?[a-z][^>\n]*>", re.IGNORECASE), ""),
@@ -41,7 +41,7 @@ _LEFTOVERS: tuple[tuple[re.Pattern[str], str], ...] = (
 def articles(path: Path) -> Iterator[tuple[str, str]]:
     """Title and plain text of each article, in the order of the dump.
 
-    Left out are redirects, pages that are not articles (namespace other than 0), and articles of fewer than
+    Skips redirects, pages that are not articles (namespace other than 0), and articles of fewer than
     ``MIN_CHARACTERS`` characters.
 
     Args:
@@ -59,7 +59,7 @@ def plain_text(source: str) -> str:
     for node in code.filter(matches=_is_removed):
         try:
             code.remove(node)
-        except ValueError:  # it was inside a node that has gone already
+        except ValueError:  # it was inside a node that is already removed
             continue
     text = code.strip_code(collapse=True)
     for pattern, replacement in _LEFTOVERS:
@@ -68,7 +68,7 @@ def plain_text(source: str) -> str:
 
 
 def _pages(path: Path) -> Iterator[tuple[str, str]]:
-    """Title and wikitext of the pages that are articles; one page at a time is in memory."""
+    """Title and wikitext of each page that is an article, with one page in memory at a time."""
     with bz2.open(path) as stream:
         for _, element in ElementTree.iterparse(stream):
             if not element.tag.endswith("}page"):

@@ -1,1 +1,1 @@
-"""The resident model, and how it runs on the hardware that is there."""
+"""The resident model, and how it runs on the available hardware."""

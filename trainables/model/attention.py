@@ -1,4 +1,4 @@
-"""Attention of the resident model, by torch's kernels; names to give as ``attn_implementation``."""
+"""Attention of the resident model on torch's kernels, by names for ``attn_implementation``."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 SDPA_FP32 = "sdpa_fp32"
-"""For bf16 models on a CPU: fp32, where torch's kernel is three times as fast backwards as in bf16.
+"""For bf16 models on a CPU: fp32, in which torch's backward kernel is three times as fast as in bf16.
 
-It is the more exact of the two, and its memory grows with the length of a block, not with its square.
+It is also more exact, and its memory grows with the length of a block, not with its square.
 """
 SDPA_BLOCKS = "sdpa_blocks"
-"""For a GPU: text without padding needs no mask, also while a CUDA graph is recorded.
+"""For a GPU: no mask for text without padding, even while a CUDA graph is recorded.
 
-transformers' own function looks at position ids for sequences that share a row. That makes the CPU wait for the GPU at
-each pass; and in a recording, which cannot wait, it builds a mask that rules the fast kernels out.
+transformers' own function searches position ids for sequences that share a row. That makes the CPU wait for the GPU in
+each pass. A recording cannot wait, so there it builds a mask, which rules out the fast kernels.
 """
 
 
@@ -35,7 +35,7 @@ def _mask_of_blocks(
     local_size: int | None = None,
     **options: Any,
 ) -> Tensor | None:
-    """No mask for whole texts within the model's window, whose order the kernels know; sdpa's mask for the rest."""
+    """No mask for whole texts within the model's window, which the kernels handle as causal; else sdpa's mask."""
     if attention_mask is None and q_length == kv_length <= (local_size or kv_length):
         return None
     lengths: dict[str, Any] = {"q_length": q_length, "kv_length": kv_length, "local_size": local_size}

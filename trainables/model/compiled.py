@@ -1,7 +1,7 @@
-"""Compiled kernels, where a GPU and a C compiler are.
+"""Compiled kernels, on machines with a GPU and a C compiler.
 
-Between its matrix products a decoder layer runs a hundred small kernels, which ``torch.compile`` fuses to a few. In
-some ten seconds it compiles one layer for all, as long as their operations are alike (``sparse.alike_changes``).
+Between its matrix products a decoder layer runs a hundred small kernels, which ``torch.compile`` fuses into a few. It
+compiles one layer for all in some ten seconds, as long as their operations are the same (``sparse.alike_changes``).
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch
 from trainables.model.resident import ResidentModel
 
 _BUILDS = 64
-"""Compiled layers in one process: by where gradients begin, by rule, and by the size of a pass."""
+"""Limit of compiled layers in one process: by where gradients begin, by rule, and by the size of a pass."""
 
 
 @functools.cache
@@ -26,14 +26,14 @@ def can_compile(device_type: str) -> bool:
 
 @functools.cache
 def built(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function, compiled; only here, because its compiler takes a second to import."""
+    """Compile a function, on first use, because the compiler takes a second to import."""
     compiled_function: Callable[..., Any] = torch.compile(function)
     return compiled_function
 
 
 @contextmanager
 def compiled(model: ResidentModel) -> Iterator[None]:
-    """The model's decoder layers are compiled while the block runs; the first pass takes longer."""
+    """Compile the model's decoder layers while the block runs; the first pass takes longer."""
     torch._dynamo.config.recompile_limit = _BUILDS
     with ExitStack() as stack:
         for layer in model.layers:

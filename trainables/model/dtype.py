@@ -1,4 +1,4 @@
-"""The number format of a model's weights, where the config leaves it open (``model.dtype: auto``).
+"""The dtype of a model's weights, where the config leaves it open (``model.dtype: auto``).
 
 bfloat16 halves memory and is at least twice as fast where the hardware multiplies it. A CPU without such instructions
 emulates them at a fifth of the speed of float32.
@@ -13,7 +13,7 @@ from search_spaces.config import SpaceConfig
 
 
 class Decision(NamedTuple):
-    """A dtype, and why it was chosen, in words that follow it."""
+    """A dtype and the reason for it, worded to follow it in a message."""
 
     dtype: Literal["bfloat16", "float32"]
     reason: str
@@ -36,8 +36,8 @@ def multiplies_bf16(device: str) -> bool:
 def decide_dtype(device: str) -> Decision:
     """Choose the dtype of the weights for trials on a device, ``cpu`` or ``cuda``.
 
-    The driver decides once for the whole sweep, so that all trials are comparable. It may have no GPU itself; those
-    that trials ask for (Ampere and later) multiply bfloat16.
+    The driver decides once for the whole sweep, so that all trials are comparable. It may have no GPU itself, but GPUs
+    that trials can request (Ampere and later) multiply bfloat16.
     """
     if device == "cuda":
         return Decision("bfloat16", "trials run on a GPU")
@@ -47,9 +47,9 @@ def decide_dtype(device: str) -> Decision:
 
 
 def with_dtype(space: SpaceConfig, began: SpaceConfig | None = None) -> tuple[SpaceConfig, str]:
-    """The space with its dtype decided, and a line that says how.
+    """The space with its dtype decided, and a line that explains the choice.
 
-    A sweep of this name that ``began`` goes on in the dtype that it began with.
+    A sweep of this name that already ``began`` keeps its dtype.
     """
     dtype = space.model.dtype
     if dtype != "auto":
@@ -63,7 +63,7 @@ def with_dtype(space: SpaceConfig, began: SpaceConfig | None = None) -> tuple[Sp
 
 
 def emulation_warning(dtype: str, device: str) -> str | None:
-    """What a worker says on a node that lacks the instructions its trial was planned for; None if it has them."""
+    """Warning for a node that lacks the instructions its trial was planned for; None if it has them."""
     if dtype != "bfloat16" or multiplies_bf16(device):
         return None
     return f"this node has no bfloat16 instructions for its {device}: the trial goes on, several times slower"

@@ -1,7 +1,7 @@
 """A pass forward and back as one CUDA graph.
 
-A pass of a 1B model on a thousand tokens is some 3,000 kernels of a few microseconds, which Python launches more slowly
-than a GPU runs them. Recorded once, they are launched together.
+A pass of a 1B model on a thousand tokens is some 3,000 kernels of a few microseconds. Python launches them more slowly
+than a GPU runs them; once recorded, they are launched together.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from torch import Tensor
 
 Pass = Callable[[Tensor, Tensor], Tensor]
 _EAGER = 2
-"""Passes before the recording, in which libraries get their workspaces and the gradients their memory."""
+"""Passes before the recording, in which libraries allocate their workspaces and gradients their memory."""
 
 
 class RecordedPass:
-    """Calls a pass a few times as it is, then records it and plays it again, for each number of rows.
+    """Runs a pass directly a few times, then records and replays it, for each number of rows.
 
-    It holds on to no pass, so that whoever owns it is gone with its memory when the last name of it is.
+    It keeps no reference to the pass, so the pass's owner and its memory go with the last reference to the owner.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class RecordedPass:
         self._graphs: dict[int, _Graph] = {}
 
     def __call__(self, run: Pass, rows: Tensor, share: Tensor) -> Tensor:
-        """The loss of a pass, on the device and not waited for; its gradients are added.
+        """Run a pass, adding its gradients. Returns its loss on the device, without waiting for it.
 
         Args:
             run: (rows, share) -> loss; the same at each call. It must wait for nothing, read tensors that outlive this
-                object, and add its gradients to tensors that stay where they are.
+                object, and add its gradients to tensors that stay in place.
             rows: (blocks,) indices on the device.
             share: of the step, a scalar on the device.
         """
@@ -41,14 +41,14 @@ class RecordedPass:
             return self._graphs[size](rows, share)
         self._calls[size] = self._calls.get(size, 0) + 1
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):  # where it will be recorded: autograd keeps to the stream it met first
+        with torch.cuda.stream(self._stream):  # the one to record on: autograd keeps to the first stream it sees
             loss = run(rows, share)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
 
 class _Graph:
-    """A recording of a pass of one size, which reads its inputs from tensors of its own."""
+    """A recording of a pass of one size, which reads its inputs from its own tensors."""
 
     def __init__(self, run: Pass, rows: Tensor, share: Tensor, stream: torch.cuda.Stream) -> None:
         self._rows, self._share = rows.clone(), share.clone()

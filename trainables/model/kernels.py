@@ -1,7 +1,7 @@
-"""A kernel of our own for GPUs: the k-th largest magnitude of each row, in one pass over memory.
+"""A GPU kernel for the k-th largest magnitude of each row, in one pass over memory.
 
-torch's ``topk`` and ``kthvalue`` sort more than is asked for. Magnitudes sort as their bits do, so that fifteen counts
-of a row that stays in registers find a bf16 one exactly.
+torch's ``topk`` and ``kthvalue`` sort more than needed. Magnitudes sort as their bits do, so fifteen counts over a row
+that stays in registers find a bf16 one exactly.
 """
 
 import torch
@@ -33,7 +33,7 @@ def _kth_largest(x_ptr, found_ptr, k_ptr, width, block: tl.constexpr, bits: tl.c
 
 @triton_op("spon_sweep::kth_largest", mutates_args={})
 def kth_largest(x: Tensor, k: Tensor) -> Tensor:
-    """Give the k-th largest magnitude of each row of (..., width), shape (..., 1).
+    """The k-th largest magnitude of each row of (..., width), shape (..., 1).
 
     Args:
         x: bf16 or fp32, on a GPU.

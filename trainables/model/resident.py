@@ -1,4 +1,4 @@
-"""The resident model: found, loaded frozen, and looked at for its sites."""
+"""The resident model: finds it, loads it frozen, and reads its sites."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from trainables.fingerprint import file_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# transformers' models are imported where one is made: four seconds, which a driver whose cache is full need not wait.
+# transformers' models are imported where one is made: that takes four seconds, which a driver with a full cache saves.
 
 _SHAPE = "shape.json"
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
@@ -36,7 +36,7 @@ _INFERENCE_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that exists: what ``from_pretrained`` takes, and a hash of what it will load."""
+    """A model that exists: arguments of ``from_pretrained``, and a hash of what that loads."""
 
     location: str
     revision: str | None
@@ -51,7 +51,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ResidentModel:
-    """A frozen causal LM in memory, dense whenever nobody is inside a ``sparsified`` block."""
+    """A frozen causal LM in memory, dense outside ``sparsified`` blocks."""
 
     network: "PreTrainedModel"
     shape: ModelShape
@@ -69,7 +69,7 @@ class ResidentModel:
         return head
 
     def batches(self, tokens: Tensor) -> list[slice]:
-        """Slices of (blocks, seq) tokens that go through the model at once where no gradient is wanted."""
+        """Slices of (blocks, seq) tokens for passes through the model without gradients."""
         blocks = max(1, _INFERENCE_TOKENS[self.device.type] // tokens.shape[1])
         return [slice(start, start + blocks) for start in range(0, len(tokens), blocks)]
 
@@ -87,7 +87,7 @@ class ResidentModel:
         return [self.network.get_submodule(path) for path in paths]
 
     def check_dense(self) -> None:
-        """Refuse to go on while a site is sparsified or biased: what is measured next must be the dense model's.
+        """Refuse to continue while a site is sparsified or biased, because the dense model is measured next.
 
         Raises:
             RuntimeError: naming the site; a fault of the code, not of the user.
@@ -97,7 +97,7 @@ class ResidentModel:
                 raise RuntimeError(f"the model must be dense here, but {site} is changed")
 
     def is_changed(self, site: Site) -> bool:
-        """Whether a site computes something other than its layer, or somebody looks on."""
+        """Whether a site computes something other than its layer, or has hooks."""
         layer = self.linear(site)
         return bool(hasattr(layer, "change") or layer._forward_pre_hooks or layer._forward_hooks)
 
@@ -116,7 +116,7 @@ class ResidentModel:
 
 
 def find_model(config: ModelConfig) -> ModelSource:
-    """Find out what a model config means, before anything large is read.
+    """Find the model of a config, before anything large is read.
 
     Raises:
         SponError: if the model is gated, missing, or cannot be reached.
@@ -131,7 +131,7 @@ def find_model(config: ModelConfig) -> ModelSource:
 
 
 def read_shape(source: ModelSource) -> ModelShape:
-    """Sites and widths, from the architecture alone: no weight is read. What was read once is in the cache.
+    """Sites and widths from the architecture alone, without reading weights. The result is cached.
 
     Raises:
         SponError: if the config cannot be read or the model is not of the Llama layout.
@@ -174,7 +174,7 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that is not there, before anything that takes long.
+    """Refuse a missing device before anything slow begins.
 
     Raises:
         NodeError: if ``device`` is ``cuda`` and there is no CUDA device.
@@ -209,7 +209,7 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
             **source.arguments,
         )
         network, report = loaded
-    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
+    if missing := sorted(report["missing_keys"]):  # transformers would continue with random weights
         raise SponError(
             f"the model's files must hold every weight, but {missing[0]} and {len(missing) - 1} more are not in "
             f"{source.location} (at model.source)"
@@ -219,7 +219,7 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
 
 
 def shape_of(network: "PreTrainedModel", name: str) -> ModelShape:
-    """Read the sites off a model, on any device."""
+    """Read the sites of a model, on any device."""
     _check_head(network, name)
     found: dict[Site, SiteShape] = {}
     for path, layer in network.named_modules():
@@ -257,7 +257,7 @@ def _check_head(network: "PreTrainedModel", name: str) -> None:
 
 
 def _directory_fingerprint(directory: Path) -> str:
-    """Hash of a local model: its name, and every file that a model or tokenizer is read from, whole."""
+    """Name of a local model's directory, and a hash of every file that a model or tokenizer is read from, whole."""
     suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
     files = sorted(file for file in directory.iterdir() if file.suffix in suffixes)
     hashes = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
@@ -265,7 +265,7 @@ def _directory_fingerprint(directory: Path) -> str:
 
 
 def _hub_commit(config: ModelConfig) -> str:
-    """The commit that an id and revision stand for, from the hub or from its local cache."""
+    """The commit that an id and revision resolve to, from the hub or its local cache."""
     name = config.source
     try:
         path = hf_hub_download(name, "config.json", revision=config.revision)

@@ -1,7 +1,7 @@
 """Text to documents to token blocks, for each split.
 
 A document is one row of the source, or the rows of an article. Within a split the rows are tokenised one by one and
-joined in order, and the token stream is cut into blocks that do not overlap, as the seed study does.
+joined in order, and the token stream is cut into non-overlapping blocks, as in the seed study.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SCHEMA = 3
-"""Of a prepared corpus; raise it when the same config gives other blocks or another layout."""
+"""Version of a prepared corpus. Raise it when the same config gives different blocks or another layout."""
 
 _BATCH = 256  # rows in one tokenizer call
 _GOLDEN = (5**0.5 - 1) / 2
-"""Its multiples, less their whole parts, lie evenly in 0 to 1, as many as one takes and from wherever."""
+"""The fractional parts of its multiples spread evenly over 0 to 1, for any number of them from any start."""
 _SHARED_CHARACTERS = 200  # headings and other short lines recur in any text; a paragraph this long does not
 
 
@@ -44,8 +44,7 @@ class Blocks:
 
     Attributes:
         tokens: Tensor of shape (n_blocks, block_size), int64.
-        documents: Tensor of shape (n_blocks, block_size), int64: index, among the split's documents, of the one that
-            each token is from.
+        documents: Tensor of shape (n_blocks, block_size), int64: index, within the split, of each token's document.
     """
 
     tokens: Tensor
@@ -55,13 +54,13 @@ class Blocks:
 def prepare_corpus(
     corpus: CorpusConfig, tokenizer: Callable[[], "PreTrainedTokenizerBase"], tokenizer_fingerprint: str
 ) -> Path:
-    """The directory of a tokenised corpus, built first if it is not in the cache; only that loads the tokenizer.
+    """The directory of a tokenised corpus, built first if it is not cached; only a build loads the tokenizer.
 
     It holds ``<split>.safetensors`` (``Blocks``, as int32) and ``meta.json``: ``schema``, ``fingerprint``, and under
-    ``splits`` for each one its ``n_blocks``, ``n_documents`` and ``n_tokens`` (of the blocks).
+    ``splits`` the ``n_blocks``, ``n_documents`` and ``n_tokens`` (of the blocks) of each split.
 
-    What is cached answers for the config, the tokenizer, the content of local files and the *requested* revision of a
-    hub dataset: without a revision, a dataset that changes on the hub is not noticed.
+    The cache key covers the config, the tokenizer, the content of local files and the *requested* revision of a hub
+    dataset. Without a revision, a change of the dataset on the hub is not noticed.
 
     Raises:
         SponError: if the text cannot be read, a split has less than one block, or two splits share a document.
@@ -71,7 +70,7 @@ def prepare_corpus(
 
 
 def _version(corpus: CorpusConfig) -> object:
-    """What the config does not say of the text: the embedded documents, or the content of local files."""
+    """What the config does not tell about the text: the embedded documents, or the content of local files."""
     if corpus.source == EMBEDDED:
         return embedded.documents_key()
     return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
@@ -95,8 +94,8 @@ class _Stream:
     Attributes:
         tokens: ids, int32.
         lengths: tokens of each row, in order.
-        documents: index of the document that each row is of.
-        long: index of each row that must be in one split only, to the hash and the start of its text.
+        documents: index of each row's document.
+        long: hash and start of the text, by row index, of rows that must be in one split only.
     """
 
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
@@ -113,15 +112,15 @@ class _Stream:
 
 
 def _build(corpus: CorpusConfig, tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
-    from trainables.text.documents import documents_of  # imports datasets, a second that what is cached need not wait
+    from trainables.text.documents import documents_of  # here, because it takes a second to import datasets
 
     blocks: dict[Split, Blocks] = {}
     long: dict[Split, dict[bytes, str]] = {}
-    # Arrow copies of local files go here, and go away with it
+    # Arrow copies of local files go here, and are deleted with it
     with tempfile.TemporaryDirectory(prefix=".reading.", dir=directory) as scratch:
         for split, documents in documents_of(corpus, Path(scratch)).items():
             wanted = getattr(corpus.blocks, split)
-            # The study stops reading here: a block more than it needs, which its rule for the last block wants
+            # The study stops reading here, a block later than needed, because of its rule for the last block
             enough = (wanted + 1) * corpus.block_size if corpus.pick == "first" else None
             stream = _tokenise(documents, tokenizer, enough, split)
             starts = _pick(_block_starts(len(stream.tokens), corpus.block_size), wanted, corpus.pick)
@@ -134,7 +133,7 @@ def _build(corpus: CorpusConfig, tokenizer: "PreTrainedTokenizerBase", directory
 def _tokenise(
     documents: Iterable[list[str]], tokenizer: "PreTrainedTokenizerBase", enough: int | None, split: Split
 ) -> _Stream:
-    """Tokenise the rows of documents in order, up to and including the one that makes ``enough`` tokens."""
+    """Tokenise the rows of documents in order, up to and including the one that reaches ``enough`` tokens."""
     stream = _Stream()
     rows = ((document, text) for document, texts in enumerate(documents) for text in texts)
     while batch := list(islice(rows, _BATCH)):
@@ -151,17 +150,17 @@ def _tokenise(
 def _block_starts(n_tokens: int, block_size: int) -> range:
     """Where the blocks of a stream start.
 
-    This is the study's loop. Its upper end leaves out a block that ends exactly where the stream does; kept, so that
-    the study's text gives the study's blocks.
+    This is the study's loop, which leaves out a block that ends exactly where the stream does. It stays, so that the
+    study's text gives the study's blocks.
     """
     return range(0, n_tokens - block_size, block_size)
 
 
 def _pick(starts: range, wanted: int, pick: str) -> list[int]:
-    """At most ``wanted`` of the blocks: the first ones, or ones at even distances from the first to the last.
+    """At most ``wanted`` of the blocks: the first ones, or evenly spaced ones from the first to the last.
 
-    The latter come in an order of which every beginning is spread as well: what reads only some blocks of a split, as
-    thresholds do, reads of many documents.
+    The order of the latter spreads every prefix as well, so code that reads only some blocks of a split, as thresholds
+    do, reads many documents.
     """
     if pick == "first":
         return list(starts[:wanted])
@@ -171,10 +170,10 @@ def _pick(starts: range, wanted: int, pick: str) -> list[int]:
 
 
 def _cut(stream: _Stream, starts: list[int], block_size: int) -> tuple[Blocks, dict[bytes, str]]:
-    """The blocks that start at some tokens, and the hash and the start of each long row that they touch."""
+    """The blocks at some starts, and the hash and the first characters of each long row that they touch."""
     positions = torch.tensor(starts).unsqueeze(1) + torch.arange(block_size)
     ends = torch.tensor(stream.lengths).cumsum(0)
-    # `right` skips rows without a token, which end where the one before them does
+    # `right` skips rows without tokens, which end where the row before them does
     rows = torch.searchsorted(ends, positions, right=True)
     tokens = torch.frombuffer(stream.tokens, dtype=torch.int32)[positions]
     documents = torch.frombuffer(stream.documents, dtype=torch.int32)[rows]
@@ -186,7 +185,7 @@ def _cut(stream: _Stream, starts: list[int], block_size: int) -> tuple[Blocks, d
 def _check_count(split: Split, got: int, wanted: int, n_tokens: int, block_size: int) -> None:
     if not got:
         raise SponError(
-            f"a split must have at least one block of {block_size} tokens and a token more, "
+            f"a split must have at least one block of {block_size} tokens and one more token, "
             f"but {split} has {n_tokens} tokens (at corpus)"
         )
     if got < wanted:

@@ -2,7 +2,7 @@
 
 A document is a list of rows. It has one row, unless rows are grouped into articles by their headings.
 
-Nothing is ever read in place of what was asked for: a text that is missing, gated or out of reach is an error.
+There is no fallback: a text that is missing, gated or out of reach is an error.
 """
 
 import re
@@ -43,10 +43,10 @@ _FORMATS = {".txt": "text", ".text": "text", ".md": "text", ".parquet": "parquet
 
 
 def documents_of(corpus: CorpusConfig, scratch: Path) -> dict[Split, Iterator[list[str]]]:
-    """The documents of each split: the rows of each one, stripped, without empty ones.
+    """The documents of each split, with rows stripped and empty rows left out.
 
     Raises:
-        SponError: if the text cannot be read; while it is read, if a split has no heading where headings are asked for.
+        SponError: if the text cannot be read; on iteration, if a split has no heading where headings are required.
     """
     rows = _load(corpus, scratch)
     documents = {split: _documents(rows[split], corpus, split) for split in SPLITS if split in rows}
@@ -112,7 +112,7 @@ def _load_files(corpus: CorpusConfig, split: Split, scratch: Path) -> Dataset:
         raise SponError(
             f"document may be {corpus.document} only for text files, but got {', '.join(files)} (at corpus.document)"
         )
-    try:  # not `load_dataset`, which tells a server of each call, for local files too
+    try:  # not `load_dataset`, which reports each call to a server, even for local files
         if kind == "parquet":
             return cast(Dataset, Dataset.from_parquet(files, cache_dir=str(scratch)))
         sample_by = _SAMPLE_BY[corpus.document]
@@ -134,9 +134,9 @@ def _load_from_hub(corpus: CorpusConfig) -> dict[Split, Dataset]:
 
 
 def text_commit(corpus: CorpusConfig) -> str | None:
-    """The commit of a hub dataset; offline, the revision as asked for.
+    """The commit of a hub dataset; offline, the requested revision.
 
-    The request is made once, while the ``datasets`` library would retry for half a minute when there is no network.
+    It sends one request; ``datasets`` itself would retry for half a minute without a network.
 
     Raises:
         NodeError: if the hub does not answer.
@@ -159,7 +159,7 @@ def _what(corpus: CorpusConfig) -> str:
 
 @contextmanager
 def _of_hub(what: str) -> Iterator[None]:
-    """Turn what the hub's libraries raise into one line."""
+    """Turn errors of the hub's libraries into one line."""
     try:
         yield
     except (FileNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -171,9 +171,9 @@ def _of_hub(what: str) -> Iterator[None]:
 
 
 def _check_commit(rows: Dataset, commit: str | None, what: str) -> None:
-    """Refuse another commit than asked for: ``datasets`` takes any copy in its cache when it cannot reach the hub.
+    """Refuse any but the requested commit: ``datasets`` takes any copy in its cache when it cannot reach the hub.
 
-    The directory of such a copy is named by its commit.
+    The directory of such a copy is named after its commit.
     """
     directories = {part for file in rows.cache_files for part in Path(file["filename"]).parts}
     if commit and commit not in directories:
@@ -181,6 +181,6 @@ def _check_commit(rows: Dataset, commit: str | None, what: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of why; libraries wrap the cause in an exception that says nothing."""
+    """The reason in one line; libraries wrap the cause in an exception that says nothing."""
     cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
     return " ".join(str(cause).split())[:300]
