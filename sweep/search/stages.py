@@ -99,7 +99,7 @@ class Search:
         self._train("train", [*self.named, *self.candidates()])
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
         final = [trial for _, trials in groups.values() for trial in trials]
-        speed = self._train("confirm", final)
+        speed = self._train("confirm", final, with_test=True)
         report_on_test(self.folder, self.shape, [self.folder.trial(trial) for trial in final], speed)
         tell("comparing the chosen masks")
         self._report(compare(self.space, self.folder, groups), power)
@@ -125,7 +125,7 @@ class Search:
             num_layers=self.shape.num_layers,
         )
 
-    def _train(self, stage: str, trials: Sequence[TrialConfig]) -> float | None:
+    def _train(self, stage: str, trials: Sequence[TrialConfig], with_test: bool = False) -> float | None:
         """Train trials with ``run_trials``, and adopt those that the ledger knows."""
         distinct = list({trial.identity: trial for trial in trials}.values())
         missing = Ledger(self.folder).missing(distinct)
@@ -133,7 +133,7 @@ class Search:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             say(f"{stage}: {len(distinct)} trials, {taken} known from earlier sweeps")
-        return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage)
+        return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage, with_test)
 
     def _share(self) -> bool:
         """Train the shared biases. They are not a result of the search unless the space has that allocation."""
