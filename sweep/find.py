@@ -73,7 +73,7 @@ def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:
 
 
 def within_budget(space: SpaceConfig, minutes: float, storage: Path) -> SpaceConfig:
-    """Return the space with as much calibration text as fits ``minutes``; the recorded space if the sweep has begun.
+    """Return the space with as much calibration text as fits ``minutes``, or as its sweep has, if that has begun.
 
     More text gives better levels and biases. A separate process measures a step and a pass, so that its memory is free
     afterwards.
@@ -82,7 +82,7 @@ def within_budget(space: SpaceConfig, minutes: float, storage: Path) -> SpaceCon
         SponError: if even the least text takes longer.
     """
     if begun := began(storage, space.name):
-        return begun
+        return _with_calibration(space, begun.corpus.blocks.calibration)
     space, _ = with_dtype(space)
     tell("measuring how fast this machine is")
     with ProcessPoolExecutor(1, get_context("spawn")) as process:

@@ -85,9 +85,12 @@ def run_sweep(
     tell("starting Ray")
     start_ray(space.resources, address)
     _check_outlasts(storage)
-    folder = create_sweep(storage, space)  # only now, so that a space that cannot run leaves its name free
-    say(f"{folder.name}: results in {folder.path}")
-    with driving(folder.path), mirrored(folder.path):
+    folder = SweepFolder(storage / space.name)  # made only now, so that a space that cannot run leaves its name free
+    with driving(folder.path), mirrored(folder.path) as copy_now:
+        check_sweep(storage, space)  # again, because another driver may have begun or extended it
+        create_sweep(storage, space)
+        copy_now()  # so that a driver elsewhere can resume it
+        say(f"{folder.name}: results in {folder.path}")
         for trial in _failed(folder) if retry_failed else []:
             trial.retry()
         try:

@@ -20,7 +20,7 @@ from sweep.search.task import Task, Values
 from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
 from sweep.store.ledger import Ledger
-from sweep.store.storage import drop_states, states_in
+from sweep.store.storage import states_in
 from sweep.terminal.display import follow, say
 from sweep.terminal.view import Standing
 from sweep.tune.callback import SweepCallback
@@ -28,7 +28,7 @@ from sweep.tune.cluster import at_once
 from sweep.tune.nodes import Nodes, reason
 from sweep.tune.progress import Progress
 from sweep.tune.scheduler import Halving, InTurn
-from sweep.tune.tuner import Interrupted, fit, grid_space
+from sweep.tune.tuner import Interrupted, drop_done_states, fit, grid_space
 from trainables.activity import Activity
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import FAILURE, NODE, MaskTrainable, SponTrainable
@@ -57,6 +57,7 @@ class TrainedMasks:
         found = Ledger(self.folder).adopt(trial)
         if found is None:
             return None
+        found.include()
         metrics = read_checkpoint(found.checkpoint_path).meta.metrics | {"n_spon_params": float(trial.n_spon_params)}
         return tuple(metrics[name] for name in self.objectives)
 
@@ -241,7 +242,7 @@ def propose(folder: SweepFolder, stage: str, task: Task, tracking_uri: str, scor
         fit(folder, stage, SponTrainable, {}, trials, config)
     if not Counts.read(task.counts).done:
         raise Interrupted(f"{stage}, masks to go")
-    drop_states(folder.tune)
+    drop_done_states(folder)
 
 
 def _scheduler(folder: SweepFolder, task: Task, log: MaskLog | None, searcher: MaskSearch) -> TrialScheduler:

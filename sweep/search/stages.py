@@ -133,6 +133,8 @@ class Search:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             say(f"{stage}: {len(distinct)} trials, {taken} known from earlier sweeps")
+        for trial in distinct if stage != "shared" else []:
+            self.folder.trial(trial).include()
         return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage, with_test)
 
     def _share(self) -> bool:

@@ -144,6 +144,10 @@ class TrialFolder:
         self.start(config)
         (self.path / "auxiliary.txt").touch()
 
+    def include(self) -> None:
+        """Count the trial as a result, even if it was trained only to measure something."""
+        (self.path / "auxiliary.txt").unlink(missing_ok=True)
+
     def retry(self) -> None:
         """Restart a failed trial from its last saved state."""
         self.note(f"tried again, after: {self.failure}")

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -130,14 +130,17 @@ def sweeps_in(home: Path) -> list[str]:
 
 
 @contextmanager
-def mirrored(folder: Path) -> Iterator[None]:
+def mirrored(folder: Path) -> Iterator[Callable[[], None]]:
     """Copy a sweep to the bucket, if there is one, while the block runs and once more at its end.
+
+    Yields:
+        A function that copies what has changed at once.
 
     Raises:
         SponError: if a driver on another machine holds the sweep.
     """
     if not is_bucket(folder.parent):
-        yield
+        yield lambda: None
         return
     mirror = _Mirror(folder)
     mirror.take()
@@ -151,7 +154,7 @@ def mirrored(folder: Path) -> Iterator[None]:
     thread = threading.Thread(target=repeat, name="mirror", daemon=True)
     thread.start()
     try:
-        yield
+        yield mirror.push
     finally:
         over.set()
         thread.join()
@@ -317,9 +320,9 @@ def states_in(tune: str) -> dict[str, list[str]]:
     return states
 
 
-def drop_states(tune: str) -> None:
-    """Remove all trial states. Ray's logs remain."""
-    for state in (state for states in states_in(tune).values() for state in states):
+def drop_states(tune: str, trials: Collection[str]) -> None:
+    """Remove the states of some trials, by name. Ray's logs remain."""
+    for state in (state for trial, states in states_in(tune).items() if trial in trials for state in states):
         files, path = FileSystem.from_uri(state)
         files.delete_dir(path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
@@ -32,6 +33,7 @@ _SENT, _PARENT = "mlflow.json", "parent.json"
 _ARTIFACTS = ("board.*", "frontier.*", "levels.*", "search_*.png", "findings.*", "masks.jsonl", SELECTION)
 """Files of a whole sweep, for its parent run."""
 _STATUS: dict[State, str] = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_NO_SUCH_RUN = "RESOURCE_DOES_NOT_EXIST"
 _LAST_SECONDS = 5.0
 """Time that a stage waits for MLflow at its end."""
 
@@ -52,7 +54,7 @@ class Tracker:
         self._folder = folder
         self._artifacts = None if uri.startswith("http") else (folder.path.parent / "mlartifacts").resolve().as_uri()
         self._may_have_more = (folder.path / _PARENT).exists()  # than is recorded, if the last process was killed
-        self._warned = False
+        self._warned = self._checked = False
         self._running: set[str] = set()
 
     def sync(self, trial: TrialFolder) -> bool:
@@ -74,6 +76,7 @@ class Tracker:
         A server, its artifact store and their client libraries fail in many ways, and none may stop a sweep.
         """
         try:
+            self._forget_lost_runs()
             send()
         except Exception as error:
             if isinstance(error, OSError) and str(self._folder.path) in str(error.filename):
@@ -85,6 +88,21 @@ class Tracker:
             self._warned = True
             return False
         return True
+
+    def _forget_lost_runs(self) -> None:
+        """Drop the records of what was sent if MLflow lacks the sweep's run, as another machine's database does."""
+        if self._checked:
+            return
+        file = self._folder.path / _PARENT
+        try:
+            if file.exists():
+                self._client.get_run(self._parent())
+        except MlflowException as error:
+            if error.error_code != _NO_SUCH_RUN:
+                raise
+            for record in (*self._folder.path.glob(f"trials/*/{_SENT}"), file):
+                record.unlink()
+        self._checked = True
 
     def _end(self, trials: list[TrialFolder]) -> None:
         parent = self._parent()

@@ -28,14 +28,15 @@ class SweepCallback(tune.Callback):
         searches: whether a searcher proposes the trials; it must learn of a failed one at once.
 
     Attributes:
-        put_off: number of trials that Ray gave up but that run again, because their nodes were lost or at fault.
+        put_off: names of trials that Ray gave up but that run again, because their nodes were lost or at fault.
     """
 
     def __init__(
         self, folder: SweepFolder, progress: Progress, tracking_uri: str, nodes: Nodes, searches: bool = False
     ) -> None:
         self._folder, self._progress, self._tracking_uri = folder, progress, tracking_uri
-        self._nodes, self._searches, self.put_off = nodes, searches, 0
+        self._nodes, self._searches = nodes, searches
+        self.put_off: set[str] = set()
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open MLflow and show the progress, in the driver."""
@@ -85,7 +86,7 @@ class SweepCallback(tune.Callback):
         """Record the last line of the exception once Ray's retries are spent, unless the node was at fault."""
         again, out = self._nodes.gave_up(trial)
         if again and not self._searches:
-            self.put_off += 1
+            self.put_off.add(self._of(trial)[0].name)
             self._lost(trial, out)
         else:
             self._failed(trial, reason(trial), f"\n{noted_errors(trial)}")

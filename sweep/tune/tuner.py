@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -61,19 +61,29 @@ def run_trials(
         return None
     folder.plan({trial.name: _steps(trial) for trial in trials})
     resources = folder.space.resources
-    nodes, speed, put_off = Nodes(resources), None, len(trials)
-    while put_off and (left := [trial for trial in trials if folder.trial(trial).state == "running"]):  # or not begun
+    nodes, speed, again = Nodes(resources), None, {trial.name for trial in trials}
+    while (left := _left(folder, trials)) and {trial.name for trial in left} <= again:  # otherwise it was stopped
         before, at_once = len(trials) - len(left), places(resources)
         progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
         callback = SweepCallback(folder, progress, tracking_uri, nodes)
         states = states_in(folder.tune)
         jobs = {trial.name: folder.job(trial, states) for trial in left}
         fit(folder, stage, SponTrainable, grid_space(jobs), callback, tune.TuneConfig())
-        speed, put_off = progress.speed or speed, callback.put_off
-    if left := [trial for trial in trials if folder.trial(trial).state == "running"]:
+        speed, again = progress.speed or speed, callback.put_off
+    if left:
         raise Interrupted(f"{stage}, {len(left)} trials to go")
-    drop_states(folder.tune)
+    drop_done_states(folder)
     return speed
+
+
+def _left(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return the trials that have not ended, or not begun."""
+    return [trial for trial in trials if folder.trial(trial).state == "running"]
+
+
+def drop_done_states(folder: SweepFolder) -> None:
+    """Remove the states of trials that need them no more. A failed trial may be retried, and others may resume."""
+    drop_states(folder.tune, {trial.path.name for trial in folder.trials if trial.state in ("finished", "stopped")})
 
 
 def _steps(trial: TrialConfig) -> int:

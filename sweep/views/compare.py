@@ -8,19 +8,21 @@ from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores
 from trainables.statistics import Interval, paired_bootstrap
 
-_Key = tuple[str, float, int]
-"""Matches trials of two sweeps: allocation, sparsity, seed."""
+_Key = tuple[str, float, str, int]
+"""Matches trials of two sweeps: allocation, sparsity, level method (if it tells trials of a sweep apart), seed."""
 
 
 class Pair(NamedTuple):
     """A trial in two sweeps, on the test split.
 
     Attributes:
+        levels: method that chose the levels; empty if each sweep has one alone.
         difference: KL of the second minus KL of the first, in nats, with a 95% interval paired over documents.
     """
 
     allocation: str
     sparsity: float
+    levels: str
     seed: int
     kl_nats: tuple[float, float]
     ppl: tuple[float, float]
@@ -33,10 +35,12 @@ def compare(first: SweepFolder, second: SweepFolder) -> list[Pair]:
     Raises:
         SponError: if they share none, or scored them on different text.
     """
-    ours, theirs = _finished(first), _finished(second)
+    sweeps = [_scored(first), _scored(second)]
+    several = any(len({checkpoint.meta.config.level_method for checkpoint in scored}) > 1 for scored in sweeps)
+    ours, theirs = (_by_key(scored, several) for scored in sweeps)
     shared = [key for key in ours if key in theirs]
     if not shared:
-        rule = "two sweeps must share a scored trial, of one allocation, sparsity and seed"
+        rule = "two sweeps must share a scored trial, of one allocation, sparsity, method of levels and seed"
         raise SponError(f"{rule}, but {first.name} and {second.name} do not")
     return [_pair(key, ours[key], theirs[key]) for key in shared]
 
@@ -47,17 +51,24 @@ def as_text(pairs: list[Pair], first: str, second: str) -> str:
     lines = []
     for pair in pairs:
         (kl, kl_then), (ppl, ppl_then) = pair.kl_nats, pair.ppl
-        who = f"{pair.allocation:{width}}  {pair.sparsity:4.0%}  seed {pair.seed}"
+        levels = f"  {pair.levels}" if pair.levels else ""
+        who = f"{pair.allocation:{width}}  {pair.sparsity:4.0%}{levels}  seed {pair.seed}"
         changed = f"KL {kl:.4f} -> {kl_then:.4f}, {pair.difference:+.4f}"
         lines.append(f"{who}  {changed}  PPL {ppl:.2f} -> {ppl_then:.2f}")
     key = f"{first} -> {second}, test split; KL in nats per token; the difference with its paired 95% interval"
     return "\n".join([*lines, key])
 
 
-def _finished(folder: SweepFolder) -> dict[_Key, Checkpoint]:
+def _scored(folder: SweepFolder) -> list[Checkpoint]:
     read = [read_checkpoint(trial.checkpoint_path) for trial in folder.trials if trial.state == "finished"]
-    scored = [(checkpoint.meta.config, checkpoint) for checkpoint in read if "test.spon" in checkpoint.scores]
-    return {(config.allocation, config.sparsity, config.training.seed): checkpoint for config, checkpoint in scored}
+    return [checkpoint for checkpoint in read if "test.spon" in checkpoint.scores]
+
+
+def _by_key(scored: list[Checkpoint], several: bool) -> dict[_Key, Checkpoint]:
+    """Key trials by what two sweeps can share, with the level method where a sweep has several."""
+    configs = [checkpoint.meta.config for checkpoint in scored]
+    keys = [(c.allocation, c.sparsity, c.level_method or "given" if several else "", c.training.seed) for c in configs]
+    return dict(zip(keys, scored, strict=True))
 
 
 def _pair(key: _Key, ours: Checkpoint, theirs: Checkpoint) -> Pair:

@@ -68,6 +68,6 @@ def test_every_key_is_described():
 
 def test_a_key_of_the_page_says_what_it_takes():
     page = as_markdown()
-    assert "| `lr` | number > 0 | `1e-05` | AdamW's learning rate at its peak. |" in page
+    assert "| `lr` | number > 0 | `1e-05` | Peak learning rate of AdamW. |" in page
     assert "| `algorithm` | see below, or a name |" in page
     assert "## search.masks: ranked" in page

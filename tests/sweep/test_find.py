@@ -123,4 +123,7 @@ def test_a_slow_machine_gets_less_text_and_a_budget_below_the_least_is_refused(
 def test_a_sweep_that_has_begun_goes_on_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = budgeted(5.0, tmp_path, monkeypatch)
     create_sweep(tmp_path, begun)
-    assert budgeted(50.0, tmp_path, monkeypatch, step=9.0) == begun
+    assert budgeted(50.0, tmp_path, monkeypatch, step=9.0).corpus == begun.corpus
+    other = space_to_find("embedded", 0.5, ["learn.txt", "test.txt"])
+    kept = within_budget(other.model_copy(update={"name": begun.name}), 50.0, tmp_path).corpus
+    assert (kept.source, kept.blocks.calibration) == ("files", begun.corpus.blocks.calibration)

@@ -15,8 +15,9 @@ from search_spaces.config import CorpusConfig, ModelConfig
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.resolve import Fingerprints
-from sweep.run import _check_outlasts, _check_same, _closing, _found
-from sweep.store.folder import SweepFolder
+from sweep.run import _check_outlasts, _check_same, _closing, _found, run_sweep
+from sweep.store.folder import SweepFolder, create_sweep
+from sweep.store.lock import driving
 from sweep.terminal.display import ACTIVITY
 from tests.swept import ROOT, SECRETS, Swept, run, write_space
 from trainables.checkpoint import read_checkpoint
@@ -50,6 +51,17 @@ def test_a_sweep_of_teal_alone_has_nothing_to_analyse_or_to_use(swept: Swept, tm
     took, compare = _closing(folder, "http://server:5000", 90).splitlines()
     assert took == f"teal took 1.5 min; table, figure and checkpoints are in {folder.path}"
     assert compare == "compare in MLflow:  http://server:5000"
+
+
+def test_a_refused_driver_leaves_the_space_of_the_sweep_alone(
+    tiny_raw: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = create_sweep(tmp_path, parse_space(tiny_raw, "test"))
+    before = (folder.path / "space.json").read_text()
+    monkeypatch.setattr("sweep.run.start_ray", lambda *_: None)
+    with driving(folder.path), pytest.raises(SponError, match="another driver holds this sweep"):
+        run_sweep(parse_space(tiny_raw | {"seeds": [42, 43]}, "test"), tmp_path, "sqlite://")
+    assert (folder.path / "space.json").read_text() == before
 
 
 def test_the_table_fits_100_columns(swept: Swept) -> None:

@@ -7,11 +7,15 @@ import pytest
 
 from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_space
+from search_spaces.trial import TrialConfig
 from sweep.search import proposals
 from sweep.search.mask_search import MaskSearch
+from sweep.search.proposals import TrainedMasks
 from sweep.search.task import Task
 from sweep.store.folder import SweepFolder
 from tests.search_spaces.conftest import make_shape
+from trainables.trial import run_trial
+from trainables.workbench import Workbench
 
 SEARCH = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, "stopping": "asha"}
 
@@ -46,3 +50,15 @@ def test_of_trained_masks_the_scheduler_knows_those_that_the_search_gave_out(
     monkeypatch.setattr(proposals, "Halving", lambda resources, asha, rungs, known: SimpleNamespace(known=known))
     scheduler = proposals._scheduler(folder, task, None, MaskSearch(task, folder.journal))
     assert list(scheduler.known) == [(everywhere.name, 1, 0.25)]
+
+
+def test_a_trial_that_was_trained_to_measure_is_a_result_once_it_is_proposed(
+    tmp_path: Path, tiny_trial: TrialConfig
+) -> None:
+    folder = SweepFolder(tmp_path / "search")
+    trial = folder.trial(tiny_trial)
+    trial.set_aside(tiny_trial)
+    trial.store(run_trial(Workbench(tiny_trial.model, tiny_trial.corpus, "cpu"), tiny_trial))
+    assert folder.results == []
+    assert TrainedMasks(folder, ("val_kl_nats",)).known(tiny_trial, 0) is not None
+    assert [result.path.name for result in folder.results] == [tiny_trial.name]

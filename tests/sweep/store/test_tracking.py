@@ -59,6 +59,18 @@ def test_a_run_is_found_again_by_its_tags_when_the_note_of_it_is_lost(
     assert len(runs(uri)) == 2
 
 
+def test_a_sweep_is_sent_whole_to_an_mlflow_that_does_not_have_it(
+    folder: SweepFolder, trial: TrialFolder, uri: str, tmp_path: Path
+) -> None:
+    Tracker(uri, folder).sync(trial)
+    (tmp_path / "other").mkdir()
+    other = tracking_in(tmp_path / "other")
+    assert Tracker(other, folder).sync(trial)
+    assert len(runs(other)) == len(runs(uri)) == 2
+    assert Tracker(uri, folder).sync(trial)
+    assert len(runs(uri)) == 2
+
+
 def test_a_run_is_found_again_when_the_answer_to_its_making_was_lost(
     folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Two sweeps side by side."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from sweep.cli import main
 from sweep.store.folder import SweepFolder, create_sweep
-from sweep.views.compare import compare
+from sweep.views.compare import as_text, compare
 from tests.conftest import trials_of
+from trainables.checkpoint import read_checkpoint
 from trainables.trial import report_test, run_trial
 from trainables.workbench import Workbench
 
@@ -41,6 +43,24 @@ def test_what_two_sweeps_share_is_compared_by_pairs(
     assert lines[-1].startswith("slow -> fast, test split")
     main(["compare", "slow", "fast", "--storage", str(tmp_path), "--json"])
     assert json.loads(capsys.readouterr().out)[1]["difference"] == biases.difference._asdict()
+
+
+def test_trials_that_differ_in_how_levels_were_chosen_are_pairs_of_their_own(
+    tiny_raw: dict[str, object], tmp_path: Path
+) -> None:
+    folders = [finished(tiny_raw, tmp_path, name, 1e-3) for name in ("one", "two")]
+    for folder in folders:
+        for trial in list(folder.trials):
+            fisher = trial.config.model_copy(update={"level_method": "fisher"})
+            checkpoint = read_checkpoint(trial.checkpoint_path)
+            folder.trial(fisher).start(fisher)
+            folder.trial(fisher).store(replace(checkpoint, meta=checkpoint.meta.model_copy(update={"config": fisher})))
+            folder.trial(fisher).add_test(read_checkpoint(trial.checkpoint_path))
+    pairs = compare(*folders)
+    assert sorted((pair.allocation, pair.levels) for pair in pairs) == [
+        (name, levels) for name in ("BASELINE-TEAL", "UNIF-ALL") for levels in ("fisher", "uniform")
+    ]
+    assert "60%  fisher  seed 42" in as_text(pairs, "one", "two")
 
 
 def test_sweeps_that_share_no_scored_trial_are_refused(tiny_raw: dict[str, object], tmp_path: Path) -> None:
