@@ -141,6 +141,12 @@ def null_range(draws: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def range_of_one_more(draws: Array) -> tuple[float, float]:
+    """95% range of one more draw beside these, by Student's prediction interval: for nulls of few draws."""
+    half = _student(len(draws) - 1) * float(draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws)))
+    return float(draws.mean()) - half, float(draws.mean()) + half
+
+
 def depth_correlation(values: Array) -> tuple[float, tuple[float, float]]:
     """Return Spearman's correlation of layers' figures with depth, and its 95% range if there is no trend.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import holm, mean
+from analysis.resampling import holm, mean, range_of_one_more
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
@@ -53,24 +53,16 @@ class Likeness:
         False alarms above it, at a nominal 2.5%, for rho = 0, .5 and .8: 2.5, 1.9 and 1.9% over 12 layers, 2.9, 2.0
         and 1.5% over 30.
         """
-        from scipy.stats import t  # type: ignore[import-untyped]  # a second to import
-
-        if not len(self.shifted):
-            return None
-        half = float(t.ppf(1 - TAIL, len(self.shifted) - 1)) * self._error
-        return float(self.shifted.mean()) - half, float(self.shifted.mean()) + half
+        return range_of_one_more(self.shifted) if len(self.shifted) else None
 
     @property
     def p(self) -> float:
         """Chance of so high a mean cosine if the layer did not matter."""
-        from scipy.stats import t
+        from scipy.stats import t  # type: ignore[import-untyped]  # a second to import
 
         beyond = float(self.cosines.mean() - self.shifted.mean())
-        return float(t.sf(beyond / max(self._error, _ROUNDING), len(self.shifted) - 1))
-
-    @property
-    def _error(self) -> float:
-        return float(self.shifted.std(ddof=1) * np.sqrt(1 + 1 / len(self.shifted)))
+        error = float(self.shifted.std(ddof=1) * np.sqrt(1 + 1 / len(self.shifted)))
+        return float(t.sf(beyond / max(error, _ROUNDING), len(self.shifted) - 1))
 
 
 def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likeness:

@@ -1,14 +1,14 @@
 """Do the Fisher curves predict what levels cost, part by part and together, and do biases gain more at costly sites?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.questions.worth import BLOCKS, design, main_effects
-from analysis.resampling import DRAWS, Units, holm, mean, null_range, p_of_zero, ratio
+from analysis.questions.worth import BLOCKS, Switches, design, folded_effects
+from analysis.resampling import Units, holm, mean, p_of_zero, range_of_one_more, ratio
 from analysis.subject import Subject
 from search_spaces.levels import predicted_kl
 from search_spaces.sites import Site
@@ -17,20 +17,24 @@ from trainables.evaluation import score, scores_from_tokens
 from trainables.importance import by_gain
 from trainables.proxy import taken
 from trainables.sparse import sparsified
-from trainables.statistics import Array, Interval, rank_correlation
+from trainables.statistics import Array, Interval, rank_correlation, widened
 
 NAME = "levels"
-_CURVE_BLOCKS = 16
-"""Blocks of the calibration text for the curves."""
+_CURVE_BLOCKS, _CURVE_PARTS = 32, 8
+"""Blocks of the calibration text for the curves, and parts of it, whose spread is the error of the prediction."""
 _MOST_PARTS = 15
 """Most parts that 16 runs can measure."""
-_FEWEST_RANKED = 5
+_FEWEST_LAYERS = 8
+"""Least layers of a module for a null of shifted layers."""
 _LEVEL = 0.05
+_RATIO = "KL of the whole plan over the predicted one"
 _GAINS = "rank correlation, biases' gain with their sites' predicted cost"
-_FIGURES = ("level", "predicted_nats", "kl_nats", "kl_nats_low", "kl_nats_high", "p_differs", "gain_nats")
-_ROW: Row = dict.fromkeys(("what", "place", "n_sites", *_FIGURES))
+_FIGURES = ("level", "predicted_nats", "predicted_nats_low", "predicted_nats_high", "kl_nats", "kl_nats_low")
+_ROW: Row = dict.fromkeys(("what", "place", "n_sites", *_FIGURES, "kl_nats_high", "p_differs", "gain_nats"))
 
 Parts = Mapping[str, Sequence[Site]]
+Costs = Mapping[Site, Array]
+"""Predicted cost of each site in nats per position, from each part of the text, (parts,)."""
 
 
 def parts_of(sites: Sequence[Site], num_layers: int) -> Parts:
@@ -52,15 +56,23 @@ def _layers(sites: Sequence[Site]) -> str:
     return f"{first}-{last}" if last > first else str(first)
 
 
-def ranked_alike(one: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
-    """Return Spearman's correlation and its 95% range under shuffled pairs; None if too few or one side is constant."""
-    if len(one) < _FEWEST_RANKED or len(set(one)) == 1 or len(set(other)) == 1:
+def ranked_alike(one: Mapping[Site, float], other: Mapping[Site, float]) -> tuple[float, tuple[float, float]] | None:
+    """Return Spearman's correlation over sites, and its 95% range if the layer did not matter.
+
+    The null shifts one side cyclically along the layers of each module, by every number of layers. It keeps that
+    neighbours are alike, and that modules differ. None if a module has few layers, or one side is constant.
+    """
+    modules = [[site for site in one if site.module == module] for module in dict.fromkeys(site.module for site in one)]
+    fewest = min(map(len, modules), default=0)
+    if fewest < _FEWEST_LAYERS or len(set(one.values())) == 1 or len(set(other.values())) == 1:
         return None
-    fixed = np.tile(np.array(one, dtype=np.float64), (1 + DRAWS, 1))
-    turned = np.tile(np.array(other, dtype=np.float64), (1 + DRAWS, 1))
-    turned[1:] = np.random.default_rng(0).permuted(turned[1:], axis=1)
-    rho = rank_correlation(fixed, turned)
-    return float(rho[0]), null_range(rho[1:])
+    fixed = np.array([one[site] for sites in modules for site in sites])
+    shifted = [
+        np.concatenate([np.roll([other[site] for site in sites], shift) for sites in modules])
+        for shift in range(fewest)
+    ]
+    rho = rank_correlation(np.tile(fixed, (fewest, 1)), np.array(shifted))
+    return float(rho[0]), range_of_one_more(rho[1:])
 
 
 def find(subject: Subject) -> Finding:
@@ -69,100 +81,119 @@ def find(subject: Subject) -> Finding:
     parts = parts_of(tuple(costs), subject.model.shape.num_layers)
     n = min(BLOCKS, len(subject.blocks.tokens))
     chosen = torch.arange(n) * len(subject.blocks.tokens) // n
-    measured = _measured(subject, parts, chosen)
-    rows = _part_rows(parts, measured, costs, subject.units[chosen.numpy()])
-    sites = _site_rows(subject, costs)
-    effects = _effects(subject, sum(costs.values()), rows, sites)
+    rows = _part_rows(parts, _measured(subject, parts, chosen), costs, subject.units[chosen.numpy()])
+    gains = _gains(subject)
+    effects = _effects(subject, costs, rows, gains)
     return Finding(
         analysis=NAME,
         title="What the levels cost",
         question="Does the sum of the Fisher curves predict what the plan and each of its parts cost in KL, and are "
-        "biases worth more where levels are high?",
-        null="The prediction of the curves, from other text. A part's figure is a mean over "
-        f"{len(design(len(parts)))} runs in which the other parts alternate between sparse and dense, on {n} blocks. "
-        "Intervals are jackknives over documents. P values are adjusted for all parts together (Holm). For rank "
-        "correlations, shuffled pairs.",
+        "biases worth more where levels cost more?",
+        null="The prediction of the curves, from the calibration text. Intervals are jackknives over documents, and "
+        f"over {_CURVE_PARTS} parts of that text for the prediction. A part's figure is a mean over "
+        f"{len(design(len(parts)))} runs in which the other parts alternate between sparse and dense, on {n} blocks. P "
+        "values hold for measurement and prediction, and for all parts together (Holm). Gains are of first order, on "
+        "the text that trained the biases. For rank correlations, layers shifted within their module.",
         effects=effects,
         verdict=_verdict(effects),
-        rows=(*rows, *sites),
+        rows=(*rows, *_site_rows(subject, costs, gains)),
     )
 
 
-def _predicted(subject: Subject) -> dict[Site, float]:
-    """Return the predicted cost of each site of the plan from its curve, nats per position."""
+def _predicted(subject: Subject) -> Costs:
+    """Return the predicted cost of each site of the plan, from each part of the calibration text."""
     plan, bench = subject.config.plan, subject.bench
-    n = min(_CURVE_BLOCKS, len(bench.blocks("calibration").tokens))
-    curves = bench.fisher_curves(plan, range(n))
-    levels = np.array(list(plan.levels.values()))[:, None]
-    each = zip(curves.mean[:, None], levels, strict=True)
-    return dict(zip(curves.sites, (predicted_kl(curve, LEVELS, level) for curve, level in each), strict=True))
+    there = len(bench.blocks("calibration").tokens)
+    numbers = np.unique(np.linspace(0, there - 1, _CURVE_BLOCKS).astype(int)).tolist()
+    parts = [numbers[part::_CURVE_PARTS] for part in range(min(_CURVE_PARTS, len(numbers)))]
+    curves = [bench.fisher_curves(plan, part).mean for part in parts]
+    return {
+        site: np.array(
+            [predicted_kl(cost[place : place + 1], LEVELS, np.array([plan.levels[str(site)]])) for cost in curves]
+        )
+        for place, site in enumerate(map(Site.parse, plan.levels))
+    }
 
 
-def _measured(subject: Subject, parts: Parts, chosen: torch.Tensor) -> Array:
+def _measured(subject: Subject, parts: Parts, chosen: Tensor) -> Array:
     """Measure the KL that each part costs on chosen blocks, nats per position, mean over runs, (parts, blocks)."""
-    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
     plan, thresholds = subject.config.plan, subject.bench.thresholds(subject.config.plan)
-    on, kl = design(len(parts)), []
-    for run in on:
-        sparse = _switched_on(parts, run)
-        levels = {str(site): plan.levels[str(site)] for site in sparse}
-        with sparsified(subject.model, plan.model_copy(update={"levels": levels}), thresholds):
-            scores = score(subject.model, blocks, teacher)
-        kl.append((scores.block_kl / scores.block_positions).numpy())
-    return -main_effects(on, np.array(kl))
+
+    def measure(run: Switches, places: Tensor) -> Array:
+        sparse = [str(site) for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
+        some = plan.model_copy(update={"levels": {site: plan.levels[site] for site in sparse}})
+        with sparsified(subject.model, some, thresholds):
+            scores = score(subject.model, *taken(subject.blocks, subject.teacher, places))
+        return (scores.block_kl / scores.block_positions).numpy()[None]
+
+    saved: Array = folded_effects(len(parts), chosen, measure)[0]
+    return -saved
 
 
-def _switched_on(parts: Parts, run: NDArray[np.bool_]) -> list[Site]:
-    return [site for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
+def _sum(costs: Costs, sites: Iterable[Site]) -> Interval:
+    """Return the predicted cost of some sites together, with the error of its prediction."""
+    return mean(np.sum([costs[site] for site in sites], axis=0))
 
 
-def _part_rows(parts: Parts, measured: Array, costs: Mapping[Site, float], units: Units) -> list[Row]:
-    predicted = [sum(costs[site] for site in sites) for sites in parts.values()]
-    p_values = holm(
-        [
-            p_of_zero(mean(kl - price, units), len(np.unique(units)))
-            for kl, price in zip(measured, predicted, strict=True)
-        ]
-    )
+def _beyond(measured: Interval, predicted: Interval) -> Interval:
+    """Return how much is measured beyond the prediction; both have errors."""
+    beyond = Interval(*(end - predicted.value for end in measured))
+    return widened(beyond, predicted.high - predicted.value)
+
+
+def _part_rows(parts: Parts, measured: Array, costs: Costs, units: Units) -> list[Row]:
+    prices = [_sum(costs, sites) for sites in parts.values()]
+    found = [mean(kl, units) for kl in measured]
+    apart = [_beyond(kl, price) for kl, price in zip(found, prices, strict=True)]
+    p_values = holm([p_of_zero(interval, len(np.unique(units))) for interval in apart])
     rows: list[Row] = []
-    for place, (name, sites) in enumerate(parts.items()):
-        row = _ROW | {"what": "part", "place": name, "n_sites": len(sites), "predicted_nats": predicted[place]}
-        rows.append(row | cells("kl_nats", mean(measured[place], units)) | {"p_differs": p_values[place]})
+    for (name, sites), kl, price, p in zip(parts.items(), found, prices, p_values, strict=True):
+        row = _ROW | {"what": "part", "place": name, "n_sites": len(sites), "p_differs": p}
+        rows.append(row | cells("predicted_nats", price) | cells("kl_nats", kl))
     return rows
 
 
-def _site_rows(subject: Subject, costs: Mapping[Site, float]) -> list[Row]:
-    """Make rows with the level and predicted cost of each site, and the first-order gain of its bias if it has one."""
-    importance = by_gain(subject.bench, subject.config.plan, subject.biases, BLOCKS)
+def _gains(subject: Subject) -> Mapping[Site, float]:
+    """Return the first-order gain of each bias at a site of the plan, in nats; none on less than two blocks."""
+    n = min(BLOCKS, len(subject.bench.blocks("calibration").tokens))
+    if n < 2:
+        return {}
+    importance = by_gain(subject.bench, subject.config.plan, subject.biases, n)
     gains = {site: gain for (site,), gain in zip(importance.players, importance.value, strict=True)}
-    levels = subject.config.plan.levels
+    return {site: gain for site, gain in gains.items() if str(site) in subject.config.plan.levels}
+
+
+def _site_rows(subject: Subject, costs: Costs, gains: Mapping[Site, float]) -> list[Row]:
     rows: list[Row] = []
-    for site, cost in costs.items():
-        row = _ROW | {"what": "site", "place": str(site), "n_sites": 1, "predicted_nats": cost}
-        rows.append(row | {"level": levels[str(site)], "gain_nats": gains.get(site)})
+    for site in costs:
+        row = _ROW | {"what": "site", "place": str(site), "n_sites": 1, "level": subject.config.plan.levels[str(site)]}
+        rows.append(row | cells("predicted_nats", _sum(costs, [site])) | {"gain_nats": gains.get(site)})
     return rows
 
 
-def _effects(subject: Subject, predicted: float, parts: list[Row], sites: list[Row]) -> tuple[Effect, ...]:
-    scores = scores_from_tokens(*subject.tokens["teal"], subject.blocks)
+def _effects(subject: Subject, costs: Costs, parts: Sequence[Row], gains: Mapping[Site, float]) -> tuple[Effect, ...]:
+    scores, predicted = scores_from_tokens(*subject.tokens["teal"], subject.blocks), _sum(costs, costs)
     whole = ratio(scores.block_kl.numpy(), scores.block_positions.numpy(), subject.units)
-    found = [Effect.of("KL of the whole plan, TEAL", whole, "nats", (predicted, predicted))]
-    if predicted > 0:
-        times = Interval(whole.value / predicted, whole.low / predicted, whole.high / predicted)
-        found.append(Effect.of("KL of the whole plan over the predicted one", times, "ratio", (1.0, 1.0)))
+    found = [
+        Effect.of("KL of the whole plan, TEAL", whole, "nats"),
+        Effect.of("KL of the whole plan, predicted", predicted, "nats"),
+    ]
+    if predicted.value > 0:
+        beyond = _beyond(whole, predicted)
+        over = Interval(*((predicted.value + end) / predicted.value for end in beyond))
+        found.append(Effect.of(_RATIO, over, "ratio", (1.0, 1.0)))
     differing = [row for row in parts if _figure(row, "p_differs") < _LEVEL]
     for way, sign in (("more", 1), ("less", -1)):
         surely = [sign * (_figure(row, "kl_nats") - _figure(row, "predicted_nats")) > 0 for row in differing]
         found.append(Effect.count(f"parts that clearly cost {way} than predicted, of {len(parts)}", surely))
-    biased = [row for row in sites if row["gain_nats"] is not None]
-    ranked = (
-        ("rank correlation, parts' measured cost with the predicted one", parts, "kl_nats", "predicted_nats"),
-        (_GAINS, biased, "gain_nats", "predicted_nats"),
-        ("rank correlation, biases' gain with their sites' level", biased, "gain_nats", "level"),
-    )
-    for label, rows, one, other in ranked:
-        alike = ranked_alike([_figure(row, one) for row in rows], [_figure(row, other) for row in rows])
-        if alike:
+    sides = {
+        _GAINS: {site: float(costs[site].mean()) for site in gains},
+        "rank correlation, biases' gain with their sites' level": {
+            site: subject.config.plan.levels[str(site)] for site in gains
+        },
+    }
+    for label, side in sides.items():
+        if alike := ranked_alike(gains, side):
             found.append(Effect(label=label, value=alike[0], null=alike[1], unit="correlation"))
     return tuple(found)
 
@@ -171,23 +202,18 @@ def _figure(row: Row, name: str) -> float:
     return float(row[name])  # type: ignore[arg-type]
 
 
-_COSTS = {1: "costs more than", -1: "costs less than", 0: "costs about"}
-_GAIN = {
-    1: "more at sites that cost more",
-    -1: "less at sites that cost more",
-    0: "not clearly more at sites that cost more",
-}
+_COSTS = {1: "clearly costs more than", -1: "clearly costs less than", 0: "does not clearly cost more or less than"}
+_GAIN = {1: "more where sites cost more", -1: "less where sites cost more", 0: "not clearly more where sites cost more"}
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
-    whole = effects[0]
-    assert whole.null is not None
-    predicted, (low, high) = whole.null[0], whole.interval or (-np.inf, np.inf)
-    way = int(low > predicted) - int(high < predicted)
+    found = {effect.label: effect for effect in effects}
+    measured, predicted = effects[:2]
+    low, high = (found[_RATIO].interval if _RATIO in found else None) or (-np.inf, np.inf)
+    way = int(low > 1) - int(high < 1)
     more, less = (effect for effect in effects if effect.label.startswith("parts that clearly"))
-    gains = [f"; biases gain {_GAIN[effect.side]}" for effect in effects if effect.label == _GAINS]
+    gains = f"; within their module, biases gain {_GAIN[found[_GAINS].side]}" if _GAINS in found else ""
     return (
-        f"TEAL {_COSTS[way]} the {predicted:.3g} nats that the curves predict: {whole.value:.3g}; of "
-        f"{more.label.split()[-1]} parts {more.value:.0f} clearly cost more and {less.value:.0f} less"
-        f"{''.join(gains)}"
+        f"TEAL's KL of {measured.value:.3g} nats {_COSTS[way]} the {predicted.value:.3g} that the curves predict; of "
+        f"{more.label.split()[-1]} parts {more.value:.0f} clearly cost more and {less.value:.0f} less{gains}"
     )

@@ -1,7 +1,7 @@
 """What is each bias worth: how much does it lower the KL, and do direction, norm and the mean error matter?"""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,7 @@ _RELIABLE = 0.5
 """Below this the order of the sites means nothing."""
 
 Vectors = Mapping[Site, Tensor]
+Switches = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
     return Explained(cosine, scale, on, bias - on)
 
 
-def design(n_sites: int, seed: int = 0) -> NDArray[np.bool_]:
+def design(n_sites: int, seed: int = 0) -> Switches:
     """Choose which biases are on in which run, (runs, sites).
 
-    Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix). So all runs
-    measure the worth of every bias, whatever the others are.
+    Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix), so all runs
+    measure every bias. What two of them do together is confounded with a third (``folded_effects``).
 
     Args:
         n_sites: number of sites.
@@ -76,11 +77,11 @@ def design(n_sites: int, seed: int = 0) -> NDArray[np.bool_]:
 
     runs = max(_FEWEST_RUNS, 1 << n_sites.bit_length())
     turned = np.random.default_rng(seed).integers(0, 2, size=n_sites).astype(np.bool_)
-    on: NDArray[np.bool_] = (hadamard(runs)[:, 1 : n_sites + 1] > 0) ^ turned
+    on: Switches = (hadamard(runs)[:, 1 : n_sites + 1] > 0) ^ turned
     return on
 
 
-def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
+def main_effects(on: Switches, figures: Array) -> Array:
     """Return how much each bias lowers a figure, mean over all runs, (sites, rows): without it minus with it.
 
     Args:
@@ -90,6 +91,26 @@ def main_effects(on: NDArray[np.bool_], figures: Array) -> Array:
     signs = np.where(on, -1.0, 1.0)
     effects: Array = signs.T @ figures / (len(on) / 2)
     return effects
+
+
+def folded_effects(n_sites: int, blocks: Tensor, measure: Callable[[Switches, Tensor], Array]) -> Array:
+    """Main effects of sites on each block, (figures, sites, blocks).
+
+    Every second block gets the complement of each run (a fold-over). A joint effect of two other sites then has
+    opposite signs in the two halves of the blocks: it cancels in the mean, and widens the interval.
+
+    Args:
+        n_sites: number of sites.
+        blocks: places of the blocks.
+        measure: figures of some blocks in a run, (figures, blocks).
+    """
+    on, effects = design(n_sites), []
+    for start, runs in enumerate((on, ~on)):
+        figures = np.array([measure(run, blocks[start::2]) for run in runs])
+        effects.append(np.stack([main_effects(runs, figures[:, which]) for which in range(figures.shape[1])]))
+    both = np.empty((*effects[0].shape[:2], len(blocks)))
+    both[..., 0::2], both[..., 1::2] = effects
+    return both
 
 
 def reliability(effects: Array, units: Units) -> float:
@@ -155,16 +176,16 @@ def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Score
 
 def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
     """Measure main effects of the biases on KL and NLL, mean nats per token, (sites, blocks) each, on chosen blocks."""
-    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
-    on, kl, nll = design(len(subject.sites)), [], []
-    for run in on:
-        with subject.as_biases(
-            {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
-        ):
-            scores = score(subject.model, blocks, teacher)
-        kl.append((scores.block_kl / scores.block_positions).numpy())
-        nll.append((scores.block_nll / scores.block_predictions).numpy())
-    return main_effects(on, np.array(kl)), main_effects(on, np.array(nll))
+
+    def measure(run: Switches, places: Tensor) -> Array:
+        biases = {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
+        with subject.as_biases(biases):
+            scores = score(subject.model, *taken(subject.blocks, subject.teacher, places))
+        kl, nll = scores.block_kl / scores.block_positions, scores.block_nll / scores.block_predictions
+        return np.stack([kl.numpy(), nll.numpy()])
+
+    kl, nll = folded_effects(len(subject.sites), chosen, measure)
+    return kl, nll
 
 
 def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:

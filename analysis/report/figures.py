@@ -203,21 +203,21 @@ def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
 def _levels(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     what = np.array(words(rows, "what"))
     parts, sites = rows[what == "part"], place_sites(rows[what == "site"], "place")
-    names, predicted = words(parts, "place"), numbers(parts, "predicted_nats")
-    measured = effects_of(parts, "kl_nats", ["TEAL"] * len(parts))
+    measured, predicted = (effects_of(parts, name, ["TEAL"] * len(parts)) for name in ("kl_nats", "predicted_nats"))
     lines = {
-        name: [effect and effect.model_copy(update={"null": (price, price)})]
-        for name, effect, price in zip(names, measured, predicted, strict=True)
+        name: [kl and price and kl.model_copy(update={"null": price.interval or (price.value, price.value)})]
+        for name, kl, price in zip(words(parts, "place"), measured, predicted, strict=True)
     }
     correlations = _lines(_unit(finding, "correlation"), lambda label: label.partition(", ")[2])
-    ranks = Effects("Rank correlations", "Spearman correlation", correlations, at=0)
     panels = [
         Sites("Level", "fraction zeroed", sites, "level", scale="from zero"),
         Sites("Predicted cost", "nats per position", sites, "predicted_nats", scale="from zero"),
         Sites("Gain of the bias, first order", "nats per position", sites, "gain_nats", at=0),
     ]
-    whole = Effects("Cost of each part, with the others sparse or dense", "KL, nats per position", lines, at=0)
-    return [Block(1, [whole]), Block(columns_for(sites), panels), Block(1, [ranks])]
+    part = Effects("Cost of each part, with the others sparse or dense", "KL, nats per position", lines, at=0)
+    whole = Effects("The whole plan", "KL, nats per position", _lines(_unit(finding, "nats")), at=0)
+    ranks = Effects("Rank correlations", "Spearman correlation", correlations, at=0)
+    return [Block(1, [part]), Block(columns_for(sites), panels), Block(2, [whole, ranks])]
 
 
 def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
@@ -319,7 +319,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     ),
     "levels": Drawing(
         _levels,
-        [_TEAL, dot(RANDOM, "predicted by the curves", "|"), bar("shuffled pairs"), _ZERO],
+        [_TEAL, bar("predicted by the curves; layers shifted"), _ZERO],
         "KL cost of each part of the plan, beside the prediction of the Fisher curves; level, predicted cost and gain "
         "of the bias of each site; and the rank correlations between these.",
     ),

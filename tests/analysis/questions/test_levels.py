@@ -1,6 +1,7 @@
 """What levels cost: parts that are switched on and off, what curves predict, and ranks on their nulls."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,41 +40,64 @@ def test_a_part_is_a_module_in_a_band_of_layers_and_there_are_few_parts():
     ]
 
 
-def test_ranks_that_agree_are_beyond_shuffled_ones_and_a_constant_has_none():
-    rising = np.arange(20.0).tolist()
-    value, (low, high) = ranked_alike(rising, [x**3 for x in rising]) or (0.0, (0.0, 0.0))
+def by_site(figure: Callable[[int, int], float], layers: int = 20) -> dict[Site, float]:
+    """A figure of each site of two modules, from the layer and the number of the module."""
+    modules = ("q_proj", "down_proj")
+    return {Site(layer, name): figure(layer, place) for layer in range(layers) for place, name in enumerate(modules)}
+
+
+def test_ranks_that_agree_by_layer_are_beyond_shifted_layers():
+    rising = by_site(lambda layer, module: layer)
+    value, (low, high) = ranked_alike(rising, rising) or (0.0, (0.0, 0.0))
     assert value == pytest.approx(1)
-    assert -0.6 < low < -0.3 < 0.3 < high < 0.6
-    assert ranked_alike(rising, [1.0] * 20) is None
-    assert ranked_alike(rising[:4], rising[:4]) is None
+    assert low < 0 < high < value
+
+
+def test_modules_that_differ_are_no_sign_of_anything():
+    noise = np.random.default_rng(0).normal(size=(2, 20, 2))
+    one, other = (by_site(lambda layer, module, of=of: 100 * module + of[layer, module]) for of in noise)
+    value, (low, high) = ranked_alike(one, other) or (0.0, (0.0, 0.0))
+    assert low < value < high
+    assert value > 0.5
+
+
+def test_a_constant_or_few_layers_are_not_ranked():
+    rising, constant = by_site(lambda layer, module: layer), by_site(lambda layer, module: 0.5)
+    assert ranked_alike(rising, constant) is None
+    assert ranked_alike(by_site(lambda layer, module: layer, 7), by_site(lambda layer, module: layer, 7)) is None
+    assert ranked_alike({}, {}) is None
 
 
 def test_what_a_part_costs_is_the_mean_over_runs_with_it_less_those_without(subject: Subject, finding_of):
-    sites = [Site.parse(site) for site in subject.config.plan.levels]
-    chosen, place = torch.arange(0, 32, 4), 2
-    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
+    sites, place = [Site.parse(site) for site in subject.config.plan.levels], 2
     kl: dict[bool, list[float]] = {True: [], False: []}
-    for run in design(len(sites)):
-        on = {str(site): 0.6 for site, is_on in zip(sites, run, strict=True) if is_on}
-        with with_levels(subject, on).as_biases(None):
-            kl[bool(run[place])].append(score(subject.model, blocks, teacher).kl_nats)
-    row = next(
-        row
-        for row in finding_of("levels", "topk").rows
-        if row["place"] == f"{sites[place].module} {sites[place].layer}"
-    )
+    for start, runs in enumerate((design(len(sites)), ~design(len(sites)))):
+        blocks, teacher = taken(subject.blocks, subject.teacher, torch.arange(0, 32, 4)[start::2])
+        for run in runs:
+            on = {str(site): 0.6 for site, is_on in zip(sites, run, strict=True) if is_on}
+            with with_levels(subject, on).as_biases(None):
+                kl[bool(run[place])].append(score(subject.model, blocks, teacher).kl_nats)
+    row = next(row for row in finding_of("levels", "topk").rows if row["place"] == f"down_proj {sites[place].layer}")
     assert row["kl_nats"] == pytest.approx(np.mean(kl[True]) - np.mean(kl[False]), abs=1e-9)
 
 
 def test_the_whole_plan_is_measured_on_all_blocks_and_priced_by_the_sum_of_its_sites(subject: Subject, finding_of):
     finding = finding_of("levels", "topk")
-    whole = effects_of(finding)["KL of the whole plan, TEAL"]
-    assert whole.value == pytest.approx(scores_from_tokens(*subject.tokens["teal"], subject.blocks).kl_nats)
+    found = effects_of(finding)
+    measured, predicted = (found[f"KL of the whole plan, {of}"].value for of in ("TEAL", "predicted"))
+    assert measured == pytest.approx(scores_from_tokens(*subject.tokens["teal"], subject.blocks).kl_nats)
     price = sum(row["predicted_nats"] for row in finding.rows if row["what"] == "site")  # type: ignore[misc]
-    assert whole.null == pytest.approx((price, price))
-    assert effects_of(finding)["KL of the whole plan over the predicted one"].value == pytest.approx(
-        whole.value / price
+    assert predicted == pytest.approx(price)
+    assert found["KL of the whole plan over the predicted one"].value == pytest.approx(measured / predicted)
+
+
+def test_the_error_of_the_prediction_counts(finding_of):
+    found = effects_of(finding_of("levels", "topk"))
+    over, measured, predicted = (
+        found[f"KL of the whole plan{of}"] for of in (" over the predicted one", ", TEAL", ", predicted")
     )
+    halves = [(one.interval[1] - one.value) / predicted.value for one in (measured, predicted)]  # type: ignore[index]
+    assert over.interval[1] - over.value == pytest.approx(np.hypot(*halves))  # type: ignore[index]
 
 
 def test_curves_price_small_levels_of_a_tiny_model_rightly(subject: Subject):
@@ -90,18 +114,19 @@ def test_gains_are_those_of_the_biases_at_sites_of_the_plan(subject_by: Callable
     assert set(rows.values()) == {None}
 
 
-def test_levels_that_are_all_alike_are_not_ranked_and_said_in_the_verdict(finding_of):
-    finding = finding_of("levels", "topk")
-    assert not any(label.endswith("sites' level") for label in effects_of(finding))
-    assert "nats that the curves predict" in finding.verdict
-    assert "of 5 parts" in finding.verdict
-
-
-def test_a_plan_that_costs_more_than_predicted_is_said_to(subject: Subject, monkeypatch: pytest.MonkeyPatch):
+def test_a_plan_that_costs_more_or_less_than_predicted_is_said_to(subject: Subject, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(levels, "predicted_kl", lambda *_: 1e-9)
     finding = levels.find(subject)
-    assert finding.verdict.startswith("TEAL costs more than the 5e-09 nats")
+    assert " nats clearly costs more than the 5e-09 that the curves predict; of 5 parts" in finding.verdict
     monkeypatch.setattr(levels, "predicted_kl", lambda *_: 1.0)
     finding = levels.find(subject)
-    assert finding.verdict.startswith("TEAL costs less than the 5 nats")
+    assert " nats clearly costs less than the 5 that the curves predict" in finding.verdict
     assert effects_of(finding)["parts that clearly cost less than predicted, of 5"].value == 5
+
+
+def test_a_text_of_one_document_makes_nothing_clear(subject: Subject):
+    one = replace(subject)
+    one.__dict__["units"] = np.zeros(len(subject.blocks.tokens), dtype=np.int64)
+    finding = levels.find(one)
+    assert "does not clearly cost more or less than" in finding.verdict
+    assert "0 clearly cost more and 0 less" in finding.verdict

@@ -15,6 +15,7 @@ from analysis.questions.worth import (
     design,
     difference,
     explain,
+    folded_effects,
     main_effects,
     reliability,
     whole_variants,
@@ -107,14 +108,27 @@ def test_a_difference_is_paired_by_block():
     assert found == pytest.approx((0.1, 0.1, 0.1))
 
 
+def test_a_joint_effect_of_two_others_cancels_over_every_two_blocks():
+    worth_of = np.array([3.0, 5.0, 1.0, 2.0])
+
+    def measure(run, places):
+        kl = 7 - run @ worth_of + 4 * (run[0] & run[1])
+        return np.full((1, len(places)), kl)
+
+    own = folded_effects(4, torch.arange(6), measure)[0]
+    np.testing.assert_allclose(own.mean(axis=1), worth_of - [2, 2, 0, 0])
+    assert own[2].std() > 1  # the interval says that single blocks are off
+
+
 def test_what_a_bias_takes_off_is_the_mean_over_runs_on_blocks_at_even_distances(subject: Subject, finding_of):
-    site, chosen = subject.sites[2], torch.arange(0, 32, 4)
-    blocks, teacher = taken(subject.blocks, subject.teacher, chosen)
+    site, on = subject.sites[2], design(len(subject.sites))
     kl: dict[bool, list[float]] = {True: [], False: []}
-    for run in design(len(subject.sites)):
-        on = {other: subject.biases[other] for other, is_on in zip(subject.sites, run, strict=True) if is_on}
-        with subject.as_biases(on):
-            kl[site in on].append(score(subject.model, blocks, teacher).kl_nats)
+    for start, runs in enumerate((on, ~on)):
+        blocks, teacher = taken(subject.blocks, subject.teacher, torch.arange(0, 32, 4)[start::2])
+        for run in runs:
+            some = {other: subject.biases[other] for other, is_on in zip(subject.sites, run, strict=True) if is_on}
+            with subject.as_biases(some):
+                kl[site in some].append(score(subject.model, blocks, teacher).kl_nats)
     row = next(row for row in finding_of("worth", "topk").rows if row["site"] == str(site))
     assert row["kl_taken_off"] == pytest.approx(np.mean(kl[False]) - np.mean(kl[True]), abs=1e-9)
 

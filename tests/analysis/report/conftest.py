@@ -116,13 +116,16 @@ def worth() -> tuple[list[Row], list[Effect]]:
 def levels() -> tuple[list[Row], list[Effect]]:
     empty: Row = {"level": None, "gain_nats": None, "p_differs": None}
     rows = [
-        {"what": "part", "place": name, "n_sites": 1, "predicted_nats": price} | empty | spread("kl_nats", 0.15)
+        {"what": "part", "place": name, "n_sites": 1}
+        | spread("predicted_nats", price)
+        | empty
+        | spread("kl_nats", 0.15)
         for name, price in (("q_proj 0-14", 0.1), ("down_proj 15-29", 0.3))
     ]
     none: Row = dict.fromkeys(spread("kl_nats", 0.0))
-    cost: Row = {"n_sites": 1, "predicted_nats": 0.01, "level": 0.5, "gain_nats": 0.002, "p_differs": None}
+    cost: Row = {"n_sites": 1, "level": 0.5, "gain_nats": 0.002, "p_differs": None} | spread("predicted_nats", 0.01)
     rows += [{"what": "site", "place": site} | cost | none for site in SITES]
-    effects = [effect("KL of the whole plan, TEAL", "nats", 0.5, (0.4, 0.4)), count("parts that clearly cost more")]
+    effects = [effect("KL of the whole plan, TEAL", "nats"), count("parts that clearly cost more")]
     return rows, [*effects, effect("rank correlation, gain with level", "correlation", 0.3, (-0.4, 0.4))]
 
 

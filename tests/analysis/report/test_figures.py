@@ -203,9 +203,9 @@ def test_scaled_biases_start_at_teal_and_pass_through_the_biases_themselves(find
 def test_what_parts_cost_stands_on_what_the_curves_predict(findings):
     parts, *_, ranks = draw(findings["levels"]).axes
     assert [label.get_text() for label in parts.get_yticklabels()] == ["q_proj 0-14", "down_proj 15-29"]
-    predicted = [line.get_xdata()[0] for line in parts.lines if line.get_color() == RANDOM and line.get_marker() == "|"]
-    measured = [line.get_xdata()[0] for line in parts.lines if line.get_marker() == "o"]
-    assert (predicted, measured) == ([0.1, 0.3], [0.15, 0.15])
+    predicted = [line.get_xdata() for line in parts.lines if line.get_color() == NULL]
+    assert predicted == [pytest.approx((0.0, 0.2)), pytest.approx((0.2, 0.4))]
+    assert [line.get_xdata()[0] for line in parts.lines if line.get_marker() == "o"] == [0.15, 0.15]
     assert [label.get_text() for label in ranks.get_yticklabels()] == ["gain with level"]
 
 
