@@ -13,6 +13,7 @@ import torch
 from scipy.stats import rankdata
 
 from analysis.questions.cross import Likeness, compare
+from analysis.questions.levels import ranked_alike
 from analysis.questions.moments import chances_of
 from analysis.questions.pca import Components, align, chance_ratios
 from analysis.resampling import (
@@ -25,7 +26,7 @@ from analysis.resampling import (
     p_value,
     permuted_groups,
 )
-from search_spaces.sites import Site
+from search_spaces.sites import MODULES, Site
 from tests.benchmarks.table import print_table
 from trainables.statistics import Array
 
@@ -142,6 +143,29 @@ def categories(n: int, rho: float, rng: np.random.Generator) -> bool:
     return p_value(float(between_groups(values, groups, given)), drawn) <= 0.05
 
 
+def _of_modules(n: int, rho: float, rng: np.random.Generator) -> dict[Site, float]:
+    """A figure of the sites of seven modules, each with a scale of its own, that wanders along the layers."""
+    scales = 3 * rng.normal(size=len(MODULES))
+    figures = [scale + wandering(n, rho, rng)[:, 0] for scale in scales]
+    return {
+        Site(layer, module): float(of[layer]) for module, of in zip(MODULES, figures, strict=True) for layer in range(n)
+    }
+
+
+def gains(n: int, rho: float, rng: np.random.Generator) -> bool:
+    """Gains that follow costs within a module."""
+    value, (low, high) = ranked_alike(_of_modules(n, rho, rng), _of_modules(n, rho, rng)) or (0.0, (0.0, 0.0))
+    return not low <= value <= high
+
+
+def gains_shuffled(n: int, rho: float, rng: np.random.Generator) -> bool:
+    """The same with shuffled sites for its null."""
+    one, other = (rankdata(list(_of_modules(n, rho, rng).values())) for _ in range(2))
+    drawn = [np.corrcoef(one, rng.permutation(other))[0, 1] for _ in range(200)]
+    low, high = null_range(np.array(drawn))
+    return not low <= np.corrcoef(one, other)[0, 1] <= high
+
+
 NULLS: dict[str, tuple[float, Simulation, Simulation | None]] = {
     "interval over documents": (0.05, interval_by_document, interval_by_block),
     "any of n sites (Holm)": (0.05, any_site, None),
@@ -150,6 +174,7 @@ NULLS: dict[str, tuple[float, Simulation, Simulation | None]] = {
     "pca: share in the span": (0.05, span, span_apart),
     "moments: any heavier tails (Holm)": (0.025, tails, None),
     "categories, length taken out": (0.05, categories, None),
+    "levels: gains follow costs": (0.05, gains, gains_shuffled),
 }
 
 
