@@ -283,7 +283,8 @@ class _SkipZeros:
             return F.linear(x, layer.weight, layer.bias)
         n_in, n_out = columns.shape
         x, y = x.contiguous(), x.new_empty(*x.shape[:-1], n_out)
-        scratch, kept = torch.empty(n_out), torch.empty(n_in, dtype=torch.int32)
+        scratch = torch.empty(n_out, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+        kept = torch.empty(n_in, dtype=torch.int32, device="cpu")
         bias = None if layer.bias is None else layer.bias.data_ptr()
         threads = max(1, min(torch.get_num_threads(), n_out // 64))
         pointers = (tensor.data_ptr() for tensor in (y, scratch, kept))
@@ -318,7 +319,7 @@ def keep_above(x: Tensor, threshold: float) -> Tensor:
 
 @functools.cache
 def _just_below(threshold: float, dtype: torch.dtype) -> float:
-    exact = torch.tensor(threshold, dtype=dtype)
+    exact = torch.tensor(threshold, dtype=dtype, device="cpu")
     return torch.nextafter(exact, torch.zeros_like(exact)).item()
 
 

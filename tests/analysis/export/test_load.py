@@ -107,6 +107,22 @@ def test_a_product_without_the_columns_of_zeros_is_the_product(dtype, threads, b
         assert torch.equal(layer(x), plain)
 
 
+@pytest.mark.parametrize("default", ["set_default_dtype(torch.bfloat16)", "set_default_device('meta')"])
+def test_torchs_defaults_change_no_product(default):
+    script = f"""
+import torch
+from analysis.export import load
+layer = torch.nn.Linear(64, 4096).requires_grad_(False)
+x = load.keep_above(torch.randn(1, 1, 64), 0.5)
+swap = load._SkipZeros(layer, load._product_for(layer))
+before = layer(x)
+torch.{default}
+after = [(load.keep_above(x, 0.25 + 0.001 * n), layer(x)) for n in range(100)]
+assert all(kept.equal(x) and y.equal(before) for kept, y in after)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)  # a fault of memory ends the process
+
+
 def count_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Widths of the products that skip zeros from now on."""
     widths, real = [], load._compile(False)
