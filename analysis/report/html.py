@@ -4,6 +4,7 @@ It shows all trials side by side and their comparison, then each trial, with one
 """
 
 import base64
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -76,12 +77,22 @@ def _overview(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _glance(effect: Effect) -> dict[str, str]:
     """Summarise an effect in one cell: its value with the interval, and whether it is clear of its null."""
     _, value, spread, *_ = effects_row(effect)
-    low, high = effect.interval or (effect.value, effect.value)
-    null_low, null_high = effect.null or (0.0, 0.0)
-    said = "above its null" if low > null_high else "below its null" if high < null_low else "not clear of its null"
+    said = _clear(effect)
     mark = {"above its null": "\N{BLACK UP-POINTING TRIANGLE}", "below its null": "\N{BLACK DOWN-POINTING TRIANGLE}"}
     text = NEGATIVE.sub("\N{MINUS SIGN}", f"{value} {spread}".strip())
     return {"text": text, "said": said, "mark": mark.get(said, "\N{MIDDLE DOT}")}
+
+
+def _clear(effect: Effect) -> str:
+    """Say whether an effect is clear of its null.
+
+    A figure without an interval is compared with the range of its null. Without a range it could be anything, unless it
+    counts sites, which is exact.
+    """
+    null_low, null_high = effect.null or (0.0, 0.0)
+    exact = null_low < null_high or effect.unit == "sites"
+    low, high = effect.interval or ((effect.value, effect.value) if exact else (-math.inf, math.inf))
+    return "above its null" if low > null_high else "below its null" if high < null_low else "not clear of its null"
 
 
 def _section(stored: Stored, key: str) -> dict[str, Any]:

@@ -148,7 +148,14 @@ def test_trials_stand_side_by_side_first_and_each_cell_leads_to_its_answer(findi
         (0.2, (-0.1, 0.3), None, "not clear of its null"),
         (7, None, (0, 5), "above its null"),
         (3, None, (0, 5), "not clear of its null"),
+        (0.001, None, None, "not clear of its null"),  # of a single unit
+        (0.001, None, (0, 0), "not clear of its null"),
     ],
 )
 def test_a_mark_says_whether_an_effect_is_clear_of_its_null(value, interval, null, said):
     assert _glance(Effect(label="x", value=value, interval=interval, null=null))["said"] == said
+
+
+@pytest.mark.parametrize(("found", "said"), [((True, False), "above its null"), ((False,), "not clear of its null")])
+def test_a_count_is_exact(found, said):
+    assert _glance(Effect.count("x", found))["said"] == said
