@@ -84,8 +84,11 @@ def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
-    """Return the stored description of a checkpoint and of the text that it is examined on."""
-    config = checkpoint.meta.config
+    """Return the stored description of a checkpoint and of the text that it is examined on.
+
+    A test report may follow later and changes no answer, so its metrics are left out.
+    """
+    config, metrics = checkpoint.meta.config, checkpoint.meta.metrics
     return Examined(
         name=config.name,
         identity=config.identity,
@@ -97,7 +100,7 @@ def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
         split=settings.split,
         n_blocks=settings.n_blocks,
         text=settings.text,
-        metrics=checkpoint.meta.metrics,
+        metrics={name: value for name, value in metrics.items() if not name.startswith("test_")},
         commit=checkpoint.meta.commit or "",
     )
 

@@ -1,0 +1,33 @@
+"""What is examined again and what is not. ``test_interpret`` runs the tasks themselves."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis import jobs
+from analysis.examine import Settings, examined
+from analysis.finding import Analysis, read_analysis
+from analysis.jobs import run_jobs
+from search_spaces.files import write_config
+from tests.analysis.test_finding import finding
+from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_test
+
+
+def test_answers_outlive_a_later_test_report(
+    checkpoint_of, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "connect_ray", lambda *_: pytest.fail("nothing was left to ask"))
+    place, checkpoint = tmp_path / "checkpoint", checkpoint_of("topk")
+    place.mkdir()
+    write_checkpoint(checkpoint, place)
+    file = tmp_path / checkpoint.meta.config.name / "analysis.json"
+    known = Analysis(subjects=(examined(checkpoint, settings),), findings=(finding("worth"), finding("pca")))
+    write_config(known, file)
+    metrics = checkpoint.meta.metrics | {"test_kl_nats": 0.5}
+    scores = dict(checkpoint.scores) | {"test.spon": checkpoint.scores["validation.spon"]}
+    tested = Checkpoint(checkpoint.meta.model_copy(update={"metrics": metrics}), checkpoint.biases, scores)
+    write_test(tested, place)
+    again = read_checkpoint(place)
+    assert "test_kl_nats" in again.meta.metrics
+    assert run_jobs([again], settings.model_copy(update={"only": ("worth",)}), tmp_path) == [file]
+    assert read_analysis(file) == known
