@@ -113,6 +113,11 @@ class Examined(Config):
     metrics: dict[str, float] = Field(default_factory=dict)
     commit: str = ""
 
+    @property
+    def blocks(self) -> str:
+        """The text that was read, in words."""
+        return f"{self.n_blocks} {self.split} blocks of {self.corpus}"
+
 
 class Analysis(Config):
     """The content of ``analysis.json``, all findings on one checkpoint, or of ``comparison.json``, on several."""

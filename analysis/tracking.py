@@ -20,7 +20,8 @@ _UNSPOKEN = re.compile(r"[^a-z0-9]+")
 def log_results(tracking_uri: str, out: Path) -> None:
     """Log each checkpoint's results to the runs of its trial, and the report and comparison to their parent runs.
 
-    Effects become metrics, such as ``analysis/worth/all_biases_minus_none``, which *Compare* sets side by side.
+    Effects become metrics, such as ``analysis/worth/all_biases_minus_none``, which *Compare* sets side by side. On test
+    text their names begin with ``analysis/test``.
 
     Args:
         tracking_uri: of MLflow.
@@ -77,9 +78,10 @@ def _effects(analysis: Analysis) -> list[Any]:
     """Convert the effects of all findings to MLflow metrics."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    now, split = int(time.time() * 1000), analysis.subjects[0].split
+    folder = _FOLDER if split == "validation" else f"{_FOLDER}/{split}"
     named = {
-        f"{_FOLDER}/{finding.analysis}/{_UNSPOKEN.sub('_', effect.label.lower()).strip('_')}": effect.value
+        f"{folder}/{finding.analysis}/{_UNSPOKEN.sub('_', effect.label.lower()).strip('_')}": effect.value
         for finding in analysis.findings
         for effect in finding.effects
     }

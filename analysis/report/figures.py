@@ -368,11 +368,12 @@ def draw(finding: Finding) -> Figure:
         return figure
 
 
-def draw_together(findings: Mapping[str, Finding]) -> Figure:
+def draw_together(findings: Mapping[str, Finding], text: str) -> Figure:
     """Draw the recovery along the layers of several trials, with one curve for each.
 
     Args:
         findings: on ``shift``, by the trial's name.
+        text: that they all read, in words.
 
     Raises:
         SponError: if rows do not fit the question.
@@ -387,7 +388,7 @@ def draw_together(findings: Mapping[str, Finding]) -> Figure:
     panel = Lines("In the residual stream after each layer", _TAKEN_BACK, rows, colours, at=0, scale="cut")
     names = [dot(colour, name, ".", line="-") for name, colour in colours.items()]
     with look():
-        return figure_of("Recovery by the biases of each trial", "", [Block(1, [panel])], names)
+        return figure_of("Recovery by the biases of each trial", text, [Block(1, [panel])], names)
 
 
 def _stream(rows: pd.DataFrame) -> pd.DataFrame:

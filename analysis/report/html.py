@@ -43,7 +43,7 @@ def render(results: Sequence[Stored], title: str, together: Path | None = None) 
     Args:
         results: with their figures on disk.
         title: of the page.
-        together: figure of all trials, PNG.
+        together: figure of the trials that read the same text, PNG.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from analysis.finding import Finding
 from analysis.report.figures import draw, draw_together, write_figure
 from analysis.report.html import render
 from analysis.report.stored import Stored, read_results
@@ -34,10 +35,17 @@ def publish(directory: Path) -> list[Path]:
 
 
 def _together(results: list[Stored], stem: Path) -> list[Path]:
-    """Draw the curves of all trials in one figure, PNG first; nothing if fewer than two have curves."""
-    found = [(stored.name, finding) for stored in results for finding in stored.findings]
-    shifts = {name: finding for name, finding in found if finding.analysis == "shift" and finding.rows}
-    return write_figure(draw_together(shifts), stem) if len(shifts) > 1 else []
+    """Draw trials' curves in one figure, PNG first; nothing if fewer than two read the same text.
+
+    Curves on different text are not comparable, so the figure is for the text that most trials read.
+    """
+    shifts: dict[str, dict[str, Finding]] = {}
+    for stored in results:
+        for finding in stored.findings:
+            if finding.analysis == "shift" and finding.rows:
+                shifts.setdefault(stored.subjects[0].blocks, {})[stored.name] = finding
+    text, alike = max(shifts.items(), key=lambda item: len(item[1]), default=("", {}))
+    return write_figure(draw_together(alike, text), stem) if len(alike) > 1 else []
 
 
 def _figures(stored: Stored) -> list[Path]:

@@ -113,7 +113,7 @@ def test_trials_stand_side_by_side_first_and_each_cell_leads_to_its_answer(findi
         answers = (findings["perplexity"], findings["logits"], findings["shift"])
         kl = {"val_teal_kl_nats": 0.5, "val_kl_nats": 0.4}
         ppl = {"val_dense_ppl": 9, "val_teal_ppl": 12, "val_ppl": 11.5}
-        examined = subject(name).model_copy(update={"metrics": kl | ppl, "commit": "0123456789abcdef"})
+        examined = subject(name).model_copy(update={"metrics": kl | ppl, "commit": "0123456789abcdef", "corpus": "own"})
         write_config(Analysis(subjects=(examined,), findings=answers), tmp_path / name / "analysis.json")
     written = publish(tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -123,10 +123,12 @@ def test_trials_stand_side_by_side_first_and_each_cell_leads_to_its_answer(findi
     assert table.count("9.00 \N{RIGHTWARDS ARROW} 12.00 \N{RIGHTWARDS ARROW} 11.50") == 2
     assert "<td>0123456</td>" in table
     assert tmp_path / "figures" / "trials.png" in written
-    assert 'aria-label="Curves of all trials"' in text
+    assert 'aria-label="Curves of trials on the same text"' in text
     overview = text.partition('<h2 id="overview">')[2].partition("</table>")[0]
-    heads = re.findall(r'<a href="#(r\d+)">', overview.partition("</thead>")[0])
+    head = overview.partition("</thead>")[0]
+    heads = re.findall(r'<a href="#(r\d+)">', head)
     assert len(heads) == 2
+    assert head.count("<small>8 validation blocks of own</small>") == 2
     rows = overview.partition("<tbody>")[2].split("<tr>")[1:]
     assert len(rows) == 3
     for row in rows:

@@ -6,8 +6,12 @@ from shutil import rmtree
 import pytest
 
 from analysis.cli import main
+from analysis.finding import Analysis
+from analysis.report.figures import draw_together
 from analysis.report.publish import publish
 from search_spaces.errors import SponError
+from search_spaces.files import write_config
+from tests.analysis.report.conftest import subject
 
 
 def test_figures_lie_beside_their_results_and_the_report_above_them(results):
@@ -22,6 +26,26 @@ def test_figures_lie_beside_their_results_and_the_report_above_them(results):
         "tables.tex",
     }
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_only_curves_on_the_same_text_share_a_figure(findings, tmp_path, monkeypatch):
+    drawn = {}
+
+    def draw(shifts, text):
+        drawn[text] = list(shifts)
+        return draw_together(shifts, text)
+
+    monkeypatch.setattr("analysis.report.publish.draw_together", draw)
+    texts = {"a": ("test", 8), "b": ("validation", 8), "c": ("validation", 8), "d": ("validation", 4)}
+    for name, (split, n_blocks) in texts.items():
+        examined = subject(name).model_copy(update={"split": split, "n_blocks": n_blocks, "corpus": "own"})
+        write_config(Analysis(subjects=(examined,), findings=(findings["shift"],)), tmp_path / name / "analysis.json")
+    assert tmp_path / "figures" / "trials.png" in publish(tmp_path)
+    assert drawn == {"8 validation blocks of own": ["b", "c"]}
+    drawn.clear()
+    rmtree(tmp_path / "c")
+    assert tmp_path / "figures" / "trials.png" not in publish(tmp_path)
+    assert drawn == {}
 
 
 def test_a_fault_in_the_rows_names_the_file(results):
