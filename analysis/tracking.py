@@ -1,9 +1,10 @@
 """Logs findings beside the trials in MLflow. Results are on disk first, so an MLflow outage only prints a line."""
 
+import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ _FOLDER = "analysis"
 _SQLITE = "sqlite:///"
 _UNNAMEABLE = re.compile(r"[^\w\-./ ]")
 """Characters that MLflow rejects in metric names."""
-_UNSPOKEN = re.compile(r"[^a-z0-9]+")
+_UNSPOKEN = re.compile(r"[\W_]+")
+"""What separates the letters and digits of a label, in any script."""
 
 
 def log_results(tracking_uri: str, out: Path) -> None:
@@ -80,12 +82,22 @@ def _effects(analysis: Analysis) -> list[Any]:
 
     now, split = int(time.time() * 1000), analysis.subjects[0].split
     folder = _FOLDER if split == "validation" else f"{_FOLDER}/{split}"
-    named = {
-        f"{folder}/{finding.analysis}/{_UNSPOKEN.sub('_', effect.label.lower()).strip('_')}": effect.value
+    named = [
+        (f"{folder}/{finding.analysis}/{name}", effect.value)
         for finding in analysis.findings
-        for effect in finding.effects
-    }
-    return [Metric(name, value, now, 0) for name, value in named.items() if math.isfinite(value)]
+        for name, effect in zip(_names([e.label for e in finding.effects]), finding.effects, strict=True)
+    ]
+    return [Metric(name, value, now, 0) for name, value in named if math.isfinite(value)]
+
+
+def _names(labels: Iterable[str]) -> list[str]:
+    """Name the effects of a finding. Of several with one name, all but the first get a number."""
+    names: list[str] = []
+    for label in labels:
+        plain = _UNSPOKEN.sub("_", label.lower()).strip("_") or "figure"
+        numbered = (f"{plain}_{number}" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([plain], numbered) if name not in names))
+    return names
 
 
 def _log_results(client: Any, experiment: str, out: Path) -> None:

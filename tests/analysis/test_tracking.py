@@ -44,3 +44,16 @@ def test_figures_on_test_text_do_not_overwrite_those_on_validation_text(logged: 
         "analysis/shift/site_outputs_biases": 1,
         "analysis/test/shift/site_outputs_biases": 2,
     }
+
+
+def test_labels_that_differ_only_in_signs_are_metrics_of_their_own(logged: Logged):
+    labels = ("C: shift", "C++: shift", "C#: shift", "C, shift 2", "数学: shift", "!", "?")
+    assert logged.log([Effect(label=label, value=value) for value, label in enumerate(labels)]) == {
+        "analysis/shift/c_shift": 0,
+        "analysis/shift/c_shift_2": 1,
+        "analysis/shift/c_shift_3": 2,
+        "analysis/shift/c_shift_2_2": 3,
+        "analysis/shift/数学_shift": 4,
+        "analysis/shift/figure": 5,
+        "analysis/shift/figure_2": 6,
+    }
