@@ -11,6 +11,7 @@ import torch
 
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
 from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis
+from analysis.output import create_output
 from analysis.questions import cross, worth
 from analysis.subject import Trained
 from search_spaces.errors import SponError
@@ -50,9 +51,12 @@ def run_jobs(
         The files with the answers: one for each checkpoint with findings, and that of the comparison.
 
     Raises:
-        SponError: if the cluster does not answer, or a checkpoint cannot be examined; other findings are kept.
+        SponError: if ``out`` cannot be written, the cluster does not answer, or a checkpoint cannot be examined; other
+            findings are kept.
     """
     files = [out / checkpoint.meta.config.name / ANALYSIS for checkpoint in checkpoints]
+    for directory in (out, *(file.parent for file in files)):
+        create_output(directory)
     known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
     compare = COMPARISON in settings.only
     asked = {i: missing for i, one in enumerate(known) if (missing := _missing(one, settings)) or compare}

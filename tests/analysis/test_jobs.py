@@ -8,9 +8,23 @@ from analysis import jobs
 from analysis.examine import Settings, examined
 from analysis.finding import Analysis, read_analysis
 from analysis.jobs import run_jobs
+from search_spaces.errors import SponError
 from search_spaces.files import write_config
 from tests.analysis.test_finding import finding
 from trainables.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_test
+
+
+@pytest.mark.parametrize("there", [".", "out", "out/{name}"])
+def test_an_output_that_cannot_be_written_is_refused_before_ray_starts(
+    there, checkpoint_of, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "connect_ray", lambda *_: pytest.fail("Ray was started"))
+    checkpoint, storage = checkpoint_of("topk"), tmp_path / "storage"
+    file = storage / there.format(name=checkpoint.meta.config.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a file where the directory should be")
+    with pytest.raises(SponError, match=r"the output directory must be writable, but (Not a directory|File exists)"):
+        run_jobs([checkpoint], settings, storage / "out")
 
 
 def test_answers_outlive_a_later_test_report(

@@ -4,6 +4,7 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.cli import main
+from analysis.evaluation import evaluate
 from analysis.evaluation.harness import ANSWER_NLL
 from analysis.evaluation.stored import read_evaluation
 from tests.swept import tracking_in
@@ -61,6 +62,18 @@ def test_text_comes_beside_the_trials_own_and_is_kept_beside_tasks(checkpoint, t
     out, err = capsys.readouterr()
     assert "the biases clearly recover KL" in out
     assert err == ""
+
+
+@pytest.mark.parametrize("option", ["--out", "--storage"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_loads(
+    option, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "make_resident", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "file").write_text("a file where the directory should be")
+    assert run(checkpoint, "--text", __file__, option, tmp_path / "file") == 2
+    out, err = capsys.readouterr()
+    assert "the output directory must be writable, but Not a directory" in err
+    assert (out, err.count("\n")) == ("", 1)
 
 
 @pytest.mark.parametrize(
