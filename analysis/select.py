@@ -77,10 +77,11 @@ def from_runs(runs: Sequence[str], tracking_uri: str) -> list[Checkpoint]:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-    client, found = MlflowClient(tracking_uri), []
+    found = []
     for run in runs:
         with TemporaryDirectory() as scratch:
             try:
+                client = MlflowClient(tracking_uri)
                 if not client.list_artifacts(run, CHECKPOINT_ARTIFACT):
                     raise SponError(f"a run must have a finished trial's checkpoint, but {run} has none (at --run)")
                 directory = client.download_artifacts(run, CHECKPOINT_ARTIFACT, scratch)

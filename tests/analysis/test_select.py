@@ -115,6 +115,17 @@ def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path, capsys: pyt
     assert "error: a run must be in MLflow, but nosuch" in capsys.readouterr().err
 
 
+def test_a_storage_that_is_a_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").write_text("a file where the directory should be")
+    assert main(["interpret", "--run", "some", "--storage", str(tmp_path / "file")]) == 2
+    error = capsys.readouterr().err
+    assert "a run must be in MLflow, but some: [Errno 17] File exists" in error
+    assert error.count("\n") == 1
+
+
 def test_an_option_that_is_repeated_adds_up() -> None:
     words = "interpret --checkpoint a --checkpoint b c --only worth --only shift,cross"
     arguments = command_line().parse_args(words.split())
