@@ -108,6 +108,7 @@ def _interpret(arguments: argparse.Namespace) -> None:
     from analysis.examine import COMPARISON, QUESTIONS, Settings, check_only
     from analysis.interpret import check_comparable, interpret
     from analysis.prompts import PROMPTS, read_prompts
+    from trainables.cache import writable
 
     if arguments.blocks < 2:
         raise SponError(f"an interval must have at least 2 blocks, but got {arguments.blocks} (at --blocks)")
@@ -120,7 +121,9 @@ def _interpret(arguments: argparse.Namespace) -> None:
     checkpoints, out = _chosen(arguments, uri)
     if arguments.only and COMPARISON in only:
         check_comparable(checkpoints)
-    interpret(checkpoints, settings, arguments.out or out, uri, arguments.address)
+    place: Path = arguments.out or out
+    with writable(place):
+        interpret(checkpoints, settings, place, uri, arguments.address)
 
 
 def _chosen_on(arguments: argparse.Namespace) -> "Split | None":
@@ -157,6 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise SponError(f"{name} must be at least {least}, but got {value} (at --{name})")
 
     from analysis.evaluation.evaluate import Asked, evaluate
+    from trainables.cache import writable
 
     asked = Asked(
         tasks=tasks,
@@ -168,13 +172,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         add_bos=arguments.add_bos,
     )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
-    evaluate(arguments.checkpoint, asked, arguments.out or arguments.storage / "analysis", uri)
+    place: Path = arguments.out or arguments.storage / "analysis"
+    with writable(place):
+        evaluate(arguments.checkpoint, asked, place, uri)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
     from analysis.report.publish import publish
+    from trainables.cache import writable
 
-    *figures, report, tables = publish(arguments.directory)
+    with writable(arguments.directory):
+        *figures, report, tables = publish(arguments.directory)
     print(f"{len(figures)} files of figures, {report} and {tables}")
 
 

@@ -11,11 +11,11 @@ import torch
 
 from analysis.examine import COMPARISON, Settings, examine, examined, subject_of
 from analysis.finding import ANALYSIS, COMPARED, Analysis, Finding, read_analysis
-from analysis.output import create_output
 from analysis.questions import cross, worth
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.files import write_config
+from trainables.cache import make_writable
 from trainables.checkpoint import Checkpoint
 from trainables.ray_trainable import connect_ray
 
@@ -56,7 +56,7 @@ def run_jobs(
     """
     files = [out / checkpoint.meta.config.name / ANALYSIS for checkpoint in checkpoints]
     for directory in (out, *(file.parent for file in files)):
-        create_output(directory)
+        make_writable(directory)
     known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
     compare = COMPARISON in settings.only
     asked = {i: missing for i, one in enumerate(known) if (missing := _missing(one, settings)) or compare}

@@ -170,6 +170,18 @@ _UNWRITABLE = {
 }
 
 
+def make_writable(directory: Path) -> None:
+    """Create a directory for results, unless it exists, and write a file into it that is removed at once.
+
+    Raises:
+        NodeError: if that fails.
+    """
+    with writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+
+
 @contextmanager
 def writable(where: Path) -> Iterator[None]:
     """Turn a full disk, a missing permission or a lost network disk into one clear line.

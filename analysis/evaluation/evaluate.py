@@ -10,12 +10,12 @@ from analysis.evaluation.stored import EVALUATION, Evaluation, read_evaluation
 from analysis.evaluation.tables import tasks_finding, texts_finding
 from analysis.evaluation.text import cut_text, cuts_of, own_split, read_texts, score_text
 from analysis.finding import Finding
-from analysis.output import create_output
 from analysis.report.cells import rows_table
 from analysis.report.tables import HEAD, longtable
 from analysis.subject import check_repaired
 from analysis.tracking import log_evaluation
 from search_spaces.files import write_config
+from trainables.cache import make_writable
 from trainables.checkpoint import read_checkpoint
 
 TABLES = "evaluation.tex"
@@ -62,7 +62,7 @@ def evaluate(source: Path, asked: Asked, out: Path, tracking_uri: str) -> None:
     texts, cuts = read_texts(asked.texts), cuts_of(config, asked.window, asked.stride, asked.add_bos)
     tasks = load_tasks(asked.tasks, asked.limit) if asked.tasks else {}
     file = out / config.name / EVALUATION
-    create_output(file.parent)
+    make_writable(file.parent)
     evaluation = read_evaluation(file) if file.exists() else Evaluation.of(config)
     resident = make_resident(checkpoint)
     windows = {name: cut_text(resident, name, text, cuts[-1], asked.n_windows) for name, text in texts.items()}

@@ -37,7 +37,6 @@
 """
 
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,7 +50,7 @@ from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.trial import TrialConfig
 from sweep.store.storage import check_writable, pull, root_of, sweeps_in
-from trainables.cache import writable, written_aside
+from trainables.cache import make_writable, writable, written_aside
 from trainables.checkpoint import META, Checkpoint, write_checkpoint, write_test
 
 _ID, _SPACE, _PLANNED, _STAGES = "id", "space.json", "planned.json", "stages.json"
@@ -269,10 +268,7 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
     Raises:
         SponError: if the storage cannot be written, or the name stands for another space.
     """
-    with writable(storage):
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
+    make_writable(storage)
     check_writable(storage)
     before = began(storage, space.name)  # parsed, so that a new key has its default
     if before is not None and not _goes_on(before, space):

@@ -1,3 +1,5 @@
+import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,15 @@ def test_an_option_that_is_repeated_adds_up() -> None:
     arguments = command_line().parse_args(words.split())
     assert arguments.checkpoint == [Path("a"), Path("b"), Path("c")]
     assert arguments.only == ["worth", "shift", "cross"]
+
+
+def test_a_disk_that_fills_up_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / "report.html"))
+
+    monkeypatch.setattr("analysis.report.publish.publish", full)
+    assert main(["figures", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: the disk must have room for the output, but \d+ MiB are free \(at .*\)\n", error)
