@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SHAPE = "shape.json"
 _SITE_PATH = re.compile(rf"^.+\.(\d+)\.[a-z_]+\.({'|'.join(MODULES)})$")
 _INFERENCE_TOKENS = {"cpu": 1024, "cuda": 16384}
+_ROUNDING = 0.05  # of the largest logit; bfloat16 rounds less
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        SponError: if there is no such device, or the files are missing, broken, incomplete or of another layout.
+        SponError: if there is no such device, the files are missing, broken, incomplete or of another layout, or the
+            logits are not U h.
     """
     check_device(device)
     tell("loading the model")
@@ -215,7 +217,9 @@ def load_model(source: ModelSource, dtype: str, device: str) -> ResidentModel:
             f"{source.location} (at model.source)"
         )
     network.to(device).eval().requires_grad_(False)
-    return ResidentModel(network, shape_of(network, source.location), source.fingerprint)
+    resident = ResidentModel(network, shape_of(network, source.location), source.fingerprint)
+    _check_logits(resident, source.location)
+    return resident
 
 
 def shape_of(network: "PreTrainedModel", name: str) -> ModelShape:
@@ -248,12 +252,25 @@ def shape_of(network: "PreTrainedModel", name: str) -> ModelShape:
 
 def _check_head(network: "PreTrainedModel", name: str) -> None:
     """Refuse, by name, heads for which logits = U h does not hold."""
-    for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+    for key in ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier"):
         if getattr(network.config, key, None) not in (None, 1, 1.0):
             raise SponError(f"a model must have a plain linear head, but {name} has {key} (at model.source)")
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if getattr(head, "bias", None) is not None:
         raise SponError(f"a model must have a plain linear head, but that of {name} has a bias (at model.source)")
+
+
+@torch.no_grad()
+def _check_logits(model: ResidentModel, name: str) -> None:
+    """Refuse a model whose logits for two tokens are not U h, because of a key or code that nothing here knows."""
+    tokens = torch.tensor([[0, 1]], device=model.device)
+    logits = model.network(input_ids=tokens, use_cache=False).logits
+    product = model.hidden(tokens).to(model.head.dtype) @ model.head.T
+    if logits.shape != product.shape or (logits.float() - product.float()).abs().max() > _ROUNDING * logits.abs().max():
+        raise SponError(
+            f"a model must have a plain linear head, but the logits of {name} are not its output embedding times its "
+            "last hidden states (at model.source)"
+        )
 
 
 def _directory_fingerprint(directory: Path) -> str:

@@ -13,8 +13,10 @@ from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    FalconH1Config,
     Gemma2Config,
     GPT2Config,
+    LlamaForCausalLM,
     PhiConfig,
     PretrainedConfig,
 )
@@ -95,8 +97,9 @@ def test_a_site_is_the_linear_layer_at_its_path(family):
     assert resident.linear(Site(1, "down_proj")) is resident.network.model.layers[1].mlp.down_proj
 
 
-def test_logits_are_the_head_times_the_final_hidden_states(family):
-    resident = load(family)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_the_head_times_the_final_hidden_states(family, dtype):
+    resident = load(family, dtype)
     logits = resident.network(input_ids=TOKENS).logits
     torch.testing.assert_close(resident.hidden(TOKENS) @ resident.head.T, logits)
 
@@ -141,6 +144,30 @@ def test_a_model_of_another_layout_is_refused_by_type(tmp_path):
 def test_a_head_with_soft_capping_is_refused_by_name(tmp_path):
     directory = save_random(Gemma2Config(**SIZES), tmp_path / "gemma")
     assert "has final_logit_softcapping" in refused(lambda: load(directory))
+
+
+def test_a_head_with_a_multiplier_is_refused_by_name(tmp_path):
+    directory = save_random(FalconH1Config(**SIZES, lm_head_multiplier=0.5), tmp_path / "falcon")
+    assert "has lm_head_multiplier" in (line := refused(lambda: load(directory)))
+    assert refused(lambda: read_shape(find_model(ModelConfig(source=str(directory))))) == line
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: 0.5 * x, lambda x: x + 1, lambda x: x.max() * torch.tanh(x / x.max()), lambda x: x[..., 1:]],
+    ids=["scaled", "shifted", "capped", "cut"],
+)
+def test_logits_that_are_not_the_head_times_the_hidden_states_are_refused(tiny_llama, monkeypatch, change, dtype):
+    forward = LlamaForCausalLM.forward
+
+    def changed(self: LlamaForCausalLM, **inputs: object) -> object:
+        output = forward(self, **inputs)
+        output.logits = change(output.logits)
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", changed)
+    assert "are not its output embedding times its last hidden states" in refused(lambda: load(tiny_llama, dtype))
 
 
 def test_a_head_with_a_bias_is_refused(tmp_path):
