@@ -274,8 +274,11 @@ def _check_logits(model: ResidentModel, name: str) -> None:
 
 
 def _directory_fingerprint(directory: Path) -> str:
-    """Name of a local model's directory, and a hash of every file that a model or tokenizer is read from, whole."""
-    suffixes = (".json", ".txt", ".model", ".safetensors", ".bin")
+    """Name of a local model's directory, and a hash of every file that a model or tokenizer is read from, whole.
+
+    These include the model's own code.
+    """
+    suffixes = (".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".tiktoken")
     files = sorted(file for file in directory.iterdir() if file.suffix in suffixes)
     hashes = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
     return f"{directory.name}@{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"

@@ -287,6 +287,22 @@ def test_another_tokenizer_is_another_fingerprint(tmp_path):
     assert fingerprint(directory) != before
 
 
+@pytest.mark.parametrize("name", ["modeling_own.py", "qwen.tiktoken"])
+def test_other_code_or_another_vocabulary_is_another_fingerprint(tmp_path, name):
+    (tmp_path / name).write_text("before")
+    before = fingerprint(tmp_path)
+    (tmp_path / name).write_text("afterwards")
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_directory_keeps_its_fingerprint(tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "merges.txt", "tokenizer.model", "model.safetensors", "README.md"):
+        (directory / name).write_text(name)
+    assert fingerprint(directory) == "model@ba256f3c05254b30"
+
+
 def test_one_other_byte_anywhere_in_large_weights_is_another_fingerprint(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.touch()
