@@ -33,7 +33,7 @@ def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Version of the results of this code. Raise it when the same config gives another result."""
 
 

@@ -117,7 +117,8 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
     """Mean of what sparsification removes from the input of each site, E[x - S(x)], in the dense model.
 
     W E[x - S(x)] is the mean error of the site's output, which a bias can restore directly (the bias correction of
-    quantisation, arXiv:1906.04721, section 4.2). Positions that stay dense lose nothing, but count in the mean.
+    quantisation, arXiv:1906.04721, section 4.2). The mean is over the positions where that bias acts: those that stay
+    dense do not count.
 
     Returns:
         (in_features,) fp64 on the CPU, by site.
@@ -132,7 +133,8 @@ def mean_removed(model: ResidentModel, plan: TrialPlan, thresholds: Thresholds, 
         sums[site] = sums[site] + removed if site in sums else removed
 
     _show_inputs(model, levels, tokens, add, "start vectors")
-    return {site: total.cpu() / tokens.numel() for site, total in sums.items()}
+    sparse_positions = tokens[:, plan.dense_prefix(tokens.shape[1]) :].numel()
+    return {site: total.cpu() / sparse_positions for site, total in sums.items()}
 
 
 @torch.inference_mode()

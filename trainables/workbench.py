@@ -32,6 +32,8 @@ from trainables.text.corpus import Blocks, corpus_fingerprint, load_blocks, prep
 
 _SCHEMA = 3
 """Version of the cached histograms and baselines. Raise it when the same inputs give different ones."""
+_MEANS = 2
+"""The same for the cached means of what sparsification removes."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Workbench:
         return Curves(sites, _kept("curves", key, "curves", measure)["cost"].numpy(), tokens.numel())
 
     def mean_removed(self, plan: TrialPlan) -> dict[Site, Tensor]:
-        """E[x - S(x)] of every site of a plan, (in_features,) fp64, in the dense model.
+        """E[x - S(x)] of every site of a plan over its sparsified positions, (in_features,) fp64, in the dense model.
 
         Over the blocks that calibrate the plan's thresholds, or over all calibration text where it has none.
         """
@@ -179,7 +181,7 @@ class Workbench:
             means = mean_removed(self.model, plan, self.thresholds(plan), tokens)
             return {str(site): mean for site, mean in means.items()}
 
-        found = _kept("means", content_key(*self._identity(), plan.model_dump()), "means", measure)
+        found = _kept("means", content_key(_MEANS, *self._identity(), plan.model_dump()), "means", measure)
         return {Site.parse(name): mean for name, mean in found.items()}
 
     def dense_baseline(self, split: Split) -> Scores:

@@ -31,7 +31,8 @@ class Scale:
     Attributes:
         output: |W x|, without the first token of each block (``analysis.subject.States``).
         error: |W (x - S(x))|, the error of sparsification in the output, without the first token.
-        mean_error: W E[x - S(x)], (out_features,), the mean error vector over all tokens, as training uses it.
+        mean_error: W E[x - S(x)], (out_features,), the mean error vector over all tokens that are sparsified, as
+            training uses it.
     """
 
     output: float
@@ -62,9 +63,9 @@ def scales_of(subject: Subject) -> dict[Site, Scale]:
         text = subject.blocks.tokens
         for rows in subject.model.batches(text):
             subject.model.hidden(text[rows].to(subject.model.device))
-    n = text[:, 1:].numel()
+    n, n_sparse = text[:, 1:].numel(), text[:, plan.dense_prefix(text.shape[1]) :].numel()
     return {
-        site: Scale(float(output) / n, float(error) / n, (total / text.numel()).float().cpu())
+        site: Scale(float(output) / n, float(error) / n, (total / n_sparse).float().cpu())
         for site, (output, error, total) in sums.items()
     }
 

@@ -39,8 +39,13 @@ def sentence(draw: random.Random, words: int) -> str:
 
 def with_levels(subject: Subject, levels: dict[str, float]) -> Subject:
     """The subject with other sites sparsified than its trial's."""
+    return with_plan(subject, levels=levels)
+
+
+def with_plan(subject: Subject, **changes: object) -> Subject:
+    """The subject with another plan than its trial's."""
     checkpoint = subject.checkpoint
-    plan = subject.config.plan.model_copy(update={"levels": levels})
+    plan = subject.config.plan.model_copy(update=changes)
     config = subject.config.model_copy(update={"plan": plan})
     meta = checkpoint.meta.model_copy(update={"config": config})
     return replace(subject, checkpoint=replace(checkpoint, meta=meta))

@@ -12,16 +12,16 @@ from search_spaces.search import planned
 from tests.search_spaces.conftest import make_shape
 
 KEPT = {
-    "demo": (2, "4158c5e213b3"),
-    "embedded": (12, "5c754634b471"),
-    "embedded-levels": (6, "1fcc33b2670c"),
-    "embedded-search": (4, "8adda7e22cfc"),
-    "llama-3.1-8b": (12, "05f1dc79a3d7"),
-    "llama-3.1-8b-levels": (6, "dabeaa313ab8"),
-    "llama-3.2-1b": (12, "05f1dc79a3d7"),
-    "llama-3.2-1b-levels": (6, "dabeaa313ab8"),
-    "llama-3.2-1b-search": (7, "b35c611bad26"),
-    "llama-3.2-3b": (12, "05f1dc79a3d7"),
+    "demo": (2, "adf25b884255"),
+    "embedded": (12, "5f8f5b701011"),
+    "embedded-levels": (6, "c52b89a0e11d"),
+    "embedded-search": (4, "7370a109606d"),
+    "llama-3.1-8b": (12, "e66d3a347361"),
+    "llama-3.1-8b-levels": (6, "d6bc3944a850"),
+    "llama-3.2-1b": (12, "e66d3a347361"),
+    "llama-3.2-1b-levels": (6, "d6bc3944a850"),
+    "llama-3.2-1b-search": (7, "97db01f01bde"),
+    "llama-3.2-3b": (12, "e66d3a347361"),
 }
 
 

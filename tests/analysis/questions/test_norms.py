@@ -7,9 +7,9 @@ import torch
 
 from analysis.questions import norms
 from analysis.questions.norms import Scale, scales_of
-from analysis.subject import Subject, states_of
+from analysis.subject import Subject, start_of, states_of
 from search_spaces.sites import Site
-from tests.analysis.conftest import with_levels
+from tests.analysis.conftest import with_levels, with_plan
 from trainables.sparse import sparsified
 from trainables.teal import keep_largest
 
@@ -42,11 +42,13 @@ def test_the_mean_error_is_of_all_tokens_and_the_scales_are_of_all_but_the_first
     torch.testing.assert_close(scale.mean_error, mean, rtol=1e-3, atol=1e-5)
 
 
-def test_the_mean_error_is_the_one_that_a_bias_correction_starts_from(subject_by):
-    subject: Subject = subject_by("input_vector")
+@pytest.mark.parametrize("tokens", ["all", "second_half"])
+def test_the_mean_error_is_the_one_that_a_bias_correction_starts_from(subject_by, tokens):
+    subject: Subject = with_plan(subject_by("input_vector"), tokens=tokens)
     held_out = replace(subject, blocks=subject.bench.blocks("calibration"))
-    scales = scales_of(held_out)
-    for site, start in subject.start.items():
+    scales, starts = scales_of(held_out), start_of(subject.bench, subject.config)
+    assert starts.keys() == scales.keys()
+    for site, start in starts.items():
         torch.testing.assert_close(start, 0.5 * scales[site].mean_error, rtol=1e-3, atol=1e-4)
 
 
