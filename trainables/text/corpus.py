@@ -36,6 +36,8 @@ _BATCH = 256  # rows in one tokenizer call
 _GOLDEN = (5**0.5 - 1) / 2
 """The fractional parts of its multiples spread evenly over 0 to 1, for any number of them from any start."""
 _SHARED_CHARACTERS = 200  # headings and other short lines recur in any text; a paragraph this long does not
+_VARIED = 8  # distinct tokens of a block that counts as shared; shorter or monotonous blocks recur in any text
+_SHARED_BLOCKS = 0.1  # of a split; a licence on top of many files recurs too, and fills a block now and then
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ def prepare_corpus(
     dataset. Without a revision, a change of the dataset on the hub is not noticed.
 
     Raises:
-        SponError: if the text cannot be read, a split has less than one block, or two splits share a document.
+        SponError: if the text cannot be read, a split has less than one block, or two splits share a file, a document
+            or many blocks.
     """
+    _check_files(corpus)
     key = content_key(SCHEMA, corpus.model_dump(mode="json"), tokenizer_fingerprint, _version(corpus))
     return cached("corpora", key, lambda directory: _build(corpus, tokenizer(), directory))
 
@@ -74,6 +78,19 @@ def _version(corpus: CorpusConfig) -> object:
     if corpus.source == EMBEDDED:
         return embedded.documents_key()
     return {name: file_sha256(Path(name)) for names in corpus.files.values() for name in names}
+
+
+def _check_files(corpus: CorpusConfig) -> None:
+    """Refuse a file with the content of another split's file."""
+    known: dict[str, tuple[Split, str]] = {}
+    for split, names in corpus.files.items():
+        for name in names:
+            other, known_name = known.setdefault(file_sha256(Path(name)), (split, name))
+            if other != split:
+                raise SponError(
+                    f"the splits must share no file, but {other} has {known_name} and {split} has {name} with the same "
+                    "content (at corpus.files)"
+                )
 
 
 def load_blocks(prepared: Path, split: Split) -> Blocks:
@@ -127,6 +144,7 @@ def _build(corpus: CorpusConfig, tokenizer: "PreTrainedTokenizerBase", directory
             _check_count(split, len(starts), wanted, len(stream.tokens), corpus.block_size)
             blocks[split], long[split] = _cut(stream, starts, corpus.block_size)
     _check_disjoint(long)
+    _check_blocks({split: one.tokens for split, one in blocks.items()})
     _write(blocks, directory)
 
 
@@ -197,6 +215,23 @@ def _check_disjoint(long: dict[Split, dict[bytes, str]]) -> None:
         for digest in long[one].keys() & long[other].keys():
             text = long[one][digest]
             raise SponError(f"the splits must share no document, but {one} and {other} have {text!r}... (at corpus)")
+
+
+def _check_blocks(tokens: dict[Split, Tensor]) -> None:
+    """Refuse splits that share many token blocks, as they do if one repeats the other in rows that are all short."""
+    varied = {split: _varied_blocks(rows) for split, rows in tokens.items()}
+    for one, other in combinations(varied, 2):
+        shared, fewest = len(varied[one] & varied[other]), min(len(tokens[one]), len(tokens[other]))
+        if shared > max(1, _SHARED_BLOCKS * fewest):
+            raise SponError(
+                f"the splits must share no text, but {one} and {other} have {shared} blocks of {fewest} in common "
+                "(at corpus)"
+            )
+
+
+def _varied_blocks(tokens: Tensor) -> set[bytes]:
+    """Hashes of the blocks that have enough distinct tokens."""
+    return {hashlib.sha256(row).digest() for row in tokens.numpy() if len(set(row.tolist())) >= _VARIED}
 
 
 def _write(blocks: dict[Split, Blocks], directory: Path) -> None:

@@ -190,6 +190,51 @@ def test_splits_share_no_document(files: Files, tokenizer: Tokenizing, tmp_path:
         prepare_corpus(_config(files), tokenizer, "words")
 
 
+def test_splits_share_no_file(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
+    copied = tmp_path / "copied.txt"
+    copied.write_text(Path(files["calibration"][0]).read_text())
+    both = {**files, "test": (*files["test"], str(copied))}
+    message = (
+        rf"calibration has {files['calibration'][0]} and test has {copied} with the same content \(at corpus\.files"
+    )
+    with pytest.raises(SponError, match=message):
+        prepare_corpus(_config(both), tokenizer, "words")
+
+
+def test_a_file_by_another_path_is_the_same_file(
+    files: Files, tokenizer: Tokenizing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {**files, "calibration": ("test.txt",), "test": ("./test.txt",)}
+    with pytest.raises(SponError, match=r"calibration has test\.txt and test has \./test\.txt"):
+        prepare_corpus(_config(paths), tokenizer, "words")
+
+
+def test_a_split_may_name_a_file_twice(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
+    again = tmp_path / "again.txt"
+    again.write_text(Path(files["test"][0]).read_text())
+    assert prepare_corpus(_config({**files, "test": (*files["test"], str(again))}), tokenizer, "words").is_dir()
+
+
+def test_splits_share_no_text_of_short_rows(files: Files, tokenizer: Tokenizing) -> None:
+    Path(files["test"][0]).write_text(Path(files["calibration"][0]).read_text() + "\n\n1 2 3")
+    with pytest.raises(SponError, match=r"calibration and test have 17 blocks of 17 in common \(at corpus\)"):
+        prepare_corpus(_config(files), tokenizer, "words")
+
+
+def test_a_shared_block_among_many_is_no_fault(files: Files, tokenizer: Tokenizing) -> None:
+    shared, alone = range(901, 909), range(501, 601)
+    for split, rest in (("calibration", _lines(1, [100])), ("test", " ".join(map(str, alone)))):
+        Path(files[split][0]).write_text(" ".join(map(str, shared)) + f"\n{rest}")
+    assert prepare_corpus(_config(files), tokenizer, "words").is_dir()
+
+
+def test_blocks_of_few_distinct_tokens_may_recur(files: Files, tokenizer: Tokenizing) -> None:
+    for split, last in (("calibration", 1), ("test", 2)):
+        Path(files[split][0]).write_text(" ".join(["7"] * 40 + [str(last)]))
+    assert prepare_corpus(_config(files), tokenizer, "words").is_dir()
+
+
 def test_a_repeated_heading_is_no_shared_document(files: Files, tokenizer: Tokenizing) -> None:
     for split in SPLITS:
         path = Path(files[split][0])
