@@ -153,9 +153,10 @@ class Trial:
         self._kept_scores = None
 
     def _sparsity(self) -> Metrics:
-        """Realised sparsity, mean over the sites of the plan."""
-        levels = self._teal.realised_sparsity.values()
-        return {"realised_sparsity": sum(levels) / len(levels) if levels else 0.0}
+        """Realised sparsity, mean over the sites of the plan, weighted by the number of weights of each site."""
+        realised = {Site.parse(site): level for site, level in self._teal.realised_sparsity.items()}
+        shares = self._bench.model.shape.shares(realised)
+        return {"realised_sparsity": sum(shares[site] * level for site, level in realised.items())}
 
     def _score(self, biases: SponBiases) -> Scores:
         return score_biases(self._bench, self._config.plan, biases, "validation")

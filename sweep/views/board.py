@@ -46,7 +46,7 @@ COLUMNS: dict[str, str] = {
     "relative_params": "`n_spon_params` relative to UNIF-ALL",
     "split": "text of the scores: validation or test",
     "bootstrap_over": "unit that intervals resample: documents or blocks",
-    "realised_sparsity": "share of zeros in the inputs on validation text, mean over sites, 0 to 1",
+    "realised_sparsity": "share of zeros in the inputs on validation text, weighted like `sparsity`, 0 to 1",
     "kl_nats": "KL(dense || this trial), nats per token",
     "kl_minus_teal_nats": "KL minus that of TEAL alone, nats; negative if the biases help",
     "nll_nats": "negative log-likelihood of the text, nats per token",

@@ -109,6 +109,13 @@ def test_metrics_have_their_units_in_their_names_and_go_together(tiny_bench, tin
     }
 
 
+def test_realised_sparsity_is_weighted_as_that_of_a_plan_is(tiny_bench, tiny_trial):
+    levels = {"0.k_proj": 0.25, "0.down_proj": 0.75}  # 32 x 16 and 48 x 32 weights
+    plan = tiny_trial.plan.model_copy(update={"levels": levels})
+    metrics = run_trial(tiny_bench, tiny_trial.model_copy(update={"plan": plan})).meta.metrics
+    assert metrics["realised_sparsity"] == 0.25 * 0.25 + 0.75 * 0.75
+
+
 def test_history_has_a_line_for_each_validation_with_step_epoch_loss_and_time(tiny_bench, tiny_trial):
     history = run_trial(tiny_bench, tiny_trial).meta.history
     assert [(line["step"], line["epoch"]) for line in history] == [(4, 1), (8, 2)]
