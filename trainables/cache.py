@@ -202,7 +202,7 @@ def writable(where: Path) -> Iterator[None]:
             raise NodeError(
                 f"the disk must have room for the output, but {free:.0f} MiB are free (at {where})"
             ) from error
-        if number in _UNWRITABLE:
+        if number is not None and (number in _UNWRITABLE or _lost_its_directory(error)):
             raise NodeError(f"the output directory must be writable, but {os.strerror(number)} (at {where})") from error
         raise
 
@@ -214,6 +214,12 @@ def _is_elsewhere(error: OSError | SafetensorError, where: Path) -> bool:
         return False
     file, directory = Path(named).absolute(), where.absolute()
     return directory not in (file, *file.parents) and file not in directory.parents
+
+
+def _lost_its_directory(error: OSError | SafetensorError) -> bool:
+    """Whether an error names a file whose directory is gone, as after somebody removed it."""
+    named = getattr(error, "filename", None)
+    return isinstance(error, FileNotFoundError) and isinstance(named, str) and not Path(named).parent.is_dir()
 
 
 def _errno(error: OSError | SafetensorError) -> int | None:

@@ -211,6 +211,13 @@ def test_other_errors_stay_what_they_are(tmp_path, error):
         raise error
 
 
+def test_a_directory_that_is_gone_is_one_line_and_a_missing_file_is_not(tmp_path):
+    with pytest.raises(SponError, match="must be writable, but No such file or directory"), writable(tmp_path):
+        (tmp_path / "gone" / "file").write_text("")
+    with pytest.raises(FileNotFoundError), writable(tmp_path):
+        (tmp_path / "file").read_text()
+
+
 def part(name):
     return lambda directory: (directory / "text").write_text(name)
 
