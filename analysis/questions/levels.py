@@ -202,7 +202,7 @@ def _figure(row: Row, name: str) -> float:
     return float(row[name])  # type: ignore[arg-type]
 
 
-_COSTS = {1: "clearly costs more than", -1: "clearly costs less than", 0: "does not clearly cost more or less than"}
+_IS = {1: "clearly above", -1: "clearly below", 0: "not clearly above or below"}
 _GAIN = {1: "more where sites cost more", -1: "less where sites cost more", 0: "not clearly more where sites cost more"}
 
 
@@ -214,6 +214,6 @@ def _verdict(effects: tuple[Effect, ...]) -> str:
     more, less = (effect for effect in effects if effect.label.startswith("parts that clearly"))
     gains = f"; within their module, biases gain {_GAIN[found[_GAINS].side]}" if _GAINS in found else ""
     return (
-        f"TEAL's KL of {measured.value:.3g} nats {_COSTS[way]} the {predicted.value:.3g} that the curves predict; of "
+        f"TEAL's KL of {measured.value:.3g} nats is {_IS[way]} the {predicted.value:.3g} that the curves predict; of "
         f"{more.label.split()[-1]} parts {more.value:.0f} clearly cost more and {less.value:.0f} less{gains}"
     )

@@ -117,10 +117,10 @@ def test_gains_are_those_of_the_biases_at_sites_of_the_plan(subject_by: Callable
 def test_a_plan_that_costs_more_or_less_than_predicted_is_said_to(subject: Subject, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(levels, "predicted_kl", lambda *_: 1e-9)
     finding = levels.find(subject)
-    assert " nats clearly costs more than the 5e-09 that the curves predict; of 5 parts" in finding.verdict
+    assert " nats is clearly above the 5e-09 that the curves predict; of 5 parts" in finding.verdict
     monkeypatch.setattr(levels, "predicted_kl", lambda *_: 1.0)
     finding = levels.find(subject)
-    assert " nats clearly costs less than the 5 that the curves predict" in finding.verdict
+    assert " nats is clearly below the 5 that the curves predict" in finding.verdict
     assert effects_of(finding)["parts that clearly cost less than predicted, of 5"].value == 5
 
 
@@ -128,5 +128,5 @@ def test_a_text_of_one_document_makes_nothing_clear(subject: Subject):
     one = replace(subject)
     one.__dict__["units"] = np.zeros(len(subject.blocks.tokens), dtype=np.int64)
     finding = levels.find(one)
-    assert "does not clearly cost more or less than" in finding.verdict
+    assert "not clearly above or below" in finding.verdict
     assert "0 clearly cost more and 0 less" in finding.verdict
