@@ -150,24 +150,30 @@ class _Progress:
     """
 
     def __init__(self, waiting: Sequence[tuple[Checkpoint, str]], n_blocks: int) -> None:
-        self._n_blocks, self._begun, self._done = n_blocks, time.monotonic(), 0.0
-        self._total = sum(self._cost(*one) for one in waiting)
+        self._begun, self._done = time.monotonic(), 0.0
+        self._left = {(one.meta.config.name, question): _cost(one, question, n_blocks) for one, question in waiting}
+        self._total = sum(self._left.values())
 
     def done(self, checkpoint: Checkpoint, question: str) -> None:
         """Report that a question was answered."""
-        self._done += self._cost(checkpoint, question)
-        seconds = time.monotonic() - self._begun
-        left = seconds * (self._total - self._done) / self._done
-        self._print(f"{checkpoint.meta.config.name}  {question}, about {left / 60:.0f} min left")
+        name = checkpoint.meta.config.name
+        self._done += self._left.pop((name, question))
+        left = (time.monotonic() - self._begun) * (self._total - self._done) / self._done
+        self._print(f"{name}  {question}, about {left / 60:.0f} min left")
 
     def beat(self) -> None:
         """Report progress after a silence."""
-        self._print(f"{self._done / self._total:.0%} done" if self._total else "reading biases")
+        name, question = next(iter(self._left), ("", "reading biases"))
+        share = f" is under way, {self._done / self._total:.0%} of all work is done" if self._left else ""
+        self._print(f"{name}  {question}{share}".strip())
 
     def _print(self, line: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)
         print(f"{minutes:3d}:{seconds:02d}  {line}", flush=True)
 
-    def _cost(self, checkpoint: Checkpoint, question: str) -> float:
-        each_site = worth.BLOCKS / self._n_blocks if question == worth.NAME else 0.0
-        return _PASSES.get(question, 1) + each_site * len(checkpoint.meta.config.sites)
+
+def _cost(checkpoint: Checkpoint, question: str, n_blocks: int) -> float:
+    """Approximate work of a question in forward passes over the text."""
+    n_sites = len(checkpoint.meta.config.sites)
+    of_sites = n_sites * worth.BLOCKS / n_blocks if question == worth.NAME else 0.0
+    return _PASSES.get(question, 1) + of_sites

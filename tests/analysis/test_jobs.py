@@ -7,7 +7,7 @@ import pytest
 from analysis import jobs
 from analysis.examine import Settings, examined
 from analysis.finding import Analysis, read_analysis
-from analysis.jobs import run_jobs
+from analysis.jobs import _Progress, run_jobs
 from search_spaces.errors import SponError
 from search_spaces.files import write_config
 from tests.analysis.test_finding import finding
@@ -45,3 +45,17 @@ def test_answers_outlive_a_later_test_report(
     assert "test_kl_nats" in again.meta.metrics
     assert run_jobs([again], settings.model_copy(update={"only": ("worth",)}), tmp_path) == [file]
     assert read_analysis(file) == known
+
+
+def test_a_silence_says_which_question_is_under_way(checkpoint_of, capsys):
+    checkpoint = checkpoint_of("topk")
+    progress = _Progress([(checkpoint, "perplexity"), (checkpoint, "norms")], 8)
+    progress.beat()
+    progress.done(checkpoint, "perplexity")
+    progress.beat()
+    progress.done(checkpoint, "norms")
+    progress.beat()
+    said = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert said[0] == "perplexity is under way, 0% of all work is done"
+    assert said[2] == "norms is under way, 75% of all work is done"
+    assert said[4] == "reading biases"
