@@ -58,7 +58,8 @@ def test_a_refused_driver_leaves_the_space_of_the_sweep_alone(
 ) -> None:
     folder = create_sweep(tmp_path, parse_space(tiny_raw, "test"))
     before = (folder.path / "space.json").read_text()
-    monkeypatch.setattr("sweep.run.start_ray", lambda *_: None)
+    for what in ("start_ray", "_check_outlasts"):  # either would start a Ray in this process
+        monkeypatch.setattr(f"sweep.run.{what}", lambda *_: None)
     with driving(folder.path), pytest.raises(SponError, match="another driver holds this sweep"):
         run_sweep(parse_space(tiny_raw | {"seeds": [42, 43]}, "test"), tmp_path, "sqlite://")
     assert (folder.path / "space.json").read_text() == before
