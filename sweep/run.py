@@ -32,6 +32,7 @@ from sweep.views.board import make_board
 from sweep.views.frontier import write_frontier
 from sweep.views.render import as_text, best_of, write_board
 from trainables.activity import tell
+from trainables.cache import make_writable
 from trainables.checkpoint import read_checkpoint
 from trainables.listener import hearing
 from trainables.model.dtype import with_dtype
@@ -85,9 +86,9 @@ def run_sweep(
     tell("starting Ray")
     start_ray(space.resources, address)
     _check_outlasts(storage)
-    folder = SweepFolder(storage / space.name)  # made only now, so that a space that cannot run leaves its name free
+    folder = SweepFolder(storage / space.name)
+    make_writable(folder.path)  # only now, so that a space that cannot run leaves its name free
     with driving(folder.path), mirrored(folder.path) as copy_now:
-        check_sweep(storage, space)  # again, because another driver may have begun or extended it
         create_sweep(storage, space)
         copy_now()  # so that a driver elsewhere can resume it
         say(f"{folder.name}: results in {folder.path}")

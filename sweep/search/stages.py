@@ -96,7 +96,10 @@ class Search:
                 write_stop(power, proxy.least_reliability, self.folder.path)
                 return
         self._propose()
-        self._train("train", [*self.named, *self.candidates()])
+        trials = [*self.named, *self.candidates()]
+        for trial in trials:
+            self.folder.trial(trial).include()  # the shared biases may be one of them
+        self._train("train", trials)
         groups = final_groups(self.space, choose(self.space, self.trained(), self.named), self.named, self.shape)
         final = [trial for _, trials in groups.values() for trial in trials]
         speed = self._train("confirm", final, with_test=True)
@@ -133,8 +136,6 @@ class Search:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
             say(f"{stage}: {len(distinct)} trials, {taken} known from earlier sweeps")
-        for trial in distinct if stage != "shared" else []:
-            self.folder.trial(trial).include()
         return run_trials(self.folder, self.shape, missing, self.tracking_uri, stage, with_test)
 
     def _share(self) -> bool:

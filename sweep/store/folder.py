@@ -270,6 +270,11 @@ def check_sweep(storage: Path, space: SpaceConfig) -> None:
     """
     make_writable(storage)
     check_writable(storage)
+    _check_name(storage, space)
+
+
+def _check_name(storage: Path, space: SpaceConfig) -> None:
+    """Refuse a name that stands for another space."""
     before = began(storage, space.name)  # parsed, so that a new key has its default
     if before is not None and not _goes_on(before, space):
         raise SponError(
@@ -287,10 +292,15 @@ def _goes_on(before: SpaceConfig, space: SpaceConfig) -> bool:
 
 
 def create_sweep(storage: Path, space: SpaceConfig) -> SweepFolder:
-    """Create the folder of a space that passed ``check_sweep``, or reuse the one it has."""
+    """Create the folder of a space that passed ``check_sweep``, or reuse the one it has.
+
+    Raises:
+        SponError: if the name stands for another space by now, or the folder cannot be written.
+    """
     folder = SweepFolder(storage / space.name)
+    _check_name(storage, space)
+    make_writable(folder.path)
     with writable(folder.path):
-        folder.path.mkdir(parents=True, exist_ok=True)
         write_whole(folder.path / _SPACE, json.dumps(_written(space), indent=1))
     return folder
 

@@ -55,7 +55,6 @@ def driving(folder: Path) -> Iterator[None]:
     Raises:
         SponError: if another process drives it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=_LOOK_SECONDS)

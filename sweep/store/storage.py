@@ -188,6 +188,7 @@ class _Mirror:
     def __init__(self, folder: Path) -> None:
         self._folder, self._home = folder, folder.parent
         self._known: dict[str, tuple[int, int]] = {}
+        self._pushing = threading.Lock()
         self._warned = False
 
     def take(self) -> None:
@@ -207,7 +208,7 @@ class _Mirror:
     def push(self, at_end: bool = False) -> None:
         """Copy what has changed. If the bucket does not answer, the next push tries again."""
         try:
-            with _reached(self._home) as (files, root):
+            with self._pushing, _reached(self._home) as (files, root):
                 self._push(files, root, at_end)
         except SponError as error:
             if not self._warned or at_end:

@@ -65,6 +65,16 @@ def test_a_refused_driver_leaves_the_space_of_the_sweep_alone(
     assert (folder.path / "space.json").read_text() == before
 
 
+def test_a_file_in_the_place_of_a_sweep_is_one_line(
+    tiny_raw: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").write_text("a file where the folder should be")
+    for what in ("start_ray", "_check_outlasts"):
+        monkeypatch.setattr(f"sweep.run.{what}", lambda *_: None)
+    with pytest.raises(SponError, match="the output directory must be writable, but File exists"):
+        run_sweep(parse_space(tiny_raw, "test"), tmp_path, "sqlite://")
+
+
 def test_the_table_fits_100_columns(swept: Swept) -> None:
     ran = run("board", "tiny", "--storage", swept.storage)
     assert ran.out.strip() in swept.ran.out
