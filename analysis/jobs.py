@@ -163,9 +163,11 @@ class _Progress:
 
     def beat(self) -> None:
         """Report progress after a silence."""
-        name, question = next(iter(self._left), ("", "reading biases"))
-        share = f" is under way, {self._done / self._total:.0%} of all work is done" if self._left else ""
-        self._print(f"{name}  {question}{share}".strip())
+        if not self._left:
+            self._print("reading biases")
+            return
+        name, question = next(iter(self._left))
+        self._print(f"{name}  {question} is under way, {self._done / self._total:.0%} of all work is done")
 
     def _print(self, line: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._begun), 60)

@@ -143,8 +143,13 @@ def null_range(draws: Array) -> tuple[float, float]:
 
 def range_of_one_more(draws: Array) -> tuple[float, float]:
     """95% range of one more draw beside these, by Student's prediction interval: for nulls of few draws."""
-    half = _student(len(draws) - 1) * float(draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws)))
+    half = _student(len(draws) - 1) * error_of_one_more(draws)
     return float(draws.mean()) - half, float(draws.mean()) + half
+
+
+def error_of_one_more(draws: Array) -> float:
+    """Standard error of one more draw around the mean of these."""
+    return float(draws.std(ddof=1) * np.sqrt(1 + 1 / len(draws)))
 
 
 def depth_correlation(values: Array) -> tuple[float, tuple[float, float]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.finding import Effect, Finding, Row
-from analysis.resampling import holm, mean, range_of_one_more
+from analysis.resampling import error_of_one_more, holm, mean, range_of_one_more
 from analysis.subject import Trained
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
@@ -61,8 +61,7 @@ class Likeness:
         from scipy.stats import t  # type: ignore[import-untyped]  # a second to import
 
         beyond = float(self.cosines.mean() - self.shifted.mean())
-        error = float(self.shifted.std(ddof=1) * np.sqrt(1 + 1 / len(self.shifted)))
-        return float(t.sf(beyond / max(error, _ROUNDING), len(self.shifted) - 1))
+        return float(t.sf(beyond / max(error_of_one_more(self.shifted), _ROUNDING), len(self.shifted) - 1))
 
 
 def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likeness:

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.questions.worth import BLOCKS, Switches, design, folded_effects
+from analysis.questions.worth import BLOCKS, Switches, chosen_blocks, design, folded_effects
 from analysis.resampling import Units, holm, mean, p_of_zero, range_of_one_more, ratio
 from analysis.subject import Subject
 from search_spaces.levels import predicted_kl
@@ -29,8 +28,9 @@ _FEWEST_LAYERS = 8
 _LEVEL = 0.05
 _RATIO = "KL of the whole plan over the predicted one"
 _GAINS = "rank correlation, biases' gain with their sites' predicted cost"
-_FIGURES = ("level", "predicted_nats", "predicted_nats_low", "predicted_nats_high", "kl_nats", "kl_nats_low")
-_ROW: Row = dict.fromkeys(("what", "place", "n_sites", *_FIGURES, "kl_nats_high", "p_differs", "gain_nats"))
+_PREDICTED = ("predicted_nats", "predicted_nats_low", "predicted_nats_high")
+_KL = ("kl_nats", "kl_nats_low", "kl_nats_high")
+_ROW: Row = dict.fromkeys(("what", "place", "n_sites", "level", *_PREDICTED, *_KL, "p_differs", "gain_nats"))
 
 Parts = Mapping[str, Sequence[Site]]
 Costs = Mapping[Site, Array]
@@ -79,8 +79,7 @@ def find(subject: Subject) -> Finding:
     """Predict the cost of the plan from its curves, and switch its parts on and off to measure their cost."""
     costs = _predicted(subject)
     parts = parts_of(tuple(costs), subject.model.shape.num_layers)
-    n = min(BLOCKS, len(subject.blocks.tokens))
-    chosen = torch.arange(n) * len(subject.blocks.tokens) // n
+    chosen = chosen_blocks(subject)
     rows = _part_rows(parts, _measured(subject, parts, chosen), costs, subject.units[chosen.numpy()])
     gains = _gains(subject)
     effects = _effects(subject, costs, rows, gains)
@@ -91,9 +90,9 @@ def find(subject: Subject) -> Finding:
         "biases worth more where levels cost more?",
         null="The prediction of the curves, from the calibration text. Intervals are jackknives over documents, and "
         f"over {_CURVE_PARTS} parts of that text for the prediction. A part's figure is a mean over "
-        f"{len(design(len(parts)))} runs in which the other parts alternate between sparse and dense, on {n} blocks. P "
-        "values hold for measurement and prediction, and for all parts together (Holm). Gains are of first order, on "
-        "the text that trained the biases. For rank correlations, layers shifted within their module.",
+        f"{len(design(len(parts)))} runs in which the other parts alternate between sparse and dense, on {len(chosen)} "
+        "blocks. P values hold for measurement and prediction, and for all parts together (Holm). Gains are of first "
+        "order, on the text that trained the biases. For rank correlations, layers shifted within their module.",
         effects=effects,
         verdict=_verdict(effects),
         rows=(*rows, *_site_rows(subject, costs, gains)),
@@ -119,14 +118,17 @@ def _measured(subject: Subject, parts: Parts, chosen: Tensor) -> Array:
     """Measure the KL that each part costs on chosen blocks, nats per position, mean over runs, (parts, blocks)."""
     plan, thresholds = subject.config.plan, subject.bench.thresholds(subject.config.plan)
 
-    def measure(run: Switches, places: Tensor) -> Array:
-        sparse = [str(site) for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
-        some = plan.model_copy(update={"levels": {site: plan.levels[site] for site in sparse}})
-        with sparsified(subject.model, some, thresholds):
-            scores = score(subject.model, *taken(subject.blocks, subject.teacher, places))
-        return (scores.block_kl / scores.block_positions).numpy()[None]
+    def measure(runs: Switches, places: Tensor) -> Array:
+        text, figures = taken(subject.blocks, subject.teacher, places), []
+        for run in runs:
+            sparse = [str(site) for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
+            some = plan.model_copy(update={"levels": {site: plan.levels[site] for site in sparse}})
+            with sparsified(subject.model, some, thresholds):
+                scores = score(subject.model, *text)
+            figures.append([(scores.block_kl / scores.block_positions).numpy()])
+        return np.array(figures)
 
-    saved: Array = folded_effects(len(parts), chosen, measure)[0]
+    saved: Array = folded_effects(len(parts), chosen, measure)[:, 0]
     return -saved
 
 

@@ -82,35 +82,40 @@ def design(n_sites: int, seed: int = 0) -> Switches:
 
 
 def main_effects(on: Switches, figures: Array) -> Array:
-    """Return how much each bias lowers a figure, mean over all runs, (sites, rows): without it minus with it.
+    """Return how much each bias lowers a figure, mean over all runs, (sites, ...): without it minus with it.
 
     Args:
         on: (runs, sites) (``design``).
-        figures: of each run, (runs, rows), such as the KL of each block.
+        figures: of each run, (runs, ...), such as the KL of each block.
     """
     signs = np.where(on, -1.0, 1.0)
-    effects: Array = signs.T @ figures / (len(on) / 2)
+    effects: Array = np.tensordot(signs, figures, axes=(0, 0)) / (len(on) / 2)
     return effects
 
 
 def folded_effects(n_sites: int, blocks: Tensor, measure: Callable[[Switches, Tensor], Array]) -> Array:
-    """Main effects of sites on each block, (figures, sites, blocks).
+    """Main effects of sites on each block, (sites, figures, blocks).
 
     Every second block gets the complement of each run (a fold-over). A joint effect of two other sites then has
     opposite signs in the two halves of the blocks: it cancels in the mean, and widens the interval.
 
     Args:
         n_sites: number of sites.
-        blocks: places of the blocks.
-        measure: figures of some blocks in a run, (figures, blocks).
+        blocks: places of the blocks, two at least.
+        measure: figures of some blocks in each of some runs, (runs, figures, blocks).
     """
-    on, effects = design(n_sites), []
-    for start, runs in enumerate((on, ~on)):
-        figures = np.array([measure(run, blocks[start::2]) for run in runs])
-        effects.append(np.stack([main_effects(runs, figures[:, which]) for which in range(figures.shape[1])]))
-    both = np.empty((*effects[0].shape[:2], len(blocks)))
-    both[..., 0::2], both[..., 1::2] = effects
+    on = design(n_sites)
+    even, odd = (main_effects(runs, measure(runs, blocks[start::2])) for start, runs in enumerate((on, ~on)))
+    both = np.empty((*even.shape[:2], len(blocks)))
+    both[..., 0::2], both[..., 1::2] = even, odd
     return both
+
+
+def chosen_blocks(subject: Subject) -> Tensor:
+    """Places of the evenly spaced blocks of the text on which single sites are measured."""
+    there = len(subject.blocks.tokens)
+    n = min(BLOCKS, there)
+    return torch.arange(n) * there // n
 
 
 def reliability(effects: Array, units: Units) -> float:
@@ -138,8 +143,7 @@ def whole_variants(
 
 def find(subject: Subject) -> Finding:
     """Measure each bias on some blocks of the text, and all biases together on the whole text."""
-    n = min(BLOCKS, len(subject.blocks.tokens))
-    chosen = torch.arange(n) * len(subject.blocks.tokens) // n
+    chosen = chosen_blocks(subject)
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
     kl, nll = _site_effects(subject, chosen)
@@ -156,9 +160,9 @@ def find(subject: Subject) -> Finding:
         question="How much does one site's bias lower the KL, and do the direction of the biases, their size, or their "
         "part along the mean error of sparsification matter?",
         null="No bias at the site; for all together, random vectors of the same norms. A site's figure is a mean over "
-        f"{len(design(len(subject.sites)))} runs in which the other biases alternate between on and off, on {n} "
-        "blocks. Intervals are jackknives over documents. Counts of sites and their p values are adjusted for all "
-        "sites together (Holm): none by chance in 95% of cases.",
+        f"{len(design(len(subject.sites)))} runs in which the other biases alternate between on and off, on "
+        f"{len(chosen)} blocks. Intervals are jackknives over documents. Counts of sites and their p values are "
+        "adjusted for all sites together (Holm): none by chance in 95% of cases.",
         effects=effects,
         verdict=_verdict(effects, len(subject.sites)),
         rows=tuple(rows),
@@ -177,15 +181,18 @@ def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Score
 def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
     """Measure main effects of the biases on KL and NLL, mean nats per token, (sites, blocks) each, on chosen blocks."""
 
-    def measure(run: Switches, places: Tensor) -> Array:
-        biases = {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
-        with subject.as_biases(biases):
-            scores = score(subject.model, *taken(subject.blocks, subject.teacher, places))
-        kl, nll = scores.block_kl / scores.block_positions, scores.block_nll / scores.block_predictions
-        return np.stack([kl.numpy(), nll.numpy()])
+    def measure(runs: Switches, places: Tensor) -> Array:
+        text, figures = taken(subject.blocks, subject.teacher, places), []
+        for run in runs:
+            biases = {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
+            with subject.as_biases(biases):
+                scores = score(subject.model, *text)
+            kl, nll = scores.block_kl / scores.block_positions, scores.block_nll / scores.block_predictions
+            figures.append([kl.numpy(), nll.numpy()])
+        return np.array(figures)
 
-    kl, nll = folded_effects(len(subject.sites), chosen, measure)
-    return kl, nll
+    effects = folded_effects(len(subject.sites), chosen, measure)
+    return effects[:, 0], effects[:, 1]
 
 
 def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:

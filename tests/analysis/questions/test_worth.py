@@ -111,11 +111,11 @@ def test_a_difference_is_paired_by_block():
 def test_a_joint_effect_of_two_others_cancels_over_every_two_blocks():
     worth_of = np.array([3.0, 5.0, 1.0, 2.0])
 
-    def measure(run, places):
-        kl = 7 - run @ worth_of + 4 * (run[0] & run[1])
-        return np.full((1, len(places)), kl)
+    def measure(runs, places):
+        kl = 7 - runs @ worth_of + 4 * (runs[:, 0] & runs[:, 1])
+        return np.tile(kl[:, None, None], (1, 1, len(places)))
 
-    own = folded_effects(4, torch.arange(6), measure)[0]
+    own = folded_effects(4, torch.arange(6), measure)[:, 0]
     np.testing.assert_allclose(own.mean(axis=1), worth_of - [2, 2, 0, 0])
     assert own[2].std() > 1  # the interval says that single blocks are off
 
