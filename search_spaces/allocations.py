@@ -1,15 +1,14 @@
 """Named allocations: which sites carry a SPON bias.
 
 The names are the seed study's (``configs/allocation_configs.yaml`` there), by fraction of the depth, so that they fit
-any model. MIDDLE, ALTERNATING and RANDOM are controls. To add one, add a function to ``_FAMILIES``. The allocations of
-``MEASURED`` rank layers or sites by a figure that a sweep measures first (``sweep.search.measure``).
+any model. MIDDLE, ALTERNATING and RANDOM are controls. The allocations of ``MEASURED`` rank layers or sites by a figure
+that a sweep measures first (``sweep.search.measure``).
 
 Early layers are near the embedding, late layers near the output: TOP is early, BOTTOM is late.
 """
 
 import random
-import re
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, Module
@@ -35,6 +34,10 @@ _FIXED: dict[str, tuple[int, tuple[Module, ...]]] = {
     "ALL-SITES": (100, MODULES),
     "ADAPTIVE": (75, MLP),  # the study's name, which its code resolves to TOP-75: one trial
 }
+_LARGEST = {"TOP": 100, "BOTTOM": 100, "MIDDLE": 100, "ALTERNATING": 50} | dict.fromkeys(MEASURED, 100)
+"""Largest percent of each family. Above a half, some layers of ALTERNATING would be neighbours."""
+_DEFAULT = {"MIDDLE": 50, "ALTERNATING": 50} | dict.fromkeys(MEASURED, 0)
+"""Percent of the families that may be named without one."""
 NAMES = (
     *_FIXED,
     *("TOP-<percent>", "BOTTOM-<percent>", "MIDDLE[-<percent>]", "ALTERNATING[-<percent>]", "RANDOM-<k>"),
@@ -42,46 +45,10 @@ NAMES = (
 )
 
 
-def _share(percent: int, depth: int) -> int:
-    """Number of layers in a share of the depth, rounded down, at least one (the study's rule)."""
-    return max(1, depth * percent // 100)
-
-
-def _top(percent: int, depth: int, seed: int) -> list[int]:
-    return list(range(_share(percent, depth)))
-
-
-def _bottom(percent: int, depth: int, seed: int) -> list[int]:
-    return list(range(depth - _share(percent, depth), depth))
-
-
-def _middle(percent: int, depth: int, seed: int) -> list[int]:
-    first = (depth - _share(percent, depth)) // 2
-    return list(range(first, first + _share(percent, depth)))
-
-
-def _alternating(percent: int, depth: int, seed: int) -> list[int]:
-    count = _share(percent, depth)
-    return [i * depth // count for i in range(count)]
-
-
-def _random(count: int, depth: int, seed: int) -> list[int]:
-    if not 1 <= count <= depth:
-        raise SponError(f"RANDOM-k must have 1 <= k <= {depth} for this model, but got RANDOM-{count} (at allocations)")
-    return sorted(random.Random(seed).sample(range(depth), count))
-
-
-_FAMILIES: dict[str, Callable[[int, int, int], list[int]]] = {
-    "TOP": _top,
-    "BOTTOM": _bottom,
-    "MIDDLE": _middle,
-    "ALTERNATING": _alternating,
-    "RANDOM": _random,
-}
-
-
 def parse_allocation(name: str) -> tuple[str, int]:
     """Split a name into its family and number: ``TOP-50`` into TOP and 50, ``UNIF-ALL`` into itself and its percent.
+
+    The number of an allocation of ``MEASURED`` is 0 if it goes to the elbow.
 
     Raises:
         ValueError: if the name is unknown or its percent out of range. The number of RANDOM is not checked, because its
@@ -89,31 +56,14 @@ def parse_allocation(name: str) -> tuple[str, int]:
     """
     if name in _FIXED:
         return name, _FIXED[name][0]
-    if measured := measured_name(name):
-        return measured
-    match = re.fullmatch(r"([A-Z]+)(?:-([0-9]+))?", name)
-    if not match or match[1] not in _FAMILIES or (match[2] is None and match[1] not in ("MIDDLE", "ALTERNATING")):
+    if name in _DEFAULT:
+        return name, _DEFAULT[name]
+    family, _, number = name.rpartition("-")
+    if family not in (*_LARGEST, "RANDOM") or not (number.isascii() and number.isdigit()):
         raise ValueError(f"an allocation must be one of {', '.join(NAMES)}, but got {name!r}")
-    family, number = match[1], int(match[2] or 50)
-    most = {"ALTERNATING": 50}.get(family, 100)  # above a half, some layers would be neighbours
-    if family != "RANDOM" and not 1 <= number <= most:
-        raise ValueError(f"{family}-p must have 1 <= p <= {most} percent, but got {name!r}")
-    return family, number
-
-
-def measured_name(name: str) -> tuple[str, int] | None:
-    """The method and percent of an allocation of ``MEASURED``, with percent 0 for the elbow. None for other names.
-
-    Raises:
-        ValueError: if its percent is out of range.
-    """
-    method = next((method for method in MEASURED if re.fullmatch(method + "(-[0-9]+)?", name)), None)
-    if method is None:
-        return None
-    percent = int(name.removeprefix(method)[1:] or 0)
-    if name != method and not 1 <= percent <= 100:
-        raise ValueError(f"{method}-p must have 1 <= p <= 100 percent, but got {name!r}")
-    return method, percent
+    if family != "RANDOM" and not 1 <= int(number) <= _LARGEST[family]:
+        raise ValueError(f"{family}-p must have 1 <= p <= {_LARGEST[family]} percent, but got {name!r}")
+    return family, int(number)
 
 
 def is_named(name: str) -> bool:
@@ -128,17 +78,30 @@ def is_named(name: str) -> bool:
 def named_allocation(name: str, depth: int, seed: int = 0) -> tuple[list[int], tuple[Module, ...]]:
     """Ascending layer indices of a named allocation in a model of the given depth, and its module types.
 
-    The seed is that of the draw for RANDOM.
+    A share of the depth is rounded down and has at least one layer (the study's rule). The seed is that of the draw for
+    RANDOM.
 
     Raises:
-        SponError: if the name is unknown or its number is out of range.
+        SponError: if the allocation must be measured first, or RANDOM has a number that the depth does not allow.
+        ValueError: if the name is not one of a named allocation.
     """
-    try:
-        family, number = parse_allocation(name)
-    except ValueError as error:
-        raise SponError(f"{error} (at allocations)") from error
-    if family in MEASURED:
-        raise SponError(f"{name} must be measured first, which `python -m sweep run` does (at allocations)")
-    if family in _FIXED:
-        return (_top(number, depth, seed) if number else []), _FIXED[family][1]
-    return _FAMILIES[family](number, depth, seed), MLP
+    family, number = parse_allocation(name)
+    modules = _FIXED[family][1] if family in _FIXED else MLP
+    count = max(1, depth * number // 100) if number else 0
+    layers: Iterable[int] = range(count)
+    match family:
+        case "BOTTOM":
+            layers = range(depth - count, depth)
+        case "MIDDLE":
+            first = (depth - count) // 2
+            layers = range(first, first + count)
+        case "ALTERNATING":
+            layers = (i * depth // count for i in range(count))
+        case "RANDOM":
+            if not 1 <= number <= depth:
+                got = f"RANDOM-{number} (at allocations)"
+                raise SponError(f"RANDOM-k must have 1 <= k <= {depth} for this model, but got {got}")
+            layers = sorted(random.Random(seed).sample(range(depth), number))
+        case _ if family in MEASURED:
+            raise SponError(f"{name} must be measured first, which `python -m sweep run` does (at allocations)")
+    return list(layers), modules

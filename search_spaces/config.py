@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validat
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from search_spaces.allocations import MEASURED, is_named, measured_name, parse_allocation
+from search_spaces.allocations import MEASURED, is_named, parse_allocation
 from search_spaces.base import Config
 from search_spaces.errors import SponError
 from search_spaces.masks import MaskFamily
@@ -271,7 +271,7 @@ class AllocationConfig(Config):
     @property
     def is_measured(self) -> bool:
         """Whether layers or sites must be measured on the model before the allocation can be resolved."""
-        return self.layers is None and self.sites is None and measured_name(self.name) is not None
+        return self.layers is None and self.sites is None and parse_allocation(self.name)[0] in MEASURED
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from search_spaces.allocations import measured_name
+from search_spaces.allocations import parse_allocation
 from search_spaces.comparison import trials_like
 from search_spaces.config import AllocationConfig, SpaceConfig
 from search_spaces.files import write_whole
@@ -135,11 +135,10 @@ class Measurement:
         return [frozenset({site}) for site in sites] if _ranks_sites(allocation) else [frozenset(s) for s in layers]
 
     def _choose(self, allocation: AllocationConfig, figures: dict[int, float]) -> tuple[int, ...]:
-        named = measured_name(allocation.name)
-        assert named is not None
+        _, percent = parse_allocation(allocation.name)
         if allocation.above is not None:
             return above_threshold(figures, allocation.above)
-        return top_k(figures, max(1, len(figures) * named[1] // 100)) if named[1] else elbow(figures)
+        return top_k(figures, max(1, len(figures) * percent // 100)) if percent else elbow(figures)
 
     def _figures(
         self, space: SpaceConfig, allocation: AllocationConfig, players: Sequence[frozenset[Site]]
