@@ -1,5 +1,6 @@
 """The schema of a space, in the order of its keys. `SpaceConfig`, the whole, comes last."""
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -87,22 +88,18 @@ class CorpusConfig(Config):
     in which every prefix is spread too.
     """
 
-    @model_validator(mode="after")
-    def _documents_fit_the_source(self) -> "CorpusConfig":
-        got = f"document: {self.document} and source: {self.source}"
-        if self.document in ("paragraph", "file") and self.source != "files":
-            raise ValueError(f"document may be paragraph or file only for text files, but got {got}")
-        if self.document == "heading" and self.source == EMBEDDED:
-            raise ValueError(f"document must be row where a row is an article, but got {got}")
-        return self
-
     @property
     def on_hub(self) -> bool:
         """Whether the text is a hub dataset."""
         return self.source not in (EMBEDDED, "files")
 
     @model_validator(mode="after")
-    def _splits_are_whole_and_apart(self) -> "CorpusConfig":
+    def _the_source_has_it_and_splits_are_apart(self) -> "CorpusConfig":
+        got = f"document: {self.document} and source: {self.source}"
+        if self.document in ("paragraph", "file") and self.source != "files":
+            raise ValueError(f"document may be paragraph or file only for text files, but got {got}")
+        if self.document == "heading" and self.source == EMBEDDED:
+            raise ValueError(f"document must be row where a row is an article, but got {got}")
         if self.source == "files" and not {"calibration", "test"} <= set(self.files):
             raise ValueError(f"a corpus of files must name calibration and test files, but got {sorted(self.files)}")
         if self.source != "files" and self.files:
@@ -110,8 +107,9 @@ class CorpusConfig(Config):
         if not {"calibration", "test"} <= set(self.splits):
             raise ValueError(f"splits must name calibration and test, but got {sorted(self.splits)}")
         if not self.on_hub and (self.name or self.revision):
-            given = self.name or self.revision
-            raise ValueError(f"name and revision may be given only for a hub dataset, but got {given!r}")
+            raise ValueError(
+                f"name and revision may be given only for a hub dataset, but got {self.name or self.revision!r}"
+            )
         texts = list(self.splits.values()) + [file for files in self.files.values() for file in files]
         twice = next((text for text in texts if texts.count(text) > 1), None)
         if twice is not None:
@@ -471,11 +469,6 @@ class ConfirmConfig(Config):
     it is empty, the inverted mask.
     """
 
-    @property
-    def most_searched(self) -> int:
-        """Maximum number of masks in a final comparison without the space's own: each chosen mask with its controls."""
-        return self.n_chosen * (4 + self.n_random)  # itself, early, late, inverted
-
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -524,7 +517,7 @@ class SearchConfig(Config):
 
     def most_compared(self, n_own: int) -> int:
         """Maximum number of masks in the final comparison, with ``n_own`` allocations of the space."""
-        return n_own + self.confirm.most_searched
+        return n_own + self.confirm.n_chosen * (4 + self.confirm.n_random)  # itself, early, late, inverted
 
     @model_validator(mode="after")
     def _proxy_suits_the_rest(self) -> "SearchConfig":
@@ -532,23 +525,6 @@ class SearchConfig(Config):
             got = f"rungs={list(self.proxy.rungs)}, stopping={self.stopping and self.stopping.name}"
             raise ValueError(f"a proxy must have stopping exactly when it has several rungs, but got {got}")
         return self
-
-    def check_beside(self, plan: PlanConfig, sparsity: tuple[float, ...], validation_blocks: int) -> None:
-        """Check the search against the rest of its space.
-
-        Raises:
-            ValueError: if the two contradict each other, or what is compared is ambiguous.
-        """
-        if len(sparsity) > 1 or len(plan.methods) > 1:
-            got = f"sparsity={list(sparsity)}, plan.levels={list(plan.methods)}"
-            raise ValueError(f"a search must have one sparsity and one way to spread it, but got {got}")
-        if plan.modules == "matched" and len(self.masks.modules) > 1:
-            # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that alone
-            got = f"plan.modules=matched with masks of {', '.join(self.masks.modules)}"
-            raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
-        if self.proxy is not None and self.proxy.rungs[-1] > validation_blocks:
-            got = f"rungs={list(self.proxy.rungs)}, corpus.blocks.validation={validation_blocks}"
-            raise ValueError(f"rungs must not exceed the validation blocks, but got {got}")
 
 
 class SpaceConfig(Config):
@@ -607,9 +583,26 @@ class SpaceConfig(Config):
 
     @model_validator(mode="after")
     def _search_fits_the_rest(self) -> "SpaceConfig":
-        if self.search is not None:
-            self.search.check_beside(self.plan, self.sparsity, self.corpus.blocks.validation)
-            if self.seeds[0] in self.search.confirm.seeds:
-                got = f"seeds={list(self.seeds)}, search.confirm.seeds={list(self.search.confirm.seeds)}"
-                raise ValueError(f"search.confirm must not use the seed that chooses the masks, but got {got}")
+        search, plan, n_validation = self.search, self.plan, self.corpus.blocks.validation
+        if search is None:
+            return self
+        if len(self.sparsity) > 1 or len(plan.methods) > 1:
+            got = f"sparsity={list(self.sparsity)}, plan.levels={list(plan.methods)}"
+            raise ValueError(f"a search must have one sparsity and one way to spread it, but got {got}")
+        if plan.modules == "matched" and len(search.masks.modules) > 1:
+            # matched would sparsify less for a mask of fewer modules, and the search would prefer it for that alone
+            got = f"plan.modules=matched with masks of {', '.join(search.masks.modules)}"
+            raise ValueError(f"a search over several modules must list plan.modules, but got {got}")
+        if search.proxy is not None and search.proxy.rungs[-1] > n_validation:
+            got = f"rungs={list(search.proxy.rungs)}, corpus.blocks.validation={n_validation}"
+            raise ValueError(f"rungs must not exceed the validation blocks, but got {got}")
+        if self.seeds[0] in search.confirm.seeds:
+            got = f"seeds={list(self.seeds)}, search.confirm.seeds={list(search.confirm.seeds)}"
+            raise ValueError(f"search.confirm must not use the seed that chooses the masks, but got {got}")
         return self
+
+
+def json_schema() -> str:
+    """JSON Schema of a space as users write it, with short forms, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **SpaceConfig.model_json_schema()}
+    return json.dumps(schema, indent=1) + "\n"

@@ -44,13 +44,6 @@ Term = list[Any] | range | Weight
 Params = Mapping[str, Any]
 
 
-def in_order(modules: tuple[Module, ...], what: str) -> tuple[Module, ...]:
-    """Module types in the order of the forward pass. Raises ``ValueError`` if there are none or one is named twice."""
-    if not modules or len(set(modules)) != len(modules):
-        raise ValueError(f"{what} must name at least one module and each once, but got [{', '.join(modules)}]")
-    return tuple(module for module in MODULES if module in modules)
-
-
 def _name(unit: Unit) -> str:
     return f"{unit[0].layer:02d}.{'+'.join(site.module for site in unit)}"
 
@@ -74,7 +67,10 @@ class _Family(Config):
     @field_validator("modules")
     @classmethod
     def _modules_are_in_order(cls, modules: tuple[Module, ...]) -> tuple[Module, ...]:
-        return in_order(modules, "a family of masks")
+        if not modules or len(set(modules)) != len(modules):
+            rule = "a family of masks must name at least one module and each once"
+            raise ValueError(f"{rule}, but got [{', '.join(modules)}]")
+        return tuple(module for module in MODULES if module in modules)
 
     def units(self, shape: ModelShape) -> tuple[Unit, ...]:
         """The units in canonical order: by default, the sites of each layer in all ``modules``.

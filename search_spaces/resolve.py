@@ -1,9 +1,10 @@
 """Resolves a space to its trials: names become sites, and everything open is decided."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from search_spaces.allocations import BASELINE, named_allocation
+from search_spaces.allocations import BASELINE, MLP, named_allocation
 from search_spaces.config import AllocationConfig, PlanConfig, SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, ModelShape, Module, Site, site_order
@@ -55,11 +56,11 @@ def resolve_allocation(allocation: AllocationConfig, shape: ModelShape) -> Alloc
     if allocation.sites is not None:
         sites = shape.check((Site.parse(text) for text in allocation.sites), where)
         return Allocated(sites, tuple(m for m in MODULES if m in {site.module for site in sites}))
-    if allocation.layers is not None:
-        layers, default = list(allocation.layers), ("down_proj",)
-    else:
-        layers, default = named_allocation(allocation.name, shape.num_layers, allocation.seed)  # type: ignore[assignment]
-    modules: tuple[Module, ...] = allocation.modules or default  # type: ignore[assignment]
+    layers: Sequence[int] | None = allocation.layers
+    modules = MLP
+    if layers is None:
+        layers, modules = named_allocation(allocation.name, shape.num_layers, allocation.seed)
+    modules = allocation.modules or modules
     sites = shape.check((Site(layer, module) for layer in layers for module in modules), where)
     return Allocated(sites, modules)
 
@@ -149,7 +150,8 @@ def resolve_grid(
     """
     trials: dict[str, TrialConfig] = {}
     others: dict[str, str] = {}
-    for trial in _grid(space, shape, fingerprints):
+    for sparsity, allocation, seed in product(space.sparsity, space.allocations, space.seeds):
+        trial = resolve_trial(space, allocation, sparsity, seed, shape, fingerprints)
         known = trials.setdefault(trial.identity, trial).allocation
         if trial.allocation != known:
             others[trial.allocation] = known
@@ -159,10 +161,3 @@ def resolve_grid(
 def resolve_space(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> list[TrialConfig]:
     """The trials of ``resolve_grid``."""
     return resolve_grid(space, shape, fingerprints)[0]
-
-
-def _grid(space: SpaceConfig, shape: ModelShape, fingerprints: Fingerprints) -> Iterator[TrialConfig]:
-    for sparsity in space.sparsity:
-        for allocation in space.allocations:
-            for seed in space.seeds:
-                yield resolve_trial(space, allocation, sparsity, seed, shape, fingerprints)

@@ -97,6 +97,7 @@ class TrialConfig(Config):
     @property
     def identity(self) -> str:
         """Hash of everything that decides the result. Configs of the same trial share an identity and train once."""
+        idle = {"init_scale"} if self.training.init != "bias_correction" else None  # there is no start to scale
         decides = {
             "algorithm": self.algorithm,
             "device": self.device,
@@ -105,16 +106,9 @@ class TrialConfig(Config):
             "corpus": self.corpus_fingerprint,
             "plan": self.plan.model_dump() if self.plan.levels else None,
             "sites": self.sites,
-            "training": self._training_that_decides() if self.sites else None,
+            "training": self.training.model_dump(exclude=idle) if self.sites else None,
         }
         return _hash(decides)[:16]
-
-    def _training_that_decides(self) -> dict[str, object]:
-        """The training settings, without those that the others make irrelevant."""
-        training: dict[str, object] = self.training.model_dump()
-        if training["init"] != "bias_correction":
-            del training["init_scale"]
-        return training
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.commands import add_completion, command_line_of
-from search_spaces.config import SpaceConfig
+from search_spaces.config import SpaceConfig, json_schema
 from search_spaces.errors import SponError
 from search_spaces.load import load_space
 from search_spaces.resolve import only_levels
@@ -91,8 +91,7 @@ def command_line() -> argparse.ArgumentParser:
     board = add("board", _board, "print the results table of a sweep")
     compare = add("compare", _compare, "compare the results of trials that two sweeps share")
     sync = add("sync", _sync, "send what is missing to MLflow and to an Optuna database")
-    schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
-    schema.add_argument("--markdown", action="store_true", help="print the reference page docs/config.md instead")
+    add("schema", _schema, "print the JSON Schema of a space, for editors")
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and suggest fixes")
     doctor.add_argument("--address", help="Ray cluster whose nodes are checked too")
     doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="its model and text are looked for")
@@ -302,9 +301,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from search_spaces.reference import as_markdown, json_schema
-
-    print(as_markdown() if arguments.markdown else json_schema(), end="")
+    print(json_schema(), end="")
     return 0
 
 

@@ -2,15 +2,17 @@
 
 import argparse
 import inspect
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import analysis.cli
 import sweep.cli
-from search_spaces import allocations, reference
+from search_spaces import allocations
+from search_spaces.config import SpaceConfig, json_schema
 from search_spaces.masks import MaskFamily
 from search_spaces.sites import Site
 from sweep.plan import summary
@@ -27,6 +29,7 @@ MODULES = (
     *("sweep.store.folder", "sweep.views.board", "analysis.select", "analysis.export.load"),
 )
 """Those that a script would import."""
+Schema = dict[str, Any]
 
 
 def page(title: str, *parts: str) -> str:
@@ -38,9 +41,76 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
+def plain(docstring: str) -> str:
+    """A docstring as one line of Markdown."""
+    return re.sub(r"``+", "`", " ".join(docstring.split()))
+
+
 def first_line(thing: object) -> str:
     """The first paragraph of a docstring, as Markdown."""
-    return re.sub(r"``+", "`", " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split()))
+    return plain((inspect.getdoc(thing) or "").split("\n\n")[0])
+
+
+def config() -> str:
+    schema = SpaceConfig.model_json_schema()
+    parts = [
+        "Generated from the schema by `make docs`. A YAML editor completes and checks the same keys: each shipped "
+        "space names [space.schema.json](space.schema.json) in its first line.",
+    ]
+    for path, one in _configs(schema, schema, ""):
+        rows = [_key(name, field, schema) for name, field in one["properties"].items() if "const" not in field]
+        parts += [f"## {path or 'The space'}", plain(one["description"])]
+        parts += [table(("key", "value", "default", "meaning"), rows)] if rows else []
+    return page("Every key of a space", *parts)
+
+
+def _configs(node: Schema, schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    """Each mapping of the schema once, with the path of its key and the tag that tells alternatives there apart."""
+    yield path, node
+    for name, field in node["properties"].items():
+        for one in _mappings(field, schema):
+            tag = next((f["const"] for f in one["properties"].values() if "const" in f), None)
+            inner = f"{path}.{name}".lstrip(".")
+            yield from _configs(one, schema, f"{inner}: {tag}" if tag else inner)
+
+
+def _mappings(field: Schema, schema: Schema) -> Iterator[Schema]:
+    """The configs that a key may hold, directly or in a list."""
+    if "$ref" in field:
+        field = schema["$defs"][field["$ref"].rpartition("/")[2]]
+    if "properties" in field:
+        yield field
+    for option in (*field.get("anyOf", ()), *field.get("oneOf", ()), field.get("items")):
+        if option:
+            yield from _mappings(option, schema)
+
+
+def _key(name: str, field: Schema, schema: Schema) -> tuple[str, ...]:
+    default = "needed"
+    if "default" in field:
+        own_table = field["default"] is None or isinstance(field["default"], dict)
+        default = "" if own_table else f"`{json.dumps(field['default'])}`"
+    return f"`{name}`", _kind(field, schema), default, plain(field["description"])
+
+
+def _kind(field: Schema, schema: Schema) -> str:
+    """The values of a key, in words."""
+    options = field.get("anyOf") or field.get("oneOf") or []
+    if any(_mappings(field, schema)):
+        return "see below" + (", or a name" if any(o.get("type") == "string" for o in options) else "")
+    if options:
+        return " or ".join(dict.fromkeys(_kind(o, schema) for o in options if o.get("type") != "null"))
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if field.get("type") == "array":
+        inner = field.get("items") or field.get("prefixItems", [{}])[0]
+        return f"list of {_kind(inner, schema)}"
+    if field.get("type") == "object":
+        return f"mapping to {_kind(field['additionalProperties'], schema)}"
+    names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = ", ".join(f"{sign} {field[key]:.10g}" for key, sign in signs.items() if key in field)
+    return f"{names[field['type']]} {limits}".rstrip()
 
 
 def commands() -> str:
@@ -140,8 +210,8 @@ def _called(thing: Callable[..., object]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "space.schema.json": reference.json_schema,
-    "config.md": reference.as_markdown,
+    "space.schema.json": json_schema,
+    "config.md": config,
     "commands.md": commands,
     "allocations.md": named_allocations,
     "files.md": files,

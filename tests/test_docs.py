@@ -50,12 +50,16 @@ def test_what_is_made_from_the_code_is_fresh(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == reference.PAGES[name](), "run `make docs`"
 
 
-def test_the_reference_has_every_command_and_option() -> None:
+def test_the_reference_has_every_command_option_and_key() -> None:
     page = reference.commands()
     assert "## sweep find" in page
     assert "| `--budget MINUTES` | learn from as much text as this allows |" in page
     assert "## analysis interpret" in page
     assert "| `--top TOP` | with --sweep: trials of each sparsity plan (1) |" in page
+    keys = reference.config()
+    assert "| `lr` | number > 0 | `1e-05` | Peak learning rate of AdamW. |" in keys
+    assert "| `algorithm` | see below, or a name |" in keys
+    assert "## search.masks: ranked" in keys
 
 
 def test_metrics_are_described_as_columns_of_the_board() -> None:

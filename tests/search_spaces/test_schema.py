@@ -1,4 +1,4 @@
-"""The schema for editors and the page for people: fresh, whole, and of one mind with the loader."""
+"""The schema for editors: whole, and of one mind with the loader."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from search_spaces.reference import as_markdown, json_schema
+from search_spaces.config import json_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACES = sorted(ROOT.glob("search_spaces/*.yaml"))
@@ -64,10 +64,3 @@ def test_every_key_is_described():
     fields = [(name, field) for config in configs for name, field in config.get("properties", {}).items()]
     assert len(fields) > 80
     assert [name for name, field in fields if "const" not in field and "description" not in field] == []
-
-
-def test_a_key_of_the_page_says_what_it_takes():
-    page = as_markdown()
-    assert "| `lr` | number > 0 | `1e-05` | Peak learning rate of AdamW. |" in page
-    assert "| `algorithm` | see below, or a name |" in page
-    assert "## search.masks: ranked" in page
