@@ -1,9 +1,11 @@
-"""A model shape made by hand, so that these tests need no model."""
+"""A model shape made by hand and a small space, so that these tests need no model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape
 
@@ -25,6 +27,12 @@ def make_shape(depth: int) -> ModelShape:
         for module in MODULES
     }
     return ModelShape(num_layers=depth, hidden_size=8, vocab_size=32, num_parameters=10**6, sites=sites)
+
+
+def make_space(**changes: Any) -> SpaceConfig:
+    """TOP-50 at 50%, with changes."""
+    given = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["TOP-50"]}
+    return SpaceConfig.model_validate(given | changes)
 
 
 @pytest.fixture

@@ -35,9 +35,8 @@ def test_the_weighted_mean_is_met_within_the_bounds(sparsity, bounds):
 def test_levels_go_where_they_cost_least_for_their_weights():
     levels = cheapest_levels(curves(1, 4, 1), AT, np.array([0.25, 0.25, 0.5]), 0.3, WHOLE)
     # At the optimum 2 w s / share is the same for all: s = (0.2, 0.05, 0.4) x price
-    np.testing.assert_allclose(
-        levels, np.array([0.25, 0.0625, 0.5]) * 0.3 / 0.328125, atol=0.025
-    )  # points are .05 apart
+    expected = np.array([0.25, 0.0625, 0.5]) * 0.3 / 0.328125
+    np.testing.assert_allclose(levels, expected, atol=0.025)  # points are .05 apart
 
 
 def test_no_other_levels_on_a_grid_cost_less():

@@ -5,11 +5,10 @@ from collections import Counter
 import optuna
 import pytest
 from optuna.trial import FixedTrial
-from pydantic import TypeAdapter, ValidationError
 
 from search_spaces.errors import SponError
-from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Ranked, Subset, Window
-from search_spaces.sites import MODULES, Site, site_order
+from search_spaces.masks import ExactlyK, LayerModuleBits, ModulePerLayer, Ranked, Subset, Window
+from search_spaces.sites import Site, site_order
 
 TWO = ("o_proj", "down_proj")
 GAINS = {f"{layer}.{module}": (layer - 3.3) ** 2 + (module == "o_proj") for layer in range(8) for module in TWO}
@@ -67,37 +66,17 @@ def sites():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_a_family_proposes_only_its_own_masks(family, shape):
-    assert [mask for mask in draws(family, shape) if not obeys(family, mask)] == []
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_a_mask_has_different_sites_of_the_model_in_canonical_order(family, shape):
-    for mask in draws(family, shape):
+def test_a_family_proposes_its_own_masks_in_canonical_order_by_the_same_parameters(family, shape):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = [study.ask() for _ in range(100)]
+    for trial in trials:
+        mask = family.suggest(trial, shape)
+        assert obeys(family, mask)
         assert list(mask) == sorted(set(mask), key=site_order)
         assert set(mask) <= set(shape.sites)
-
-
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family is not RANKED], ids=str)
-def test_the_parameters_of_a_mask_suggest_exactly_it(family, shape):
-    for mask in set(draws(family, shape)):
-        assert family.suggest(FixedTrial(family.params_of(mask, shape)), shape) == mask
-
-
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family is not RANKED], ids=str)
-def test_the_parameters_of_a_mask_are_those_that_are_asked_for(family, shape):
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    mask = family.suggest(trial, shape)
-    assert list(family.params_of(mask, shape)) == list(trial.params)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_all_suggestions_have_the_same_parameters_of_the_same_ranges(family, shape):
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trials = [study.ask() for _ in range(20)]
-    for trial in trials:
-        family.suggest(trial, shape)
-    assert all(trial.distributions == trials[0].distributions for trial in trials)
+        assert trial.distributions == trials[0].distributions
+        assert family is RANKED or list(family.params_of(mask, shape)) == list(trial.params)
+        assert not any("/" in name for name in trial.params)  # a searcher would split it there
 
 
 @pytest.mark.parametrize(
@@ -138,15 +117,6 @@ def test_parameters_have_readable_names_and_values(family, text, params, sites, 
     assert params.items() <= family.params_of(sites(text), shape).items()
 
 
-def test_no_name_has_a_slash_at_which_a_searcher_would_split_it(shape):
-    trials = [optuna.create_study().ask() for _ in FAMILIES]
-    for family, trial in zip(FAMILIES, trials, strict=True):
-        family.suggest(trial, shape)
-    names = {name for trial in trials for name in trial.params}
-    assert len(names) > len(FAMILIES)
-    assert [name for name in names if "/" in name] == []
-
-
 # Exactly k
 
 
@@ -161,7 +131,6 @@ def test_equal_grades_still_give_exactly_k(shape, begin):
     grades = {f"{layer:02d}.down_proj": 2 for layer in range(8)}
     family, trial = ExactlyK(k=3), FixedTrial({**grades, "exactly_k.ties": begin})
     assert len(family.suggest(trial, shape)) == 3
-    assert family.suggest(trial, shape) == family.suggest(trial, shape)
 
 
 def test_random_suggestions_choose_every_layer_equally_often(shape):
@@ -186,7 +155,7 @@ def test_every_window_can_be_proposed(shape):
 
 
 def test_random_windows_of_one_length_start_about_equally_often(shape):
-    masks = draws(Window(min_length=1, max_length=8), shape, 4000)
+    masks = draws(Window(), shape, 4000)
     starts = Counter(mask[0].layer for mask in masks if len(mask) == 5)
     assert sorted(starts) == [0, 1, 2, 3]
     assert max(starts.values()) < 2.5 * min(starts.values())
@@ -219,18 +188,6 @@ def test_modules_that_the_model_does_not_have_are_refused(family, shape):
     bare = type(shape)(**{**vars(shape), "sites": {s: w for s, w in shape.sites.items() if s.module == "o_proj"}})
     with pytest.raises(SponError, match=r"no site 0\.down_proj .* has: o_proj \(at search\.masks\.modules\)"):
         draws(family, bare, 1)
-
-
-@pytest.mark.parametrize("modules", [[], ["o_proj", "o_proj"]])
-def test_a_family_needs_modules_and_each_once(modules):
-    with pytest.raises(ValidationError, match="must name at least one module and each once, but got"):
-        Subset(modules=modules)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
-def test_a_family_survives_being_written_and_read(family):
-    adapter = TypeAdapter(MaskFamily)
-    assert adapter.validate_json(adapter.dump_json(family)) == family
 
 
 @pytest.mark.parametrize(
@@ -285,10 +242,6 @@ def test_only_the_order_of_the_gains_counts(shape):
 def test_masks_cannot_be_ranked_without_the_gain_of_each_site(gains, shape):
     with pytest.raises(SponError, match=r"gains must be those of the 16 sites of the masks, but got (none|1 others)"):
         Ranked(modules=TWO, k=4, gains=gains).suggest(weights(), shape)
-
-
-def test_all_modules_can_be_named_at_once():
-    assert Ranked.model_validate({"k": 4, "modules": "all"}).modules == MODULES
 
 
 def test_a_space_is_read_without_optuna():

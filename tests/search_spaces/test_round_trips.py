@@ -1,11 +1,10 @@
-"""Any space, mask and allocation there and back again."""
+"""Any space and mask there and back again."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 from pydantic import TypeAdapter
 
-from search_spaces.allocations import MEASURED, named_allocation, parse_allocation
 from search_spaces.load import parse_space
 from search_spaces.masks import ExactlyK, LayerModuleBits, MaskFamily, ModulePerLayer, Subset, Window
 from search_spaces.resolve import Fingerprints, resolve_space
@@ -13,7 +12,6 @@ from search_spaces.sites import MODULES, Site, site_order
 from search_spaces.trial import TrialConfig
 from tests.search_spaces.conftest import make_shape
 
-DEPTHS = st.integers(1, 12)
 PERCENTS = st.integers(1, 100)
 MODULE_LISTS = st.lists(st.sampled_from(MODULES), min_size=1, unique=True)
 NAMES = st.one_of(
@@ -22,23 +20,6 @@ NAMES = st.one_of(
     st.builds("ALTERNATING-{}".format, st.integers(1, 50)),
 )
 few = settings(max_examples=30, deadline=None, database=None)
-
-
-@few
-@given(name=NAMES, depth=DEPTHS)
-def test_a_named_allocation_is_layers_of_the_model_by_its_share_of_the_depth(name, depth):
-    layers, modules = named_allocation(name, depth)
-    family, percent = parse_allocation(name)
-    assert layers == [layer for layer in range(depth) if layer in layers]
-    assert len(layers) == (max(1, depth * percent // 100) if percent else 0)
-    assert set(modules) <= set(MODULES)
-    assert name in (family, f"{family}-{percent}")
-
-
-@few
-@given(method=st.sampled_from(sorted(MEASURED)), percent=PERCENTS)
-def test_a_measured_name_gives_its_method_and_percent(method, percent):
-    assert (parse_allocation(f"{method}-{percent}"), parse_allocation(method)) == ((method, percent), (method, 0))
 
 
 @st.composite

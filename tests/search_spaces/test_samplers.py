@@ -1,13 +1,12 @@
-import warnings
-
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search_spaces.config import Grid, Nsga2, Random, SpaceConfig, Tpe
+from search_spaces.config import Grid, Nsga2, Random, Tpe
 from search_spaces.masks import ExactlyK
 from search_spaces.samplers import make_sampler
 from search_spaces.search import named_suggestions, trial_of_suggestion
+from tests.search_spaces.conftest import make_space
 
 ALGORITHMS = [Tpe(n_startup_trials=5), Nsga2(population_size=6), Random(), Grid()]
 MASKS = [
@@ -20,14 +19,7 @@ MASKS = [
 
 
 def space(masks, **search):
-    given = {
-        "name": "s",
-        "model": {"dtype": "float32"},
-        "sparsity": [0.5],
-        "allocations": ["TOP-50"],
-        "plan": {"modules": ["o_proj", "down_proj"]},
-    }
-    return SpaceConfig.model_validate(given | {"search": {"masks": masks, **search}})
+    return make_space(plan={"modules": ["o_proj", "down_proj"]}, search={"masks": masks, **search})
 
 
 def cost(trial):
@@ -65,6 +57,7 @@ def searched(shape, fingerprints):
     return run
 
 
+@pytest.mark.filterwarnings("error::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("masks", MASKS, ids=str)
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=str)
 def test_a_sampler_searches_every_family(searched, masks, algorithm):
@@ -116,10 +109,3 @@ def test_the_end_of_a_grid_is_no_error_where_trials_are_asked_for_and_told(shape
         trial = trial_of_suggestion(space({"family": "window", "min_length": 8}), suggestion, shape, fingerprints)
         study.tell(suggestion, cost(trial))
     assert study.best_value == -28
-
-
-def test_a_sampler_is_made_without_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for algorithm in ALGORITHMS:
-            make_sampler(algorithm, 0)
