@@ -27,18 +27,19 @@ SHAPES = ((576, 1536), (1536, 576), (2048, 2048), (2048, 8192), (8192, 2048))
 SPARSITIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
 _COPIES_BYTES = 2**28
 """Of all copies together: eight times the last cache of what this was measured on."""
+_ROUNDS = 7
 _PROMPT, _NEW_TOKENS = "The history of the city begins with", 96
 
 Product = Callable[[], Tensor]
 
 
-def in_turn(products: dict[str, list[Product]], rounds: int) -> dict[str, float]:
+def in_turn(products: dict[str, list[Product]]) -> dict[str, float]:
     """Median CPU seconds of a product, over rounds through all copies, taken in turn: all share the machine's moods.
 
     CPU time of the one thread leaves out what other processes take meanwhile, but not how they slow the memory.
     """
     taken: dict[str, list[float]] = {name: [] for name in products}
-    for _ in range(rounds + 1):
+    for _ in range(_ROUNDS + 1):
         for name, copies in products.items():
             started = time.thread_time()
             for product in copies:
@@ -47,7 +48,7 @@ def in_turn(products: dict[str, list[Product]], rounds: int) -> dict[str, float]
     return {name: median(values[1:]) for name, values in taken.items()}  # the first round warms up
 
 
-def measure(n_in: int, n_out: int, dtype: torch.dtype, rounds: int) -> dict[str, float]:
+def measure(n_in: int, n_out: int, dtype: torch.dtype) -> dict[str, float]:
     """Seconds of torch's product, of ours by the sparsity of its input, and of ours at 50% with a bias."""
     copies = max(2, _COPIES_BYTES // (n_in * n_out * dtype.itemsize))
     layers = [nn.Linear(n_in, n_out, bias=False, dtype=dtype) for _ in range(copies)]
@@ -61,7 +62,7 @@ def measure(n_in: int, n_out: int, dtype: torch.dtype, rounds: int) -> dict[str,
     skipping = [load._SkipZeros(layer, _product(layer)) for layer in biased]
     products["biased"] = [lambda skip=skip: skip._forward(sparse[0.5]) for skip in skipping]
     with torch.inference_mode():
-        return in_turn(products, rounds)
+        return in_turn(products)
 
 
 def _product(layer: nn.Linear) -> load._Product:
@@ -71,28 +72,16 @@ def _product(layer: nn.Linear) -> load._Product:
     return product
 
 
-def break_even(ratios: list[float]) -> str:
-    """The sparsity from which the ratio dense / sparse stays above 1, between two measured ones on a line."""
-    if ratios[-1] <= 1:
-        return "never"
-    last = max((at for at, ratio in enumerate(ratios) if ratio <= 1), default=None)
-    if last is None:
-        return "any"
-    low, high = ratios[last], ratios[last + 1]
-    return f"{SPARSITIES[last] + (SPARSITIES[last + 1] - SPARSITIES[last]) * (1 - low) / (high - low):.0%}"
-
-
-def show_products(dtype: torch.dtype, rounds: int) -> None:
+def show_products(dtype: torch.dtype) -> None:
     """Print a row for each shape."""
     rows = []
     for n_in, n_out in SHAPES:
-        taken = measure(n_in, n_out, dtype, rounds)
-        ratios = [taken["dense"] / taken[f"{s}"] for s in SPARSITIES]
+        taken = measure(n_in, n_out, dtype)
         bias = f"{taken['biased'] / taken['0.5'] - 1:+.1%}"
-        figures = [f"{ratio:.2f}x" for ratio in ratios]
-        rows.append((f"{n_in} -> {n_out}", f"{1e6 * taken['dense']:.0f}", *figures, break_even(ratios), bias))
-    head = ["product", "dense, microseconds", *(f"{s:.0%}" for s in SPARSITIES), "pays from", "a bias, at 50%"]
-    print_table(f"One token, one thread, {dtype}, median of {rounds}: times faster than torch's product", head, rows)
+        figures = [f"{taken['dense'] / taken[f'{s}']:.2f}x" for s in SPARSITIES]
+        rows.append((f"{n_in} -> {n_out}", f"{1e6 * taken['dense']:.0f}", *figures, bias))
+    head = ["product", "dense, microseconds", *(f"{s:.0%}" for s in SPARSITIES), "a bias, at 50%"]
+    print_table(f"One token, one thread, {dtype}, median of {_ROUNDS}: times faster than torch's product", head, rows)
 
 
 def generate(model: PreTrainedModel, prompt: Tensor, text: list[int] | None = None) -> tuple[list[int], float]:
@@ -124,7 +113,7 @@ def by_our_product(model: PreTrainedModel, adapter: Path) -> Iterator[None]:
         swap.remove()
 
 
-def show_generation(adapter: Path, dtype: torch.dtype, rounds: int) -> None:
+def show_generation(adapter: Path, dtype: torch.dtype) -> None:
     """Print how fast the embedded model generates, dense, as the adapter makes it, and by our product alone."""
     directory = embedded.model_dir()
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval().requires_grad_(False)
@@ -136,7 +125,7 @@ def show_generation(adapter: Path, dtype: torch.dtype, rounds: int) -> None:
         "sparse, zeros skipped": lambda: load.load_spon(model, adapter),
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
-    for way, attached in [*ways.items()] * rounds:
+    for way, attached in [*ways.items()] * _ROUNDS:
         with attached():
             taken[way].append(generate(model, prompt)[1])
     rows, reference = [], list[int]()
@@ -147,23 +136,22 @@ def show_generation(adapter: Path, dtype: torch.dtype, rounds: int) -> None:
             same = sum(map(int.__eq__, generate(model, prompt, reference)[0], reference)) / _NEW_TOKENS
         ms = 1e3 * median(taken[way])
         rows.append((way, f"{ms:.1f}", f"{1e3 * median(taken['dense']) / ms:.2f}x", f"{same:.0%}"))
-    title = f"{_NEW_TOKENS} tokens by the embedded model, one thread, {dtype}, median of {rounds}"
+    title = f"{_NEW_TOKENS} tokens by the embedded model, one thread, {dtype}, median of {_ROUNDS}"
     print_table(title, ["way", "ms a token", "faster than dense", "same tokens as by torch's product"], rows)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--adapter", type=Path, help="an export for the embedded model, to generate with")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = getattr(torch, options.dtype)
-    show_products(dtype, options.rounds)
+    show_products(dtype)
     if options.adapter:
-        show_generation(options.adapter, dtype, options.rounds)
+        show_generation(options.adapter, dtype)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """What a GPU makes of it: ceilings, a training step, scoring, Fisher curves and several trials, on random Llamas.
 
-python -m tests.benchmarks.gpu [--shapes 1B 8B] [--out FILE.json]
+python -m tests.benchmarks.gpu [--shapes 1B 8B]
 
 It needs neither Ray nor a network nor a hub. Without a GPU it runs a tiny shape, which shows only that all of it runs.
 """
 
 import argparse
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from search_spaces.sites import Site
 from search_spaces.trial import TrialPlan
 from tests.benchmarks.plain import Plain
 from tests.benchmarks.table import print_table
-from trainables.cost import forward_flop, step_flop
+from trainables.cost import step_flop
 from trainables.evaluation import score
 from trainables.loss import token_chunks
 from trainables.model.attention import attention_for
@@ -197,15 +196,13 @@ def repeats_exactly(bench: RandomBench) -> bool:
     return all(torch.equal(ends[0][site], ends[1][site]) for site in ends[0])
 
 
-def scoring(bench: RandomBench, top: float) -> Found:
+def scoring(bench: RandomBench) -> Found:
     """Scoring the sparse model, beside the matrix products alone that it needs."""
     plan, blocks, teacher = bench.plan("threshold"), bench.blocks("validation"), bench.teacher("validation")
     n_tokens = blocks.tokens.numel()
     with sparsified(bench.model, plan, bench.thresholds(plan)):
         taken = seconds(lambda: score(bench.model, blocks, teacher), 5, 2)
-    flop = forward_flop(bench.model.shape, n_tokens)
-    of_products = taken / products_seconds(bench, n_tokens)
-    return {"tokens_s": n_tokens / taken, "of_ceiling": flop / taken / top / 1e12, "of_products": of_products}
+    return {"tokens_s": n_tokens / taken, "of_products": taken / products_seconds(bench, n_tokens)}
 
 
 @torch.inference_mode()
@@ -231,12 +228,11 @@ def products_seconds(bench: RandomBench, n_tokens: int) -> float:
     return seconds(products, 5, 2)
 
 
-def curves(bench: RandomBench) -> Found:
-    """Fisher curves of all sites, one draw of labels."""
+def curves(bench: RandomBench) -> float:
+    """Tokens a second of Fisher curves of all sites, one draw of labels."""
     plan = bench.plan("threshold")
     bench.fisher_curves(plan, range(8))  # warms up
-    taken = timed(lambda: bench.fisher_curves(plan, range(8, 40)))
-    return {"tokens_s": 32 * LENGTH / taken}
+    return 32 * LENGTH / timed(lambda: bench.fisher_curves(plan, range(8, 40)))
 
 
 def selection(width: int) -> dict[str, float]:
@@ -247,7 +243,6 @@ def selection(width: int) -> dict[str, float]:
     ways: dict[str, Callable[[], Tensor]] = {
         "topk": lambda: x.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True),
         "kthvalue": lambda: x.kthvalue(width - k + 1, dim=-1, keepdim=True).values,
-        "sort": lambda: x.sort(dim=-1, descending=True).values[:, k - 1 : k],
         "ours": lambda: ours(x, wanted),
     }
     expected = ways["topk"]()
@@ -255,17 +250,6 @@ def selection(width: int) -> dict[str, float]:
         if not torch.equal(way(), expected):
             raise AssertionError(f"{name} found other magnitudes than topk")
     return {name: 1e3 * seconds(way, 15) for name, way in ways.items()}
-
-
-def kernels(bench: RandomBench) -> list[tuple[str, float, int]]:
-    """Kernels of a step: name, milliseconds and calls, the longest first."""
-    trainer = bench.trainer("threshold")
-    trainer.train_until(5)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
-        trainer.train_until(10)
-        wait()
-    events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
-    return [(event.key[:80], event.device_time_total / 5e3, event.count // 5) for event in events if event.count >= 5]
 
 
 def work(name: str) -> None:
@@ -325,15 +309,25 @@ def _steps_together(workers: list["subprocess.Popen[str]"], spell: float) -> int
 def measure_shape(name: str, top: float) -> Found:
     """All figures of one shape."""
     bench = RandomBench(name)
-    found: Found = {"teacher_tokens_s": BLOCKS * LENGTH / timed(lambda: bench.teacher("calibration"))}
+    bench.teacher("calibration")
     bench.thresholds(bench.plan("threshold"))
+    found: Found = {}
     steps = [(way, rule) for way in WAYS for rule in ("threshold", "topk") if (way, rule) != ("eager", "topk")]
     found["steps"] = [step(bench, way, rule, top) for way, rule in [*steps, ("plain", "topk")]]
-    found |= {"scoring": scoring(bench, top), "curves": curves(bench), "repeats_exactly": repeats_exactly(bench)}
+    found |= {"scoring": scoring(bench), "curves": curves(bench), "repeats_exactly": repeats_exactly(bench)}
     if name != "8B":  # in fp32 it fills a GPU
         found["gradient_cosine"] = exactness(name, bench)
+    return found
+
+
+def measure(shapes: list[str]) -> Found:
+    """All figures."""
+    found: Found = {"device": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU", "ceilings": ceilings()}
+    found["selection"] = {width: selection(width) for width in ((2048, 8192, 14336) if DEVICE == "cuda" else (64,))}
+    found["shapes"] = {name: measure_shape(name, found["ceilings"]["tflops"]) for name in shapes}
     if DEVICE == "cuda":
-        found["kernels"] = kernels(bench)
+        torch.cuda.empty_cache()
+        found["sharing"] = {kind: _shared(shapes[0], kind == "with MPS") for kind in ("without MPS", "with MPS")}
     return found
 
 
@@ -348,29 +342,24 @@ def show(found: Found) -> None:
             figures = f"{row['ms']:.1f}", f"{row['of_ceiling']:.0%}", f"{row['tokens_s']:.0f}", f"{row['first_s']:.1f}"
             rows.append((name, row["way"], row["rule"], *figures, memory))
         scored = of["scoring"]
-        rates = (of["teacher_tokens_s"], scored["tokens_s"], of["curves"]["tokens_s"])
-        teacher, scores, curve = (f"{rate:.0f}" for rate in rates)
+        rates = f"{scored['tokens_s']:.0f}", f"{scored['of_products']:.2f}", f"{of['curves']:.0f}"
         cosines = [f"{way} {c['worst']:.4f}, {c['median']:.4f}" for way, c in of.get("gradient_cosine", {}).items()]
         same = "yes" if of["repeats_exactly"] else "no"
-        others.append((name, teacher, scores, f"{scored['of_products']:.2f}", curve, same, "; ".join(cosines)))
+        others.append((name, *rates, same, "; ".join(cosines)))
     print_table(
         f"A step of {BATCH} x {LENGTH} tokens, biases at all sites, {SPARSITY:.0%}",
         ["shape", "way", "rule", "ms", "of the ceiling", "tokens a second", "first, s", "peak GiB"],
         rows,
     )
-    head = ["shape", "teacher, tokens a second", "scoring, tokens a second", "of its products' time"]
-    head += ["curves, tokens a second", "same twice", "gradient's cosine to fp32: worst site, median"]
+    head = ["shape", "scoring, tokens a second", "of its products' time", "curves, tokens a second"]
+    head += ["same twice", "gradient's cosine to fp32: worst site, median"]
     print_table("The rest", head, others)
-    ways = ["topk", "kthvalue", "sort", "ours"]
+    ways = ["topk", "kthvalue", "ours"]
     rows = [(width, *(f"{of[way]:.3f}" for way in ways)) for width, of in found["selection"].items()]
     print_table("k-th largest magnitude of 1,024 rows, ms", ["width", *ways], rows)
     for mps, of in found.get("sharing", {}).items():
         shared = of if isinstance(of, str) else ", ".join(f"{n}: {rate:.1f}" for n, rate in of.items())
         print(f"steps a second of all trials that share the GPU, {mps}: {shared}")
-    for name, of in found["shapes"].items():
-        listed = [(kernel, f"{ms:.2f}", calls) for kernel, ms, calls in of.get("kernels", [])[:12]]
-        if listed:
-            print_table(f"Kernels of a step, {name}", ["kernel", "ms", "calls"], listed)
 
 
 def _shared(name: str, mps: bool) -> dict[int, float] | str:
@@ -380,32 +369,17 @@ def _shared(name: str, mps: bool) -> dict[int, float] | str:
         return f"not measured: {error}"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["1B", "8B"] if DEVICE == "cuda" else ["tiny"])
-    parser.add_argument("--out", type=Path, help="a JSON file for all figures")
     parser.add_argument("--worker", choices=SHAPES, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     os.environ["SPON_CACHE"] = tempfile.mkdtemp(prefix="spon-gpu-")
     if options.worker:
         work(options.worker)
-        return
-    found: Found = {"device": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU", "ceilings": ceilings()}
-    found["selection"] = {width: selection(width) for width in ((2048, 8192, 14336) if DEVICE == "cuda" else (64,))}
-    found["shapes"] = {}
-    for name in options.shapes:
-        found["shapes"][name] = measure_shape(name, found["ceilings"]["tflops"])
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=1))
-    if DEVICE == "cuda":
-        torch.cuda.empty_cache()
-        found["sharing"] = {
-            kind: _shared(options.shapes[0], kind == "with MPS") for kind in ("without MPS", "with MPS")
-        }
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1))
-    show(found)
+    else:
+        show(measure(options.shapes))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Beside them, in brackets, what the same test would do that takes layers or block
 python -m tests.benchmarks.nulls
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,6 +29,7 @@ from search_spaces.sites import MODULES, Site
 from tests.benchmarks.table import print_table
 from trainables.statistics import Array
 
+_DRAWS = 500
 _UNITS = (12, 30)
 _RHOS = (0.0, 0.5, 0.8)
 _BLOCKS = 3  # of a document
@@ -180,24 +180,21 @@ NULLS: dict[str, tuple[float, Simulation, Simulation | None]] = {
 
 def main() -> None:
     """Simulate and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=500)
-    draws = parser.parse_args().draws
     rows = []
     for name, (nominal, *ways) in NULLS.items():
         cells = []
         for n in _UNITS:
             for rho in _RHOS:
-                rates = [_rate(way, n, rho, draws) for way in ways if way is not None]
+                rates = [_rate(way, n, rho) for way in ways if way is not None]
                 cells.append(f"{rates[0]:.1%}" + "".join(f" ({rate:.0%})" for rate in rates[1:]))
         rows.append((name, f"{nominal:.1%}", *cells))
     head = ["null", "nominal", *(f"n={n}, rho={rho:.1f}" for n in _UNITS for rho in _RHOS)]
-    print_table(f"Wrong rejections in {draws} draws (in brackets: units taken for independent)", head, rows)
+    print_table(f"Wrong rejections in {_DRAWS} draws (in brackets: units taken for independent)", head, rows)
 
 
-def _rate(way: Simulation, n: int, rho: float, draws: int) -> float:
+def _rate(way: Simulation, n: int, rho: float) -> float:
     rng = np.random.default_rng(0)
-    return sum(way(n, rho, rng) for _ in range(draws)) / draws
+    return sum(way(n, rho, rng) for _ in range(_DRAWS)) / _DRAWS
 
 
 if __name__ == "__main__":

@@ -20,15 +20,17 @@ from tests.benchmarks.table import print_table
 from tests.search_spaces.conftest import make_shape
 from trainables.ray_trainable import COMPLETE
 
+_LAYERS = 30
 _WINDOW = 50  # proposals that a figure is the mean of
 
 
-def make_searcher(directory: Path, algorithm: str, n_layers: int, n_masks: int) -> MaskSearch:
+def make_searcher(directory: Path, algorithm: str, n_masks: int) -> MaskSearch:
     """A search over masks of half the sites, of which none is known."""
     modules = ["o_proj", "down_proj"]
-    masks = {"family": "exactly_k", "modules": modules, "per": "site", "k": n_layers}
+    masks = {"family": "exactly_k", "modules": modules, "per": "site", "k": _LAYERS}
     space = {
         "name": algorithm,
+        "model": {"dtype": "float32"},
         "sparsity": [0.6],
         "allocations": ["BASELINE-TEAL"],
         "plan": {"modules": modules},
@@ -36,7 +38,7 @@ def make_searcher(directory: Path, algorithm: str, n_layers: int, n_masks: int) 
     }
     task = Task(
         space=SpaceConfig.model_validate(space),
-        shape=make_shape(n_layers),
+        shape=make_shape(_LAYERS),
         fingerprints=Fingerprints("model", "corpus"),
         rungs=(32,),
         known=lambda trial, blocks: None,
@@ -61,17 +63,15 @@ def seconds_of(searcher: MaskSearch, n_masks: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--masks", type=int, default=1000)
-    parser.add_argument("--layers", type=int, default=30)
-    parser.add_argument("--algorithms", nargs="+", default=["tpe", "nsga2", "random"])
     arguments = parser.parse_args()
     marks = [mark for mark in (100, 200, 500, 1000, 2000, 5000) if mark <= arguments.masks]
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        for algorithm in arguments.algorithms:
-            searcher = make_searcher(Path(place), algorithm, arguments.layers, arguments.masks)
+        for algorithm in ("tpe", "nsga2", "random"):
+            searcher = make_searcher(Path(place), algorithm, arguments.masks)
             took = seconds_of(searcher, arguments.masks)
             rows.append([algorithm, *(f"{1000 * sum(took[mark - _WINDOW : mark]) / _WINDOW:.0f}" for mark in marks)])
-    title = f"ms a mask, of {2 * arguments.layers} sites, by the number of masks before it"
+    title = f"ms a mask, of {2 * _LAYERS} sites, by the number of masks before it"
     print_table(title, ["algorithm", *map(str, marks)], rows)
 
 

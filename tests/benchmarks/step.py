@@ -29,6 +29,7 @@ from trainables.workbench import Workbench
 _SPACE = Path("search_spaces/embedded.yaml")
 _SPARSITY = 0.5
 _BATCH = 8
+_THREADS, _REPEATS = 2, 5
 _VARIANTS = {
     "plain": ("float32", "topk"),
     "fp32, topk": ("float32", "topk"),
@@ -38,10 +39,10 @@ _VARIANTS = {
 }
 
 
-def subject(variant: str, allocation: str = "UNIF-ALL") -> tuple[Workbench, TrialConfig]:
+def subject(variant: str) -> tuple[Workbench, TrialConfig]:
     """A workbench on the first blocks of the embedded text, and a trial for it."""
     dtype, rule = _VARIANTS[variant]
-    settings = [f"model.dtype={dtype}", f"plan.rule={rule}", f"sparsity=[{_SPARSITY}]", f"allocations=[{allocation}]"]
+    settings = [f"model.dtype={dtype}", f"plan.rule={rule}", f"sparsity=[{_SPARSITY}]", "allocations=[UNIF-ALL]"]
     settings += ["corpus.blocks={calibration: 64, validation: 8, test: 8}", "training.epochs=1000"]
     space = load_space(_SPACE, settings)
     bench = Workbench(space.model, space.corpus, "cpu")
@@ -64,11 +65,11 @@ def stepper(variant: str) -> Callable[[], object]:
     return lambda: trainer.train_until(trainer.step + 1)
 
 
-def step_seconds(repeats: int) -> dict[str, float]:
+def step_seconds() -> dict[str, float]:
     """Median seconds of a step of each variant, taken in turn so that the machine's moods hit all alike."""
     steppers = {variant: stepper(variant) for variant in _VARIANTS}
     taken: dict[str, list[float]] = {variant: [] for variant in _VARIANTS}
-    for repeat in range(repeats + 1):
+    for repeat in range(_REPEATS + 1):
         for variant, step in steppers.items():
             started = time.perf_counter()
             step()
@@ -109,11 +110,9 @@ def worst_cosine(mine: dict[Site, Tensor], reference: dict[Site, Tensor]) -> flo
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak-of", choices=_VARIANTS, help="print the peak memory of this variant, in MiB")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(_THREADS)
     if options.peak_of:
         step = stepper(options.peak_of)
         for _ in range(2):
@@ -121,7 +120,7 @@ def main() -> None:
         status = Path("/proc/self/status").read_text()  # getrusage would give the parent's peak if that is higher
         print(int(status.split("VmHWM:")[1].split()[0]) / 2**10)
         return
-    seconds = step_seconds(options.repeats)
+    seconds = step_seconds()
     peaks = {variant: peak_mib(variant) for variant in _VARIANTS}
     reference = gradients("plain")
     cosines = {v: worst_cosine(gradients(v), reference) if v.endswith("topk") else None for v in _VARIANTS}
@@ -137,7 +136,7 @@ def main() -> None:
         for variant in _VARIANTS
     ]
     head = ["step", "seconds", "faster than plain", "peak MiB", "of plain's", "worst gradient cosine to plain"]
-    print_table(f"A training step, {options.threads} threads, median of {options.repeats}", head, rows)
+    print_table(f"A training step, {_THREADS} threads, median of {_REPEATS}", head, rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What several writers at once get out of a store: drivers of sweeps that share an MLflow or an Optuna study.
 
-    python -m tests.benchmarks.stores --writers 8 --records 25
+    python -m tests.benchmarks.stores
 
 SQLite, and PostgreSQL where its programs and `psycopg` are installed. A record is an MLflow run with ten validations,
 or an Optuna trial that is asked, told ten intermediate values, and told its end.
 """
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ from mlflow.entities import Metric
 from tests.benchmarks.table import print_table
 from tests.services import PASSWORD, postgres, postgres_programs
 
+_WRITERS, _RECORDS = 8, 25  # records of each writer
 _VALIDATIONS = 10
 
 
@@ -58,11 +58,11 @@ def optuna_trial(uri: str) -> Callable[[], None]:
 RECORDS = {"mlflow": mlflow_run, "optuna": optuna_trial}
 
 
-def _be_writer(what: str, uri: str, n_records: int, begin: Barrier, found: Queue) -> None:
+def _be_writer(what: str, uri: str, begin: Barrier, found: Queue) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     write, slowest, failures = RECORDS[what](uri), 0.0, 0
     begin.wait()
-    for _ in range(n_records):
+    for _ in range(_RECORDS):
         started = time.monotonic()
         try:
             write()
@@ -72,11 +72,11 @@ def _be_writer(what: str, uri: str, n_records: int, begin: Barrier, found: Queue
     found.put((slowest, failures))
 
 
-def measure(what: str, uri: str, n_writers: int, n_records: int) -> tuple[float, float, int]:
+def measure(what: str, uri: str, n_writers: int) -> tuple[float, float, int]:
     """Records a second of all writers together, the slowest in seconds, and how many failed."""
     context = multiprocessing.get_context("spawn")
     begin, found = context.Barrier(n_writers + 1), context.Queue()
-    arguments = (what, uri, n_records, begin, found)
+    arguments = (what, uri, begin, found)
     writers = [context.Process(target=_be_writer, args=arguments) for _ in range(n_writers)]
     for writer in writers:
         writer.start()
@@ -87,7 +87,7 @@ def measure(what: str, uri: str, n_writers: int, n_records: int) -> tuple[float,
     for writer in writers:
         writer.join()
     failures = sum(failed for _, failed in results)
-    return (n_writers * n_records - failures) / seconds, max(slowest for slowest, _ in results), failures
+    return (n_writers * _RECORDS - failures) / seconds, max(slowest for slowest, _ in results), failures
 
 
 @contextlib.contextmanager
@@ -103,10 +103,6 @@ def stores() -> Iterator[dict[str, dict[str, str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--writers", type=int, default=8)
-    parser.add_argument("--records", type=int, default=25, help="of each writer (%(default)s)")
-    arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = []
     with stores() as found:
@@ -114,12 +110,11 @@ def main() -> None:
             MlflowClient(addresses["mlflow"]).create_experiment("stores")
             optuna.create_study(study_name="stores", storage=addresses["optuna"])
             for what, uri in addresses.items():
-                alone = measure(what, uri, 1, arguments.records)
-                together = measure(what, uri, arguments.writers, arguments.records)
+                alone, together = measure(what, uri, 1), measure(what, uri, _WRITERS)
                 rates = f"{alone[0]:.1f}", f"{together[0]:.1f}", f"{together[0] / alone[0]:.2f}x"
                 slowest = f"{alone[1]:.2f}, {together[1]:.2f}"
-                rows.append((what, store, *rates, slowest, f"{together[2]} of {arguments.writers * arguments.records}"))
-    head = ("what", "store", "one writer, a second", f"{arguments.writers} writers, a second", "ratio")
+                rows.append((what, store, *rates, slowest, f"{together[2]} of {_WRITERS * _RECORDS}"))
+    head = ("what", "store", "one writer, a second", f"{_WRITERS} writers, a second", "ratio")
     print_table("Records of writers at once", (*head, "slowest, s", "lost"), rows)
 
 
