@@ -17,15 +17,11 @@ import pty
 import re
 import shlex
 import shutil
-import socket
 import struct
 import subprocess
 import sys
 import termios
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -35,6 +31,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.text import Text
+
+from tests.services import free_port, mlflow_server
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,8 +112,9 @@ def compare(page: Page, storage: Path) -> None:
     (parent, *_) = client.search_runs([experiment], f"attributes.run_name = '{NAME}'")
     runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     ids = quote(json.dumps([run.info.run_id for run in runs]))
-    with _server(database) as address:
-        page.goto(f"{address}/#/compare-runs?runs={ids}&experiments={quote(json.dumps([experiment]))}")
+    port = free_port()
+    with mlflow_server(database, storage, port):
+        page.goto(f"http://127.0.0.1:{port}/#/compare-runs?runs={ids}&experiments={quote(json.dumps([experiment]))}")
         page.get_by_role("button", name="Model training").click()
         page.get_by_role("button", name="Toggle sidebar").click()
         page.get_by_role("button", name="Close").click()
@@ -129,28 +128,6 @@ def compare(page: Page, storage: Path) -> None:
                 page.keyboard.press("Escape")
         page.wait_for_timeout(2000)  # the plot is drawn
         _shoot(page, "compare", 610)
-
-
-@contextmanager
-def _server(database: str) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", database, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *options], start_new_session=True)
-    try:
-        for _ in range(120):
-            time.sleep(1)
-            try:
-                urllib.request.urlopen(f"{address}/health")
-                break
-            except OSError:
-                continue
-        yield address
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
 
 
 def report(page: Page, storage: Path) -> None:

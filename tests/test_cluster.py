@@ -32,10 +32,6 @@ def prepared(raw: dict[str, Any]) -> dict[str, Any]:
     return prepare_config(copy.deepcopy(raw))
 
 
-def commands(raw: dict[str, Any]) -> dict[str, list[str]]:
-    return {key: value for key, value in raw.items() if key.endswith("_commands")}
-
-
 def test_the_launcher_takes_it(prepared):
     validate_config(prepared)
 
@@ -123,10 +119,9 @@ def test_caches_are_on_the_nodes_own_disk(raw):
 
 
 def test_every_command_is_sound_shell(raw):
-    for listed in commands(raw).values():
-        for command in listed:
-            checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
-            assert checked.returncode == 0, (command, checked.stderr)
+    for command in (command for key, listed in raw.items() if key.endswith("_commands") for command in listed):
+        checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
+        assert checked.returncode == 0, (command, checked.stderr)
 
 
 @pytest.fixture(scope="module")

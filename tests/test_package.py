@@ -79,11 +79,6 @@ def test_the_lock_has_every_pin_and_no_address() -> None:
     assert "://" not in lock
 
 
-@pytest.mark.parametrize("room", ["sweep", "analysis"])
-def test_a_command_says_its_version_from_any_directory(installed: Path, tmp_path: Path, room: str) -> None:
-    assert run(installed, tmp_path, room, "--version").stdout.strip() == __version__
-
-
 @pytest.mark.parametrize(("room", "command"), [("sweep", "status"), ("analysis", "interpret")])
 def test_the_usage_line_is_of_the_command_that_was_typed(
     installed: Path, tmp_path: Path, room: str, command: str
