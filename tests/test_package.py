@@ -134,11 +134,6 @@ def dockerfile() -> list[tuple[str, list[str]]]:
     return [(name, words.split()) for name, words in re.findall(r"^([A-Z]+) (.+)$", text, re.MULTILINE)]
 
 
-def stages(dockerfile: list[tuple[str, list[str]]]) -> list[list[tuple[str, list[str]]]]:
-    begins = [place for place, (name, _) in enumerate(dockerfile) if name == "FROM"]
-    return [dockerfile[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
-
-
 def test_the_image_is_of_the_pinned_ray_and_python(dockerfile: list[tuple[str, list[str]]]) -> None:
     (ray,) = re.findall(r"^ray\[tune\]==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     (python,) = re.findall(r'^requires-python = ">=(\S+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
@@ -165,7 +160,7 @@ def test_what_the_image_copies_is_there_and_is_all_of_the_wheel(
 def test_the_image_installs_what_running_needs_and_its_user_is_not_root(
     dockerfile: list[tuple[str, list[str]]],
 ) -> None:
-    *_, last = stages(dockerfile)
+    last = dockerfile[max(place for place, (name, _) in enumerate(dockerfile) if name == "FROM") :]
     installs = [words for name, words in last if name == "RUN" and "install" in words and "pip" in words]
     files = {Path(word).name for words in installs for word in words if word.endswith((".txt", ".lock"))}
     assert files == {"requirements.txt", "requirements-cluster.txt", "requirements.lock"}

@@ -43,7 +43,7 @@ def obeys(family, mask):
             return whole
         case ExactlyK(per="layer"):
             return whole and len(by_layer) == family.k
-        case ExactlyK():
+        case ExactlyK() | Ranked():
             return len(mask) == family.k and {site.module for site in mask} <= set(family.modules)
         case Window():
             layers = sorted(by_layer)
@@ -51,8 +51,6 @@ def obeys(family, mask):
             return whole and right and layers == list(range(layers[0], layers[-1] + 1))
         case LayerModuleBits():
             return {site.module for site in mask} <= set(family.modules)
-        case Ranked():
-            return len(mask) == family.k and {site.module for site in mask} <= set(family.modules)
         case ModulePerLayer():
             return all(len(modules) == 1 and modules[0] in family.modules for modules in by_layer.values())
 
