@@ -31,13 +31,13 @@ from trainables.quiet import hush
 from trainables.workbench import find_materials
 
 _SITES = "ALL-SITES"
-_BLOCKS = {"cpu": (128, 24, 48), "cuda": (1024, 256, 256)}
+_BLOCKS = {"cpu": (320, 24, 48), "cuda": (1024, 256, 256)}
 """Calibration, validation and test blocks for each kind of device."""
 _LEAST, _MOST = 64, 8192
 """Range of calibration blocks that a budget may give."""
 _STARTING = 150.0
 """Seconds of a sweep outside steps and passes: starting workers, and files."""
-_TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 8}
+_TRAINING = {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 2, "epochs": 1, "batch_size": 4}
 
 
 def space_to_find(model: str, sparsity: float, text: list[str]) -> SpaceConfig:

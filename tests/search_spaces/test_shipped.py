@@ -22,7 +22,7 @@ BASE = {"name": "s", "sparsity": [0.5], "allocations": ["UNIF-ALL"]}
 KEPT = {
     "demo": (2, "adf25b884255"),
     "embedded": (12, "5f8f5b701011"),
-    "embedded-levels": (6, "c52b89a0e11d"),
+    "embedded-levels": (6, "cd19a1170939"),
     "embedded-search": (4, "7370a109606d"),
     "llama-3.1-8b": (12, "e66d3a347361"),
     "llama-3.1-8b-levels": (6, "d6bc3944a850"),
