@@ -13,11 +13,29 @@ from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from search_spaces.trial import TrialConfig, TrialPlan
 from trainables import cost
-from trainables.cost import activation_bytes, claim_gpu, forward_flop, gpu_bytes, step_flop, teacher_bytes
+from trainables.cost import (
+    activation_bytes,
+    claim_gpu,
+    forward_flop,
+    gpu_bytes,
+    step_flop,
+    steps_per_epoch,
+    teacher_bytes,
+    total_steps,
+)
 from trainables.loss import linear_kl
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 from trainables.workbench import Workbench
+
+
+@pytest.mark.parametrize(
+    ("blocks", "batch", "accumulate", "steps"), [(16, 4, 1, 4), (17, 4, 1, 5), (16, 4, 3, 2), (3, 8, 1, 1)]
+)
+def test_an_epoch_has_a_step_for_every_started_batch(blocks: int, batch: int, accumulate: int, steps: int) -> None:
+    training = TrainingConfig(batch_size=batch, gradient_accumulation_steps=accumulate, epochs=3)
+    assert steps_per_epoch(blocks, training) == steps
+    assert total_steps(blocks, training) == 3 * steps
 
 
 def flop_of(work: Callable[[], object]) -> float:
