@@ -101,7 +101,6 @@ def claim_gpu(needed: int, share: float) -> None:
         SponError: if there is no GPU, or the share is smaller than what is needed.
     """
     check_device("cuda")
-    share = min(share, 1.0)
     name, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     if needed > share * total:
         raise SponError(
