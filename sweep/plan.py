@@ -20,9 +20,8 @@ from search_spaces.trial import TrialConfig
 from sweep.search.measure import without_ranked
 from sweep.terminal.display import say
 from sweep.tune.levels import measured_blocks, unmeasured
-from trainables.cost import forward_flop, gpu_bytes, step_flop, teacher_bytes
+from trainables.cost import forward_flop, gpu_bytes, step_flop, steps_per_epoch, teacher_bytes, total_steps
 from trainables.model.dtype import with_dtype
-from trainables.schedule import steps_per_epoch, total_steps
 from trainables.spon import SponBiases
 from trainables.training import Trainer
 from trainables.trial import score_biases

@@ -17,7 +17,7 @@ from sweep.store.lock import driver_of
 from sweep.store.storage import writer_of
 from sweep.terminal.display import ACTIVITY
 from sweep.terminal.view import duration
-from trainables.schedule import total_steps
+from trainables.cost import total_steps
 
 _OLD_SECONDS = 30.0
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")

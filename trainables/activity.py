@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 _PRINT_SECONDS = 5.0
@@ -65,10 +65,9 @@ def tell(what: str, done: int = 0, total: int | None = None, unit: str = "", not
         _listener(Activity(what, done, total, unit, note))
 
 
-def track(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
     """Yield items, and report before the first and after each how many are done, and the total if known."""
-    if total is None and isinstance(items, Collection):
-        total = len(items)
+    total = len(items) if isinstance(items, Collection) else None
     tell(what, 0, total, unit)
     for done, item in enumerate(items, start=1):
         yield item
@@ -78,19 +77,19 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None) ->
 class Throttle:
     """Forwards an activity if it differs from the previous one, or ``seconds`` have passed."""
 
-    def __init__(self, listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._listener, self._seconds, self._clock = listener, seconds, clock
+    def __init__(self, listener: Listener, seconds: float) -> None:
+        self._listener, self._seconds = listener, seconds
         self._what, self._said = "", 0.0
 
     def __call__(self, activity: Activity) -> None:
         """Take an activity."""
-        now = self._clock()
+        now = time.monotonic()
         if activity.what == self._what and now - self._said < self._seconds:
             return
         self._what, self._said = activity.what, now
         self._listener(activity)
 
 
-def printer(stream: TextIO | None = None) -> Listener:
-    """A listener for a notebook or a script that prints a line now and then, to ``stderr`` by default."""
-    return Throttle(lambda activity: print(activity, file=stream or sys.stderr, flush=True), _PRINT_SECONDS)
+def printer() -> Listener:
+    """A listener for a notebook or a script that prints a line to ``stderr`` now and then."""
+    return Throttle(lambda activity: print(activity, file=sys.stderr, flush=True), _PRINT_SECONDS)

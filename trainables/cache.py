@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
-from search_spaces.errors import NodeError
+from search_spaces.errors import NodeError, SponError
 from trainables.activity import tell
 
 
@@ -62,6 +62,35 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
                 with written_aside(place) as aside:
                     build(aside)
     return place
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's content, in hex.
+
+    It is cached by the file's path, size and modification time, so the next process reads nothing large.
+
+    Raises:
+        SponError: if the file cannot be read, or the cache cannot be written.
+    """
+    with _readable(file):
+        file = file.resolve()
+        stat = file.stat()
+
+    def build(directory: Path) -> None:
+        with _readable(file), file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        (directory / "sha256").write_text(digest)
+
+    key = content_key(str(file), stat.st_size, stat.st_mtime_ns)
+    return (cached("hashes", key, build) / "sha256").read_text()
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SponError(f"a file of a model or corpus must be readable, but {error.strerror} (at {file})") from error
 
 
 def cached_together(

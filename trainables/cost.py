@@ -1,9 +1,10 @@
-"""What a trial costs on any device: arithmetic, memory and disk, from the shape of the model alone.
+"""What a trial costs on any device: steps, arithmetic, memory and disk, from its config and the model's shape alone.
 
 The figures count what the code does: products with frozen weights, the tensors that autograd keeps, the teacher
 statistics. They need neither the weights nor a GPU, so a sweep can be judged before either is available.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -21,6 +22,17 @@ _ALL_SITES = 1.55
 On an H100, steps of 8 x 128 tokens took 5.2 GiB (1B) and 23.6 GiB (8B); ``gpu_bytes`` says 5.3 and 23.8. Compiled ones
 took 4.4 and 20.9 GiB.
 """
+
+
+def steps_per_epoch(n_blocks: int, training: TrainingConfig) -> int:
+    """Optimiser steps in one pass over ``n_blocks`` blocks; the last one may be smaller."""
+    return math.ceil(n_blocks / (training.batch_size * training.gradient_accumulation_steps))
+
+
+def total_steps(n_blocks: int, training: TrainingConfig) -> int:
+    """Optimiser steps of a whole run."""
+    whole = training.epochs * steps_per_epoch(n_blocks, training)
+    return min(whole, training.max_steps) if training.max_steps else whole
 
 
 def forward_flop(shape: ModelShape, n_tokens: int, heads: int = 1) -> float:
@@ -89,7 +101,6 @@ def claim_gpu(needed: int, share: float) -> None:
         SponError: if there is no GPU, or the share is smaller than what is needed.
     """
     check_device("cuda")
-    share = min(share, 1.0)
     name, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     if needed > share * total:
         raise SponError(

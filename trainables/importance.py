@@ -1,7 +1,7 @@
 """How much each group of sites matters: leave-one-out, Monte-Carlo Shapley values, gradients and gains at zero biases.
 
-A player is a group of sites that is switched on or off as one, such as a layer. ``score`` gives any mask a figure, such
-as ``MaskScorer.kl_nats``, and lower is better. An importance is how much a player lowers it.
+A player is a group of sites that is switched on or off as one, such as a layer. Players share no site. ``score`` gives
+any mask a figure, such as its KL, and lower is better. An importance is how much a player lowers it.
 """
 
 import math
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.errors import SponError
 from search_spaces.sites import Site, site_order
 from search_spaces.trial import TrialPlan
 from trainables.activity import track
@@ -43,12 +42,8 @@ class Importance:
 
 
 def leave_one_out(score: Score, players: Sequence[Player]) -> Importance:
-    """score(all but a player) - score(all), for each player. It costs one score per player, and one more.
-
-    Raises:
-        SponError: if a player is empty or two share a site.
-    """
-    everyone = _union(players)
+    """score(all but a player) - score(all), for each player. It costs one score per player, and one more."""
+    everyone = frozenset[Site]().union(*players)
     full = score(everyone)
     value = tuple(score(everyone - player) - full for player in players)
     return Importance(tuple(players), value, (0.0,) * len(players))
@@ -61,14 +56,9 @@ def shapley(score: Score, players: Sequence[Player], pairs: int, seed: int) -> I
     players, so games without higher ones come out exact from any one pair. The values sum to score(none) - score(all)
     in each order, and so in the mean. It costs 2 x pairs x (players - 1) + 2 scores.
 
-    The standard error is that of a mean of pairs of orders.
-
-    Raises:
-        SponError: if there are fewer than two pairs, a player is empty or two share a site.
+    The standard error is that of a mean of pairs of orders, of which there are at least two.
     """
-    if pairs < 2:
-        raise SponError(f"a standard error must come from at least 2 pairs, but got {pairs} (at pairs)")
-    ends = score(frozenset()), score(_union(players))
+    ends = score(frozenset()), score(frozenset[Site]().union(*players))
     rng = np.random.default_rng(seed)
     gains = np.empty((pairs, len(players)))
     for row in gains:
@@ -95,23 +85,17 @@ def _gains(
     return gains
 
 
-def by_gradient(
-    bench: Workbench,
-    plan: TrialPlan,
-    groups: Sequence[Player],
-    n_blocks: int | None = None,
-    form: Form = "output_bias",
-) -> Importance:
+def by_gradient(bench: Workbench, plan: TrialPlan, groups: Sequence[Player], n_blocks: int, form: Form) -> Importance:
     """Norm of dKL/db at b = 0 of each group, in nats per unit of bias: the KL that its first small step gains.
 
     b joins the biases of a group, and KL is the mean over tokens of the sparse model on the first ``n_blocks``
-    calibration blocks, or all. The standard error is a jackknife over blocks. Noise only ever lengthens a vector, so a
-    norm near its error means nothing.
+    calibration blocks, at least two. The standard error is a jackknife over blocks. Noise only ever lengthens a vector,
+    so a norm near its error means nothing.
 
     Raises:
-        SponError: if there are fewer than two blocks, a group is empty or two share a site.
+        SponError: if there are fewer blocks.
     """
-    sites = tuple(sorted(_union(groups), key=site_order))
+    sites = tuple(sorted(frozenset[Site]().union(*groups), key=site_order))
     gradients = _block_gradients(bench, plan, SponBiases(bench.model, sites, form), n_blocks)
     joined = [np.concatenate([gradients[site] for site in sites if site in group], axis=1) for group in groups]
     value = tuple(float(np.linalg.norm(rows.mean(axis=0))) for rows in joined)
@@ -122,17 +106,17 @@ def by_gain(
     bench: Workbench,
     plan: TrialPlan,
     biases: Mapping[Site, Tensor],
-    n_blocks: int | None = None,
+    n_blocks: int,
     form: Form = "output_bias",
 ) -> Importance:
     """First-order gain of each site's bias, -dKL/db . b in nats, at the sparse model without biases.
 
     Where biases were trained at all sites together, the half of the sites that ranks highest does what all do. The
-    standard error is that of a mean over the first ``n_blocks`` calibration blocks, or all. The biases must have been
-    trained under the plan.
+    standard error is that of a mean over the first ``n_blocks`` calibration blocks, at least two. The biases must have
+    been trained under the plan.
 
     Raises:
-        SponError: if there are fewer than two blocks.
+        SponError: if there are fewer blocks.
     """
     sites = tuple(sorted(biases, key=site_order))
     gradients = _block_gradients(bench, plan, SponBiases(bench.model, sites, form), n_blocks)
@@ -142,15 +126,13 @@ def by_gain(
     return Importance(players, tuple(gains.mean(axis=1).tolist()), tuple(error.tolist()))
 
 
-def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_blocks: int | None) -> dict[Site, Array]:
+def _block_gradients(bench: Workbench, plan: TrialPlan, biases: SponBiases, n_blocks: int) -> dict[Site, Array]:
     """Gradient dKL/db of each site on each block, (blocks, width) fp64."""
     blocks, teacher = some_blocks(bench, "calibration", slice(n_blocks))
-    if len(blocks.tokens) < 2:
-        raise SponError("a standard error must come from at least 2 blocks, but got 1 (at the calibration split)")
     rows = []
     with sparsified(bench.model, plan, bench.thresholds(plan), biases):
-        parts = zip(blocks.tokens, teacher.mean_row, teacher.entropy, strict=True)
-        for tokens, mean_row, entropy in track(parts, "gradients of the layers", "block", len(blocks.tokens)):
+        parts = list(zip(blocks.tokens, teacher.mean_row, teacher.entropy, strict=True))
+        for tokens, mean_row, entropy in track(parts, "gradients of the layers", "block"):
             hidden = bench.model.hidden(tokens[None].to(bench.model.device))[0]
             loss = linear_kl(hidden, bench.model.head, mean_row, entropy)
             rows.append(torch.autograd.grad(loss, biases.parameters()))
@@ -165,12 +147,3 @@ def _jackknife_error_of_norm(rows: Array) -> float:
     n = len(rows)
     norms = np.linalg.norm((rows.sum(axis=0) - rows) / (n - 1), axis=1)
     return math.sqrt((n - 1) / n * float(((norms - norms.mean()) ** 2).sum()))
-
-
-def _union(players: Sequence[Player]) -> frozenset[Site]:
-    """All sites of the players."""
-    union = frozenset[Site]().union(*players)
-    if not all(players) or len(union) != sum(len(player) for player in players):
-        listed = "; ".join(" ".join(map(str, sorted(player, key=site_order))) or "none" for player in players)
-        raise SponError(f"players must be disjoint groups of at least one site, but got {listed} (at players)")
-    return union

@@ -16,7 +16,7 @@ from search_spaces.sites import Site, site_order
 from search_spaces.trial import TrialPlan
 from trainables.evaluation import score
 from trainables.sparse import sparsified
-from trainables.spon import Form, SponBiases, switched_on
+from trainables.spon import Form, SponBiases
 from trainables.teacher import Teacher
 from trainables.text.corpus import Blocks
 from trainables.workbench import Workbench
@@ -32,7 +32,7 @@ def some_blocks(bench: Workbench, split: Split, rows: slice) -> tuple[Blocks, Te
     """
     blocks, teacher = bench.blocks(split), bench.teacher(split)
     have = len(blocks.tokens)
-    if not (rows.start or 0) < (have if rows.stop is None else rows.stop) <= have:
+    if not (rows.start or 0) < rows.stop <= have:
         raise SponError(f"n_blocks must be in 1..{have}, but got {rows.stop} (at the {split} split)")
     return taken(blocks, teacher, rows)
 
@@ -55,7 +55,7 @@ class MaskScore(NamedTuple):
 
 
 class MaskScorer:
-    """Scores masks by running the sparse model with their shared biases.
+    """Scores masks on the validation split by running the sparse model with their shared biases.
 
     Scores are kept per block, so a mask that goes on to more blocks pays for the new ones only.
 
@@ -63,40 +63,12 @@ class MaskScorer:
         bench: model and text.
         plan: sparsity plan that the biases were trained under.
         biases: shared vectors of the candidate sites, such as ``Checkpoint.biases``.
-        split: text to compare masks on; never ``test``.
         form: what the vectors are.
-
-    Attributes:
-        candidates: sites with a shared bias, in canonical order.
-        evaluated: blocks that went through the model so far.
-
-    Raises:
-        SponError: if the split is ``test``, or there are no biases.
-        ValueError: if a vector does not fit its site.
     """
 
-    def __init__(
-        self,
-        bench: Workbench,
-        plan: TrialPlan,
-        biases: Mapping[Site, Tensor],
-        split: Split = "validation",
-        form: Form = "output_bias",
-    ) -> None:
-        if not biases:
-            raise SponError("a mask must have shared biases to choose from, but got none (at biases)")
-        if split == "test":
-            raise SponError("masks must be compared on text that choices may see, but got 'test' (at split)")
-        self.candidates = tuple(sorted(biases, key=site_order))
-        self.evaluated = 0
-        self._bench, self._plan, self._split, self._form = bench, plan, split, form
-        self._biases = biases
+    def __init__(self, bench: Workbench, plan: TrialPlan, biases: Mapping[Site, Tensor], form: Form) -> None:
+        self._bench, self._plan, self._biases, self._form = bench, plan, biases, form
         self._known: dict[Mask, Tensor] = {}
-        self._switched_on(frozenset(biases))  # so that vectors that do not fit fail here, not in the middle of a search
-
-    def kl_nats(self, mask: Mask, n_blocks: int) -> float:
-        """Mean KL(dense || sparse with this mask) per position on the first blocks, nats. Raises as ``scores`` does."""
-        return self.scores(mask, n_blocks).kl_nats
 
     def scores(self, mask: Mask, n_blocks: int) -> MaskScore:
         """Scores of a mask on the first blocks of the split.
@@ -114,14 +86,20 @@ class MaskScorer:
 
     def _run(self, mask: Mask, rows: slice) -> Tensor:
         """Sums of KL and NLL, positions and predictions of each block, (blocks, 4) fp64."""
-        biases = self._switched_on(mask)
-        blocks, teacher = some_blocks(self._bench, self._split, rows)
+        blocks, teacher = some_blocks(self._bench, "validation", rows)
         model, thresholds = self._bench.model, self._bench.thresholds(self._plan)
+        biases = SponBiases.of(model, self._switched_on(mask), self._form)
         with sparsified(model, self._plan, thresholds, biases):
             scores = score(model, blocks, teacher, "mask")
-        self.evaluated += len(blocks.tokens)
         sums = (scores.block_kl, scores.block_nll, scores.block_positions, scores.block_predictions)
         return torch.stack(sums, dim=1)
 
-    def _switched_on(self, mask: Mask) -> SponBiases:
-        return SponBiases.of(self._bench.model, switched_on(self._biases, mask), self._form)
+    def _switched_on(self, mask: Mask) -> dict[Site, Tensor]:
+        """The shared vectors of the mask's sites, in canonical order."""
+        chosen = sorted(mask, key=site_order)
+        if unknown := [site for site in chosen if site not in self._biases]:
+            listed = ", ".join(str(s) for s in sorted(self._biases, key=site_order)) or "none"
+            raise SponError(
+                f"a mask must switch on shared biases only, but {unknown[0]} has none; there are {listed} (at mask)"
+            )
+        return {site: self._biases[site] for site in chosen}

@@ -109,26 +109,23 @@ class _Resident(tune.Trainable):
         self._node_error: NodeError | None = None
         self._forget()
         speak(new_config.get("ear"), new_config.get("name", ""))
-        self._guarded(lambda: self._load(new_config))
+        with self._faults_noted():
+            trial = TrialConfig.model_validate(new_config["trial"])
+            self._begin(self._workbench(trial), trial, new_config)
         return True
 
-    def _load(self, config: dict[str, Any]) -> dict[str, Any]:
-        trial = TrialConfig.model_validate(config["trial"])
-        self._begin(self._workbench(trial), trial, config)
-        return {}
-
-    def _guarded(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Run some work and return its result, or an empty one after noting a fault of the trial or of the node."""
+    @contextmanager
+    def _faults_noted(self) -> Iterator[None]:
+        """Note a fault of the trial or of the node in the block; ``step`` reports it."""
         try:
             with _on_this_node():
-                return work()
+                yield
         except NodeError as error:
             self._node_error = error
         except SponError as error:
             self._failure = str(error)
         except torch.OutOfMemoryError:
             self._failure = out_of_memory("loading or scoring its model")
-        return {}
 
     def _workbench(self, trial: TrialConfig) -> Workbench:
         wanted = (trial.model, trial.corpus, trial.device)
@@ -147,8 +144,10 @@ class _Resident(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """The next result, with the number of parameters as the second objective of a search."""
-        begun = self._failure is None and self._node_error is None
-        result = self._guarded(self._advance) if begun else {}
+        result: dict[str, Any] = {}
+        if self._failure is None and self._node_error is None:
+            with self._faults_noted():
+                result = self._advance()
         if not result or result["done"]:
             hush_up()
         if self._node_error is not None:
@@ -310,4 +309,4 @@ def _scorer(bench: Workbench, trial: TrialConfig, shared: Checkpoint) -> MaskSco
     if (trained.plan, trained.training.form) != (trial.plan, form):
         got = f"{trained.plan_label}, {trained.training.form} for {trial.plan_label}, {form}"
         raise SponError(f"shared biases must be of the mask's own plan and form, but got {got} (at search.proxy)")
-    return MaskScorer(bench, trial.plan, shared.biases, form=form)
+    return MaskScorer(bench, trial.plan, shared.biases, form)

@@ -4,15 +4,14 @@ y = W S(x) + b. ``output_bias`` learns b itself; ``input_vector`` learns a resti
 form. At zero the model is the TEAL-only one. Parameters are fp32; ``trainables.sparse`` adds b inside the product.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces.errors import SponError
-from search_spaces.sites import Site, site_order
+from search_spaces.sites import Site
 from trainables.model.resident import ResidentModel
 
 Form = Literal["output_bias", "input_vector"]
@@ -120,18 +119,3 @@ class SponBiases:
             raise ValueError(f"biases must have the sites and shapes {expected}, but got {got}")
         for site, vector in self.vectors.items():
             vector.copy_(state[site])
-
-
-def switched_on(biases: Mapping[Site, Tensor], mask: Iterable[Site]) -> dict[Site, Tensor]:
-    """Copies of the shared vectors of a mask's sites, (out_features,) or (in_features,) by form, in canonical order.
-
-    Raises:
-        SponError: if a site has no shared bias.
-    """
-    chosen = sorted(set(mask), key=site_order)
-    if unknown := [site for site in chosen if site not in biases]:
-        listed = ", ".join(str(s) for s in sorted(biases, key=site_order)) or "none"
-        raise SponError(
-            f"a mask must switch on shared biases only, but {unknown[0]} has none; there are {listed} (at mask)"
-        )
-    return {site: biases[site].clone() for site in chosen}

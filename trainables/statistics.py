@@ -15,6 +15,7 @@ from trainables.scores import Scores
 Array = NDArray[np.float64]
 TAIL = 0.025
 """Share of the resamples beyond either end of an interval."""
+_RESAMPLES = 2000
 _SPLITS = 100
 """Number of random splits into halves that a reliability is averaged over."""
 MIN_DOCUMENTS = 10
@@ -99,8 +100,7 @@ def bootstrap_unit(scores: Scores) -> Literal["documents", "blocks"]:
 def paired_bootstrap(
     models: Mapping[str, Scores],
     statistics: Mapping[str, Statistic],
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: int = _RESAMPLES,
     tail: float = TAIL,
 ) -> dict[str, Interval]:
     """Intervals of several statistics of models' scores on one split, from one set of resamples.
@@ -108,7 +108,7 @@ def paired_bootstrap(
     Each statistic gives one figure per resample; a share ``tail`` of them lies beyond either end of its interval.
     """
     unit = bootstrap_unit(next(iter(models.values())))
-    means = _resampled_means(models, unit, resamples, seed)
+    means = _resampled_means(models, unit, resamples)
     intervals = {}
     for name, statistic in statistics.items():
         values = statistic(means)
@@ -118,7 +118,7 @@ def paired_bootstrap(
 
 
 def _resampled_means(
-    models: Mapping[str, Scores], unit: Literal["documents", "blocks"], resamples: int, seed: int
+    models: Mapping[str, Scores], unit: Literal["documents", "blocks"], resamples: int
 ) -> dict[str, Means]:
     prefix = unit.removesuffix("s")
     sums = {
@@ -127,7 +127,7 @@ def _resampled_means(
     }
     n = len(next(iter(sums.values()))["nll"])
     used = next(iter(sums.values()))["positions"] > 0
-    draws = np.random.default_rng(seed).multinomial(int(used.sum()), np.full(used.sum(), 1 / used.sum()), resamples)
+    draws = np.random.default_rng(0).multinomial(int(used.sum()), np.full(used.sum(), 1 / used.sum()), resamples)
     counts = np.zeros((1 + resamples, n))
     counts[0] = 1
     counts[1:, used] = draws
@@ -158,7 +158,7 @@ def reliability(figures: Array) -> float | None:
     return 2 * between / (1 + between) if between > 0 else between
 
 
-def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
+def spearman(x: Sequence[float], y: Sequence[float]) -> Interval:
     """Spearman's rank correlation, ties at their mean rank, with a bootstrap interval over pairs.
 
     Resamples in which one side is constant have no correlation and are left out.
@@ -169,7 +169,7 @@ def spearman(x: Sequence[float], y: Sequence[float], resamples: int = 2000, seed
     n = len(x)
     if n < 3 or len(y) != n or len(set(x)) == 1 or len(set(y)) == 1:
         raise ValueError(f"a rank correlation needs three pairs and two sides that vary, but got x={x}, y={y}")
-    draws = np.random.default_rng(seed).integers(n, size=(1 + resamples, n))
+    draws = np.random.default_rng(0).integers(n, size=(1 + _RESAMPLES, n))
     draws[0] = np.arange(n)
     rho = rank_correlation(np.array(x, dtype=np.float64)[draws], np.array(y, dtype=np.float64)[draws])
     low, high = np.nanquantile(rho[1:], (TAIL, 1 - TAIL))

@@ -18,11 +18,10 @@ from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from search_spaces.trial import TrialPlan
 from trainables.activity import tell
-from trainables.cost import out_of_memory
+from trainables.cost import out_of_memory, steps_per_epoch, total_steps
 from trainables.loss import linear_kl
 from trainables.model.compiled import can_compile, compiled
 from trainables.model.graph import RecordedPass
-from trainables.schedule import learning_rate, steps_per_epoch, total_steps
 from trainables.sparse import Change, alike_changes, changed, sparsified
 from trainables.spon import SponBiases
 from trainables.teacher import Teacher
@@ -36,6 +35,19 @@ _STEPS_A_LOSS = 16
 def epoch_order(epoch: int, n_blocks: int, seed: int) -> Tensor:
     """Order of the blocks in an epoch: (n_blocks,) indices that depend on the seed and the epoch alone."""
     return torch.randperm(n_blocks, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def learning_rate(step: int, total_steps: int, training: TrainingConfig) -> float:
+    """Learning rate of a step, counted from zero: linear warm-up, then the schedule down to zero at ``total_steps``."""
+    if step < training.warmup_steps:
+        return training.lr * (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, total_steps - training.warmup_steps)
+    factor = {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+    }[training.schedule]
+    return training.lr * factor
 
 
 class Trainer:

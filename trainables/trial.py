@@ -165,9 +165,7 @@ class Trial:
         """Score the kept biases after ``load``, which restores the biases only."""
         if not self._sites:
             return self._teal.scores
-        biases = SponBiases(self._bench.model, self._sites, self._config.training.form)
-        biases.load(self._kept)
-        return self._score(biases)
+        return self._score(SponBiases.of(self._bench.model, self._kept, self._config.training.form))
 
     def _best_validation(self) -> int:
         """Index of the validation with the lowest KL so far."""

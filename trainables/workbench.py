@@ -94,7 +94,6 @@ class Workbench:
         self._blocks: dict[Split, Blocks] = {}
         self._teachers: dict[tuple[Split, float], Teacher] = {}
         self._thresholds: dict[str, dict[Site, float]] = {}
-        self._baselines: dict[str, Baseline] = {}
 
     def check(self, config: TrialConfig) -> None:
         """Refuse a trial of another model or corpus.
@@ -200,12 +199,9 @@ class Workbench:
         if not plan.levels:
             return Baseline(self.dense_baseline(split), {})
         key = content_key(*self._identity(), plan.model_dump(), split)
-        if key not in self._baselines:
-            tensors = _kept("baselines", key, "scores", lambda: self._measure_baseline(plan, split))
-            realised = tensors.pop("realised_sparsity")
-            by_site = dict(zip(plan.levels, realised.tolist(), strict=True))
-            self._baselines[key] = Baseline(Scores(**tensors), by_site)
-        return self._baselines[key]
+        tensors = _kept("baselines", key, "scores", lambda: self._measure_baseline(plan, split))
+        realised = tensors.pop("realised_sparsity").tolist()
+        return Baseline(Scores(**tensors), dict(zip(plan.levels, realised, strict=True)))
 
     def _measure_baseline(self, plan: TrialPlan, split: Split) -> dict[str, Tensor]:
         meter = SparsityMeter()

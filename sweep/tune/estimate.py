@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from search_spaces.sites import ModelShape, Site
 from search_spaces.trial import TrialConfig
-from trainables.cost import forward_flop, step_flop
-from trainables.schedule import steps_per_epoch, total_steps
+from trainables.cost import forward_flop, step_flop, steps_per_epoch, total_steps
 
 TEACHER = "teacher"
 """Key of the test report's teacher statistics."""

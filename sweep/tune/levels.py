@@ -226,4 +226,4 @@ def _curves(bench: Workbench, plan: TrialPlan, numbers: Sequence[int]) -> Curves
 def _greedy(
     bench: Workbench, sites: Sequence[Site], sparsities: Sequence[float], plan: PlanConfig, blocks: int
 ) -> list[dict[str, float]]:
-    return greedy_levels(bench, sites, sparsities, plan.rule, blocks, bounds=plan.bounds)
+    return greedy_levels(bench, sites, sparsities, plan.rule, blocks, plan.bounds)

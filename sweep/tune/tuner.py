@@ -18,8 +18,8 @@ from sweep.tune.nodes import Nodes, Place, places
 from sweep.tune.progress import Progress
 from sweep.tune.scheduler import InTurn
 from trainables.cache import writable
+from trainables.cost import total_steps
 from trainables.ray_trainable import SponTrainable
-from trainables.schedule import total_steps
 
 _NEVER = 10**9
 """Seconds between Ray's snapshots of all trials, from which nothing is resumed."""

@@ -77,7 +77,7 @@ class RandomBench(Workbench):
         tokens = torch.randint(shape.vocab_size, (BLOCKS, LENGTH), generator=generator)
         documents = torch.arange(BLOCKS)[:, None].expand(-1, LENGTH)
         self._blocks = {"calibration": Blocks(tokens, documents), "validation": Blocks(tokens.flip(0), documents)}
-        self._open_test, self._teachers, self._thresholds, self._baselines = False, {}, {}, {}
+        self._open_test, self._teachers, self._thresholds = False, {}, {}
 
     def plan(self, rule: str) -> TrialPlan:
         """All sites at one level."""

@@ -135,7 +135,7 @@ def test_gradients_of_the_layers_reach_the_cpu(bench, monkeypatch):
     plan = plan_of(bench, "threshold")
     biases = spon.SponBiases(bench.model, tuple(bench.model.shape.sites), "output_bias")
     monkeypatch.setattr(Tensor, "numpy", lambda self: self)
-    found = importance._block_gradients(bench, plan, biases, None)
+    found = importance._block_gradients(bench, plan, biases, BLOCKS)
     assert {gradient.device.type for gradient in found.values()} == {"cpu"}
 
 

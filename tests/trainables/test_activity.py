@@ -1,5 +1,3 @@
-import io
-
 import pytest
 
 from trainables import activity
@@ -52,9 +50,10 @@ def test_what_has_no_length_has_no_total():
     assert [one.total for one in heard] == [None] * 3
 
 
-def test_a_throttle_passes_on_every_change_and_little_else():
+def test_a_throttle_passes_on_every_change_and_little_else(monkeypatch):
     now, heard = 0.0, []
-    throttle = Throttle(heard.append, 1.0, lambda: now)
+    monkeypatch.setattr(activity.time, "monotonic", lambda: now)
+    throttle = Throttle(heard.append, 1.0)
     for step in range(1, 31):
         now = step / 10
         throttle(Activity("training", step))
@@ -67,12 +66,11 @@ def test_a_throttle_passes_on_every_change_and_little_else():
     ]
 
 
-def test_a_printer_prints_a_line_an_activity():
-    out = io.StringIO()
-    with listening(printer(out)):
+def test_a_printer_prints_a_line_an_activity(capsys):
+    with listening(printer()):
         list(track(range(100), "counting", "number"))
         tell("resting")
-    assert out.getvalue() == "counting, number 0 of 100\nresting\n"
+    assert capsys.readouterr().err == "counting, number 0 of 100\nresting\n"
 
 
 def test_a_trial_says_all_that_it_does(tiny_bench: Workbench, tiny_trial):

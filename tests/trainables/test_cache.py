@@ -1,6 +1,7 @@
 """The cache: whole directories or none, and one line for a disk that will not take them."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from search_spaces.errors import SponError
-from trainables.cache import cache_root, cached, cached_together, content_key, writable, written_aside
+from trainables.cache import cache_root, cached, cached_together, content_key, file_sha256, writable, written_aside
 
 
 def build_hello(directory: Path) -> None:
@@ -26,12 +27,9 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_cache_is_where_the_environment_says_or_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("SPON_CACHE", str(tmp_path / "mine"))
     assert cache_root() == tmp_path / "mine"
-
-
-def test_without_the_variable_the_cache_is_the_users(monkeypatch):
     monkeypatch.delenv("SPON_CACHE")
     assert cache_root().name == "spon-sweep"
 
@@ -39,12 +37,6 @@ def test_without_the_variable_the_cache_is_the_users(monkeypatch):
 def test_keys_differ_with_content_and_not_with_the_order_of_keys():
     assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
     assert content_key("a", "b") != content_key("ab")
-
-
-def test_what_is_there_is_not_built_again(spon_cache):
-    place = cached("texts", "k", build_hello)
-    assert cached("texts", "k", lambda directory: fail(AssertionError())) == place
-    assert (place / "hello.txt").read_text() == "hello"
 
 
 def test_several_that_ask_at_once_build_once(spon_cache):
@@ -60,12 +52,6 @@ def test_several_that_ask_at_once_build_once(spon_cache):
     assert len(set(places)) == 1
 
 
-def test_keys_that_differ_after_a_dot_have_locks_of_their_own(spon_cache):
-    cached("texts", "v1.0", build_hello)
-    cached("texts", "v1.1", build_hello)
-    assert {path.name for path in (spon_cache / "texts").glob("*.lock")} == {"v1.0.lock", "v1.1.lock"}
-
-
 def test_a_build_that_fails_leaves_nothing_and_can_be_repeated(spon_cache):
     def half(directory: Path) -> None:
         build_hello(directory)
@@ -75,13 +61,6 @@ def test_a_build_that_fails_leaves_nothing_and_can_be_repeated(spon_cache):
         cached("texts", "k", half)
     assert [path.name for path in (spon_cache / "texts").iterdir()] == ["k.lock"]
     assert (cached("texts", "k", build_hello) / "hello.txt").exists()
-
-
-def test_what_a_killed_build_left_is_swept_up_by_the_next(spon_cache):
-    left = spon_cache / "texts" / ".k.abandoned"
-    left.mkdir(parents=True)
-    cached("texts", "k", build_hello)
-    assert not left.exists()
 
 
 BUILD_FOR_EVER = """
@@ -175,17 +154,26 @@ def test_a_full_disk_is_one_line_that_says_what_is_free(spon_cache, error):
 
 
 def test_a_cache_under_a_file_is_one_line(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     monkeypatch.setenv("SPON_CACHE", str(tmp_path / "file"))
     with pytest.raises(SponError, match="the output directory must be writable, but Not a directory"):
         cached("texts", "k", build_hello)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
-def test_a_missing_permission_and_a_lost_disk_are_one_line(tmp_path, number):
+def test_a_missing_permission_a_lost_disk_and_a_removed_directory_are_one_line(tmp_path, number):
     said = f"the output directory must be writable, but {os.strerror(number)}"
     with pytest.raises(SponError, match=said), writable(tmp_path):
         raise OSError(number, os.strerror(number))
+    with pytest.raises(SponError, match="must be writable, but No such file or directory"), writable(tmp_path):
+        (tmp_path / "gone" / "file").write_text("")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone", "file"), SafetensorError("not ours")])
+def test_other_errors_stay_what_they_are(tmp_path, error, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(type(error)), writable(tmp_path):
+        raise error
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
@@ -194,28 +182,6 @@ def test_an_input_that_cannot_be_read_is_not_taken_for_the_output(spon_cache, tm
     with pytest.raises(OSError, match=r"input\.parquet") as caught:
         cached("texts", "k", lambda directory: fail(error))
     assert caught.value is error
-
-
-def test_a_cache_that_cannot_be_made_is_one_line(spon_cache, monkeypatch):
-    def refuse(self: Path, *args: object, **options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(spon_cache.parent))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SponError, match="the output directory must be writable, but Permission denied"):
-        cached("texts", "k", build_hello)
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), SafetensorError("not ours")])
-def test_other_errors_stay_what_they_are(tmp_path, error):
-    with pytest.raises(type(error)), writable(tmp_path):
-        raise error
-
-
-def test_a_directory_that_is_gone_is_one_line_and_a_missing_file_is_not(tmp_path):
-    with pytest.raises(SponError, match="must be writable, but No such file or directory"), writable(tmp_path):
-        (tmp_path / "gone" / "file").write_text("")
-    with pytest.raises(FileNotFoundError), writable(tmp_path):
-        (tmp_path / "file").read_text()
 
 
 def part(name):
@@ -254,3 +220,34 @@ def test_a_part_that_another_process_builds_is_left_to_it_until_the_end(spon_cac
         assert other.result() == place
     assert order == ["second", "first"]
     assert (place / "text").read_text() == "ab"
+
+
+# Hashes of files
+
+
+@pytest.fixture
+def file(tmp_path: Path, spon_cache: Path) -> Path:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights " * 1000)
+    return file
+
+
+def test_a_file_is_hashed_whole_and_read_once_by_whatever_path(file, tmp_path, monkeypatch):
+    assert file_sha256(file) == hashlib.sha256(b"weights " * 1000).hexdigest()
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: pytest.fail("read again"))
+    (tmp_path / "link").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    assert file_sha256(file) == file_sha256(tmp_path / "link") == file_sha256(Path(file.name))
+
+
+@pytest.mark.parametrize("content", [b"longer " * 2000, b"as long." * 1000], ids=["longer", "as long"])
+def test_a_file_that_changed_is_read_again(file, content):
+    before, stat = file_sha256(file), file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert file_sha256(file) == hashlib.sha256(content).hexdigest() != before
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, spon_cache):
+    with pytest.raises(SponError, match=r"must be readable, but Is a directory \(at [^\n]*\)$"):
+        file_sha256(tmp_path)

@@ -50,19 +50,11 @@ def refused(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def edit_meta(directory: Path, change: Callable[[dict[str, object]], object]) -> None:
-    meta = json.loads((directory / META).read_text())
-    change(meta)
-    (directory / META).write_text(json.dumps(meta))
-
-
-def edit_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
-    change(tensors)
-    save_file(tensors, file)
-
-
 def test_what_is_written_is_read(finished, written):
+    assert {path.name for path in written.iterdir()} == {META, BIASES, SCORES}
+    by_path = load_file(written / BIASES)
+    assert torch.equal(by_path["model.layers.1.mlp.down_proj"], finished.biases[Site(1, "down_proj")])
+    assert {vector.dtype for vector in by_path.values()} == {torch.float32}
     read = read_checkpoint(written)
     assert read.meta == finished.meta
     assert list(read.biases) == list(finished.biases)
@@ -70,16 +62,6 @@ def test_what_is_written_is_read(finished, written):
     assert read.scores.keys() == finished.scores.keys()
     for who, scores in finished.scores.items():
         assert all(torch.equal(tensor, read.scores[who].tensors()[name]) for name, tensor in scores.tensors().items())
-
-
-def test_a_checkpoint_is_three_files(written):
-    assert {path.name for path in written.iterdir()} == {META, BIASES, SCORES}
-
-
-def test_vectors_are_keyed_by_the_path_of_their_module_in_the_model(finished, written):
-    vectors = load_file(written / BIASES)
-    assert torch.equal(vectors["model.layers.1.mlp.down_proj"], finished.biases[Site(1, "down_proj")])
-    assert {vector.dtype for vector in vectors.values()} == {torch.float32}
 
 
 def test_a_checkpoint_without_biases_is_written_and_read(finished, tmp_path):
@@ -95,94 +77,59 @@ def test_scores_that_share_memory_can_be_written(finished, tmp_path):
     assert read_scores(tmp_path / SCORES)["validation.spon"].kl_nats == same.kl_nats
 
 
-@pytest.mark.parametrize("name", [META, BIASES, SCORES])
-def test_a_missing_file_is_named(written, name):
-    (written / name).unlink()
-    assert f"but {name} is missing (at {written})" in refused(lambda: read_checkpoint(written))
+def meta(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A change of the values in ``meta.json``."""
+
+    def edit(directory: Path) -> None:
+        values = json.loads((directory / META).read_text())
+        change(values)
+        (directory / META).write_text(json.dumps(values))
+
+    return edit
 
 
-def test_a_directory_that_is_not_there_is_one_line(tmp_path):
-    assert "meta.json is missing" in refused(lambda: read_checkpoint(tmp_path / "nowhere"))
+def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """A change of the tensors in a file."""
+
+    def edit(directory: Path) -> None:
+        values = {key: tensor.clone() for key, tensor in load_file(directory / name).items()}
+        change(values)
+        save_file(values, directory / name)
+
+    return edit
 
 
-@pytest.mark.parametrize("name", [BIASES, SCORES])
-def test_a_truncated_file_is_one_line(written, name):
-    (written / name).write_bytes((written / name).read_bytes()[:-10])
-    assert "a checkpoint's tensors must be whole" in refused(lambda: read_checkpoint(written))
+def content(name: str, data: bytes) -> Callable[[Path], int]:
+    return lambda directory: (directory / name).write_bytes(data)
 
 
-@pytest.mark.parametrize("name", [BIASES, SCORES])
-def test_a_file_of_another_kind_is_one_line(written, name):
-    (written / name).write_bytes(b"these are no tensors at all")
-    assert "a checkpoint's tensors must be whole" in refused(lambda: read_checkpoint(written))
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b""])
-def test_a_meta_that_is_no_json_is_one_line(written, content):
-    (written / META).write_bytes(content)
-    assert "meta.json must be JSON" in refused(lambda: read_checkpoint(written))
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '"text"', '{"model_type": "llama"}'])
-def test_a_foreign_meta_is_one_line(written, content):
-    (written / META).write_text(content)
-    assert "must have a schema_version" in refused(lambda: read_checkpoint(written))
-
-
-def test_another_schema_version_is_named_whatever_else_differs(written):
-    edit_meta(written, lambda meta: meta.update(schema_version=2, new_key=1))
-    assert "a checkpoint must have schema version 1, but got 2" in refused(lambda: read_checkpoint(written))
+FIRST = "model.layers.0.mlp.down_proj"
+NOT_THE_BIASES, NOT_WHOLE = "must hold exactly the biases of its meta.json", "a checkpoint's tensors must be whole"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("spoil", "said"),
     [
-        (lambda meta: meta.pop("paths"), "paths: Field required"),
-        (lambda meta: meta.update(extra=1), "extra: Extra inputs are not permitted"),
-        (lambda meta: meta["config"]["training"].update(form="mse"), "config.training.form: Input should be"),
-        (lambda meta: meta["metrics"].update(val_kl_nats="low"), "metrics.val_kl_nats: Input should be a valid number"),
+        *((lambda d, name=name: (d / name).unlink(), f"but {name} is missing (at ") for name in (META, BIASES, SCORES)),
+        *((content(META, said), "meta.json must be JSON") for said in (b"{", b"\xff\xfe\x00", b"")),
+        *((content(META, said), "must have a schema_version") for said in (b"[]", b"{}", b'{"model_type": "llama"}')),
+        (meta(lambda m: m.update(schema_version=2, new=1)), "a checkpoint must have schema version 1, but got 2"),
+        (meta(lambda m: m.pop("paths")), "paths: Field required"),
+        (meta(lambda m: m.update(extra=1)), "extra: Extra inputs are not permitted"),
+        (meta(lambda m: m["config"]["training"].update(form="mse")), "config.training.form: Input should be"),
+        (meta(lambda m: m["config"].update(sites=["0.down_proj"])), NOT_THE_BIASES),
+        (tensors(BIASES, lambda t: t.update({FIRST.replace("0", "7"): torch.zeros(32)})), NOT_THE_BIASES),
+        (tensors(BIASES, lambda t: t.pop(FIRST)), NOT_THE_BIASES),
+        (tensors(BIASES, lambda t: t.update({"0.down_proj": t.pop(FIRST)})), NOT_THE_BIASES),
+        (tensors(SCORES, lambda t: t.pop("validation.spon/block_nll")), NOT_WHOLE),
+        (tensors(SCORES, lambda t: t.update({"validation.spon/more": torch.zeros(1)})), NOT_WHOLE),
+        (tensors(SCORES, lambda t: t.update({"nameless": torch.zeros(1)})), NOT_WHOLE),
+        *((content(name, b"these are no tensors at all"), NOT_WHOLE) for name in (BIASES, SCORES)),
     ],
 )
-def test_a_meta_that_does_not_fit_the_schema_names_the_field(written, change, said):
-    edit_meta(written, change)
+def test_a_spoilt_checkpoint_is_one_line(written, spoil, said):
+    spoil(written)
     assert said in refused(lambda: read_checkpoint(written))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda vectors: vectors.update({"model.layers.7.mlp.down_proj": torch.zeros(32)}),
-        lambda vectors: vectors.pop("model.layers.1.mlp.down_proj"),
-        lambda vectors: vectors.update({"0.down_proj": vectors.pop("model.layers.0.mlp.down_proj")}),
-    ],
-    ids=["more", "less", "renamed"],
-)
-def test_vectors_that_the_meta_does_not_name_exactly_are_refused(written, change):
-    edit_tensors(written / BIASES, change)
-    assert "must hold exactly the biases of its meta.json" in refused(lambda: read_checkpoint(written))
-
-
-def test_paths_of_other_sites_than_the_trial_has_are_refused(written):
-    edit_meta(written, lambda meta: meta["config"].update(sites=["0.down_proj"]))
-    assert "must hold exactly the biases of its meta.json" in refused(lambda: read_checkpoint(written))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda scores: scores.pop("validation.spon/block_nll"),
-        lambda scores: scores.update({"validation.spon/more": torch.zeros(1)}),
-        lambda scores: scores.update({"nameless": torch.zeros(1)}),
-    ],
-    ids=["less", "more", "foreign"],
-)
-def test_scores_of_another_layout_are_refused(written, change):
-    edit_tensors(written / SCORES, change)
-    assert "a checkpoint's tensors must be whole" in refused(lambda: read_checkpoint(written))
-
-
-def test_a_checkpoint_fits_the_model_that_it_was_made_on(finished, tiny_bench):
-    check_fits(finished, tiny_bench.model.shape, tiny_bench.model.fingerprint)
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_fingerprint(finished, tiny_bench):
@@ -201,6 +148,7 @@ def test_the_width_of_an_input_vector_is_that_of_the_input(finished, tiny_bench)
     training = finished.meta.config.training.model_copy(update={"form": "input_vector"})
     meta = finished.meta.model_copy(update={"config": finished.meta.config.model_copy(update={"training": training})})
     shape, fingerprint = tiny_bench.model.shape, tiny_bench.model.fingerprint
+    check_fits(finished, shape, fingerprint)
     check_fits(Checkpoint(meta, {Site(0, "down_proj"): torch.zeros(48)}, {}), shape, fingerprint)
     assert "for width 48" in refused(lambda: check_fits(Checkpoint(meta, finished.biases, {}), shape, fingerprint))
 

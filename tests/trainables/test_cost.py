@@ -13,11 +13,29 @@ from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from search_spaces.trial import TrialConfig, TrialPlan
 from trainables import cost
-from trainables.cost import activation_bytes, claim_gpu, forward_flop, gpu_bytes, step_flop, teacher_bytes
+from trainables.cost import (
+    activation_bytes,
+    claim_gpu,
+    forward_flop,
+    gpu_bytes,
+    step_flop,
+    steps_per_epoch,
+    teacher_bytes,
+    total_steps,
+)
 from trainables.loss import linear_kl
 from trainables.sparse import sparsified
 from trainables.spon import SponBiases
 from trainables.workbench import Workbench
+
+
+@pytest.mark.parametrize(
+    ("blocks", "batch", "accumulate", "steps"), [(16, 4, 1, 4), (17, 4, 1, 5), (16, 4, 3, 2), (3, 8, 1, 1)]
+)
+def test_an_epoch_has_a_step_for_every_started_batch(blocks: int, batch: int, accumulate: int, steps: int) -> None:
+    training = TrainingConfig(batch_size=batch, gradient_accumulation_steps=accumulate, epochs=3)
+    assert steps_per_epoch(blocks, training) == steps
+    assert total_steps(blocks, training) == 3 * steps
 
 
 def flop_of(work: Callable[[], object]) -> float:
@@ -113,16 +131,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return fractions
 
 
-@pytest.mark.parametrize(("share", "fraction"), [(0.5, 0.5), (1.0, 1.0), (2.0, 1.0)])
-def test_a_trial_is_held_to_its_share(gpu: list[float], share: float, fraction: float) -> None:
-    claim_gpu(400, share)
-    assert gpu == [fraction]
-
-
-def test_a_trial_larger_than_its_share_is_refused(gpu: list[float]) -> None:
+def test_a_trial_is_held_to_its_share_and_refused_if_it_is_larger(gpu: list[float]) -> None:
+    claim_gpu(400, 0.5)
+    assert gpu == [0.5]
     with pytest.raises(SponError, match=r"must fit into its share.*0\.25 of Fake.*at resources\.gpus_per_trial"):
         claim_gpu(400, 0.25)
-    assert not gpu
+    assert gpu == [0.5]
 
 
 def test_a_gpu_that_is_not_there_cannot_be_claimed() -> None:

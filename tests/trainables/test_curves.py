@@ -108,11 +108,6 @@ def test_more_draws_leave_the_first_as_it_is(bench):
     np.testing.assert_array_equal(three.mean, three.cost.mean(axis=0))
 
 
-def test_blocks_draw_their_own_labels():
-    assert not torch.equal(_chance(0, 16, 1), _chance(1, 16, 1))
-    assert torch.equal(_chance(1, 16, 3)[:1], _chance(1, 16, 1))
-
-
 def test_curves_of_other_levels_are_the_same_and_kept(bench, monkeypatch):
     found = bench.fisher_curves(plan_of("threshold"), [4, 5])
     monkeypatch.setattr("trainables.workbench.fisher_curves", None)

@@ -43,15 +43,12 @@ def test_the_kl_is_the_plain_one_on_each_block(tiny_bench, tiny_trial, blocks, s
 
 
 def test_blocks_and_documents_add_up_to_the_same(sparse_scores):
-    for what in ("nll", "kl", "predictions", "positions"):
-        by_block, by_document = (getattr(sparse_scores, f"{unit}_{what}").sum() for unit in ("block", "document"))
-        torch.testing.assert_close(by_block, by_document)
-
-
-def test_means_are_per_predicted_token_and_per_position(sparse_scores):
     assert sparse_scores.nll_nats == pytest.approx(sparse_scores.block_nll.sum().item() / (12 * 15))
     assert sparse_scores.kl_nats == pytest.approx(sparse_scores.block_kl.sum().item() / (12 * 16))
     assert sparse_scores.ppl == pytest.approx(math.exp(sparse_scores.nll_nats))
+    for what in ("nll", "kl", "predictions", "positions"):
+        by_block, by_document = (getattr(sparse_scores, f"{unit}_{what}").sum() for unit in ("block", "document"))
+        torch.testing.assert_close(by_block, by_document)
 
 
 def test_a_document_that_goes_on_in_the_next_block_has_the_tokens_of_both():
@@ -84,10 +81,6 @@ def test_the_mean_of_runs_has_the_mean_of_their_scores_on_the_same_tokens(sparse
     torch.testing.assert_close(mean.document_kl, sparse_scores.document_kl / 3)
     assert torch.equal(mean.block_predictions, dense.block_predictions)
     assert torch.equal(mean.document_positions, dense.document_positions)
-
-
-def test_the_mean_of_one_run_is_that_run(sparse_scores):
-    torch.testing.assert_close(mean_scores([sparse_scores]).tensors(), sparse_scores.tensors(), rtol=0, atol=0)
 
 
 def test_a_perplexity_out_of_range_is_infinite_and_not_an_error():

@@ -38,14 +38,6 @@ def test_a_mask_of_ones_own_and_overrides(space):
     assert (config.allocation, config.sparsity, config.training.epochs, config.training.seed) == ("mine", 0.5, 1, 7)
 
 
-def test_the_model_is_loaded_once(space):
-    lab = Lab(space, "training.max_steps=1")
-    first, loaded = lab.train("UNIF-ALL", 0.5), lab.bench.model
-    lab.train("ATTN-ONLY", 0.5)
-    assert lab.bench.model is loaded
-    assert "test_ppl" not in first.meta.metrics
-
-
 def test_the_test_split_is_opened_for_what_was_chosen(space):
     lab = Lab(space, "training.max_steps=1")
     tested = lab.test(lab.train("UNIF-ALL", 0.5))

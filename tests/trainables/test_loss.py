@@ -76,16 +76,6 @@ def test_the_kl_of_the_dense_model_to_itself_is_zero_and_flat(numbers):
     assert torch.autograd.grad(value, hidden)[0].abs().max() < 1e-12
 
 
-def test_the_gradient_follows_a_factor_on_the_loss(numbers):
-    mean_row, entropy = teacher(numbers["dense"], numbers["head"], 1.0)
-
-    def gradient(factor: float) -> Tensor:
-        value = linear_kl(numbers["hidden"], numbers["head"], mean_row, entropy)
-        return torch.autograd.grad(factor * value, numbers["hidden"])[0]
-
-    torch.testing.assert_close(gradient(0.25), gradient(1.0) / 4)
-
-
 def test_a_value_from_fp32_has_fp64_sums(numbers):
     low = {name: tensor.detach().float() for name, tensor in numbers.items()}
     value = linear_kl(low["hidden"], low["head"], *teacher(low["dense"], low["head"], 1.0))
@@ -93,18 +83,6 @@ def test_a_value_from_fp32_has_fp64_sums(numbers):
     assert value.item() == pytest.approx(
         plain(numbers["hidden"], numbers["dense"], numbers["head"], 1.0).item(), rel=1e-5
     )
-
-
-def test_a_bf16_model_has_a_gradient_in_the_same_direction(numbers):
-    hidden = numbers["hidden"].detach().bfloat16().requires_grad_()
-    head = numbers["head"].bfloat16()
-    mean_row, entropy = teacher(numbers["dense"].float(), head.float(), 1.0)
-    (gradient,) = torch.autograd.grad(linear_kl(hidden, head, mean_row, entropy), hidden)
-    (expected,) = torch.autograd.grad(
-        plain(numbers["hidden"], numbers["dense"], numbers["head"], 1.0), numbers["hidden"]
-    )
-    assert gradient.dtype == torch.bfloat16
-    assert torch.cosine_similarity(gradient.double().flatten(), expected.flatten(), dim=0) > 0.999
 
 
 def test_the_gradient_of_a_bf16_model_is_not_lost_in_rounded_logits():

@@ -90,13 +90,13 @@ def test_curves_gradients_gains_and_masks_are_those_of_a_cpu(trial):
     for device in ("cpu", "cuda"):
         bench, sites = bench_of(trial, device), tuple(Site.parse(site) for site in trial.sites)
         biases = {site: torch.ones(bench.model.shape.sites[site].out_features) * 0.01 for site in sites}
-        masks = MaskScorer(bench, trial.plan, biases)
+        masks = MaskScorer(bench, trial.plan, biases, "output_bias")
         groups = [frozenset({site}) for site in sites]
         values = [
             *bench.fisher_curves(trial.plan, range(8)).mean.flatten().tolist(),
-            *by_gradient(bench, trial.plan, groups).value,
-            *by_gain(bench, trial.plan, biases).value,
-            masks.kl_nats(frozenset(sites[:1]), 8),
+            *by_gradient(bench, trial.plan, groups, 16, "output_bias").value,
+            *by_gain(bench, trial.plan, biases, 16).value,
+            masks.scores(frozenset(sites[:1]), 8).kl_nats,
         ]
         found.append(torch.tensor(values))
     torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=1e-4)

@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from search_spaces.trial import TrialConfig, TrialPlan
 from trainables.sparse import sparsified
-from trainables.spon import SponBiases, switched_on
+from trainables.spon import SponBiases
 from trainables.workbench import Workbench
 
 DOWN, KEY = Site(0, "down_proj"), Site(1, "k_proj")
@@ -118,13 +117,6 @@ def test_gradients_reach_the_fp32_vectors(tiny_trial, form):
     assert all(vector.grad is not None and vector.grad.dtype == torch.float32 for vector in biases.parameters())
 
 
-def test_leaving_restores_the_dense_model_even_by_an_exception(tiny_bench, tokens):
-    dense = tiny_bench.model.hidden(tokens)
-    with pytest.raises(ZeroDivisionError), sparsified(tiny_bench.model, NO_LEVELS, {}, random_biases(tiny_bench)):
-        _ = 1 / 0
-    assert torch.equal(tiny_bench.model.hidden(tokens), dense)
-
-
 def test_a_correction_is_the_same_bias_in_both_forms_and_spares_sites_without_one(tiny_bench):
     sites = (Site(0, "down_proj"), Site(1, "down_proj"))
     resting = {sites[0]: torch.randn(48, dtype=torch.float64)}
@@ -147,12 +139,6 @@ def test_the_state_is_a_copy(tiny_bench):
     assert not state[DOWN].requires_grad
 
 
-def test_a_state_can_be_taken_over(tiny_bench):
-    other = SponBiases(tiny_bench.model, (DOWN, KEY), "output_bias")
-    other.load(random_biases(tiny_bench).state())
-    assert torch.equal(other.vectors[KEY], random_biases(tiny_bench).vectors[KEY])
-
-
 @pytest.mark.parametrize(
     "state",
     [
@@ -166,24 +152,3 @@ def test_a_state_can_be_taken_over(tiny_bench):
 def test_a_state_that_does_not_fit_is_refused(tiny_bench, state):
     with pytest.raises(ValueError, match="biases must have the sites and shapes"):
         SponBiases(tiny_bench.model, (DOWN, KEY), "output_bias").load(state)
-
-
-def test_what_a_mask_switches_on_has_the_vectors_of_the_mask_in_canonical_order():
-    shared = {KEY: torch.ones(16), Site(0, "o_proj"): torch.ones(32), DOWN: torch.zeros(32)}
-    start = switched_on(shared, {KEY, DOWN})
-    assert list(start) == [DOWN, KEY]
-    assert torch.equal(start[KEY], shared[KEY])
-
-
-def test_what_a_mask_switches_on_is_a_copy():
-    shared = {KEY: torch.ones(16)}
-    switched_on(shared, [KEY])[KEY].zero_()
-    assert shared[KEY].all()
-
-
-@pytest.mark.parametrize(
-    ("shared", "listed"), [({KEY: torch.ones(16), DOWN: torch.ones(32)}, "0.down_proj, 1.k_proj"), ({}, "none")]
-)
-def test_a_mask_with_a_site_without_a_shared_bias_is_refused_with_those_that_have_one(shared, listed):
-    with pytest.raises(SponError, match=rf"shared biases only, but 1\.q_proj has none; there are {listed} \(at mask\)"):
-        switched_on(shared, [Site(1, "q_proj")])

@@ -24,11 +24,6 @@ def scores_of(nll: np.ndarray, kl: np.ndarray | None = None, tokens: np.ndarray 
     return Scores(nll_sums, kl_sums, counts, counts, nll_sums, kl_sums, counts, counts)
 
 
-def test_the_value_is_that_of_the_data_itself():
-    scores = scores_of(np.linspace(1, 3, 20), tokens=np.arange(1, 21))
-    assert paired_bootstrap({"a": scores}, NLL)["nll"].value == pytest.approx(scores.nll_nats)
-
-
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(0)
     covered = 0
@@ -60,23 +55,12 @@ def test_paired_differences_are_much_surer_than_unpaired_ones():
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 5
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_another():
-    models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
-    assert paired_bootstrap(models, NLL, seed=7) == paired_bootstrap(models, NLL, seed=7)
-    assert paired_bootstrap(models, NLL, seed=7) != paired_bootstrap(models, NLL, seed=8)
-
-
 def test_a_smaller_tail_gives_a_wider_interval_around_the_same_value():
     models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
     plain = paired_bootstrap(models, NLL)["nll"]
     wide = paired_bootstrap(models, NLL, tail=0.025 / 10)["nll"]
     assert wide.value == plain.value
     assert wide.low < plain.low < plain.high < wide.high
-
-
-def test_the_tail_is_that_of_95_percent_by_default():
-    models = {"a": scores_of(np.random.default_rng(4).normal(2, 1, 40))}
-    assert paired_bootstrap(models, NLL) == paired_bootstrap(models, NLL, tail=0.025)
 
 
 @pytest.mark.parametrize(("documents", "unit"), [(9, "blocks"), (10, "documents")])
@@ -102,13 +86,10 @@ def test_documents_that_no_block_touches_are_not_drawn():
 
 def test_long_documents_weigh_more():
     values, tokens = np.array([1.0] * 10 + [3.0] * 10), np.array([30.0] * 10 + [10.0] * 10)
-    assert paired_bootstrap({"a": scores_of(values, tokens=tokens)}, NLL)["nll"].value == pytest.approx(1.5)
-
-
-def test_perplexities_are_of_each_resample():
-    models = {"a": scores_of(np.random.default_rng(5).normal(2, 1, 40))}
-    both = paired_bootstrap(models, NLL | {"ppl": lambda means: means["a"].ppl})
-    assert tuple(both["ppl"]) == pytest.approx(tuple(np.exp(both["nll"])), rel=1e-2)
+    figures = NLL | {"ppl": lambda means: means["a"].ppl}
+    found = paired_bootstrap({"a": scores_of(values, tokens=tokens)}, figures)
+    assert found["nll"].value == pytest.approx(1.5)
+    assert found["ppl"].value == pytest.approx(np.exp(1.5))
 
 
 def test_the_rank_correlation_is_that_of_the_library_ties_and_all():
@@ -116,12 +97,6 @@ def test_the_rank_correlation_is_that_of_the_library_ties_and_all():
     x = rng.integers(0, 8, 30).astype(float)
     y = x + rng.integers(0, 8, 30)
     assert spearman(x, y).value == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-
-
-def test_the_rank_correlation_sees_the_order_alone():
-    x = np.linspace(1, 3, 12)
-    assert tuple(spearman(x, np.exp(5 * x))) == pytest.approx((1, 1, 1))
-    assert tuple(spearman(x, -(x**3))) == pytest.approx((-1, -1, -1))
 
 
 def test_the_interval_of_a_rank_correlation_covers_it_and_narrows_with_more_pairs():
@@ -132,17 +107,6 @@ def test_the_interval_of_a_rank_correlation_covers_it_and_narrows_with_more_pair
     assert few.low < few.value < few.high < 1
     assert many.high - many.low < (few.high - few.low) / 2
     assert many.low < spearmanr(x, y).statistic < many.high
-
-
-def test_the_rank_correlation_of_unrelated_figures_is_not_certain():
-    x, y = np.random.default_rng(8).normal(size=(2, 30))
-    interval = spearman(x, y)
-    assert interval.low < 0 < interval.high
-
-
-def test_the_pairs_are_drawn_by_the_seed():
-    x, y = np.random.default_rng(9).normal(size=(2, 20))
-    assert spearman(x, y, seed=1) == spearman(x, y, seed=1) != spearman(x, y, seed=2)
 
 
 def test_resamples_without_a_correlation_are_left_out():

@@ -42,24 +42,10 @@ def test_what_an_open_workbench_has_cached_stays_closed_to_others(tiny_bench, ti
         tiny_bench.teal_baseline(tiny_trial.plan, "test")
 
 
-def test_an_open_workbench_reads_the_test_split(tiny_trial):
-    assert len(Workbench(tiny_trial.model, tiny_trial.corpus, "cpu", open_test=True).blocks("test").tokens) == 12
-
-
 @pytest.mark.parametrize("what", ["model", "corpus"])
 def test_a_trial_of_another_model_or_corpus_is_refused(tiny_bench, tiny_trial, what):
     with pytest.raises(SponError, match=f"a trial must run on its own {what}, but it was made for other and this is"):
         tiny_bench.check(tiny_trial.model_copy(update={f"{what}_fingerprint": "other"}))
-
-
-def test_topk_needs_no_thresholds(tiny_bench, tiny_trial):
-    assert tiny_bench.thresholds(tiny_trial.plan) == {}
-
-
-def test_every_site_of_a_threshold_plan_has_one(tiny_bench, threshold_plan):
-    thresholds = tiny_bench.thresholds(threshold_plan)
-    assert [str(site) for site in thresholds] == list(threshold_plan.levels)
-    assert all(value > 0 for value in thresholds.values())
 
 
 def test_thresholds_come_from_the_calibration_blocks_that_were_asked_for(bench, threshold_plan, monkeypatch):
@@ -86,12 +72,6 @@ def test_histograms_are_counted_once_for_all_levels(bench, threshold_plan, tiny_
     assert (
         fresh.thresholds(lower)[site] < fresh.thresholds(threshold_plan)[site] == bench.thresholds(threshold_plan)[site]
     )
-
-
-def test_thresholds_are_read_from_disk_once(bench, threshold_plan, monkeypatch):
-    bench.thresholds(threshold_plan)
-    poison(monkeypatch, "load_file")
-    bench.thresholds(threshold_plan)
 
 
 def test_another_token_policy_has_thresholds_of_its_own(bench, threshold_plan, monkeypatch):
@@ -132,10 +112,6 @@ def test_a_plan_without_sites_is_the_dense_model(tiny_bench, tiny_trial):
     assert baseline.scores.kl_nats == 0
     assert baseline.scores.nll_nats == tiny_bench.dense_baseline("validation").nll_nats
     assert baseline.realised_sparsity == {}
-
-
-def test_the_dense_model_is_the_teacher_of_itself(tiny_bench):
-    assert tiny_bench.dense_baseline("validation").kl_nats == 0
 
 
 def test_two_dtypes_share_no_baseline(bench, tiny_trial, monkeypatch):

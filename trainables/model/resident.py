@@ -20,9 +20,8 @@ from search_spaces.config import EMBEDDED, ModelConfig
 from search_spaces.errors import NodeError, SponError
 from search_spaces.sites import MODULES, ModelShape, Site, SiteShape, site_order
 from trainables.activity import tell
-from trainables.cache import cached, content_key
+from trainables.cache import cached, content_key, file_sha256
 from trainables.demo import embedded
-from trainables.fingerprint import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

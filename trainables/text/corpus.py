@@ -22,9 +22,8 @@ from torch import Tensor
 from search_spaces.config import EMBEDDED, SPLITS, CorpusConfig, Split
 from search_spaces.errors import SponError
 from trainables.activity import tell
-from trainables.cache import cached, content_key
+from trainables.cache import cached, content_key, file_sha256
 from trainables.demo import embedded
-from trainables.fingerprint import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,6 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
-from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     FalconH1Config,
@@ -18,14 +17,13 @@ from transformers import (
     GPT2Config,
     LlamaForCausalLM,
     PhiConfig,
-    PretrainedConfig,
 )
 
 from search_spaces.config import CorpusConfig, ModelConfig
 from search_spaces.errors import SponError
 from search_spaces.sites import MODULES, Site
 from search_spaces.trial import TrialConfig
-from tests.conftest import SIZES, families, make_llama, sharpen
+from tests.conftest import SIZES, families, sharpen
 from trainables import workbench
 from trainables.model import resident as model
 from trainables.model.resident import ResidentModel, find_model, load_model, load_tokenizer, read_shape
@@ -55,11 +53,6 @@ def load(directory: Path, dtype: str = "float32", device: str = "cpu") -> Reside
     return load_model(find_model(ModelConfig(source=str(directory))), dtype, device)
 
 
-def save_random(config: PretrainedConfig, directory: Path) -> Path:
-    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    return directory
-
-
 def refused(call: Callable[[], object]) -> str:
     """The one line with which a call is refused."""
     with pytest.raises(SponError) as caught:
@@ -68,8 +61,13 @@ def refused(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_every_projection_of_every_layer_is_a_site(family):
-    shape = load(family).shape
+def test_every_projection_of_every_layer_is_a_site(family, monkeypatch):
+    resident, source = load(family), find_model(ModelConfig(source=str(family)))
+    shape = resident.shape
+    assert read_shape(source) == shape  # without reading weights
+    monkeypatch.setattr(model, "_architecture", pytest.fail)
+    assert read_shape(source) == shape  # from the cache
+    assert resident.linear(Site(1, "down_proj")) is resident.network.model.layers[1].mlp.down_proj
     assert list(shape.sites) == [Site(layer, module) for layer in range(2) for module in MODULES]
     widths = {
         module: (shape.sites[Site(1, module)].in_features, shape.sites[Site(1, module)].out_features)
@@ -81,27 +79,14 @@ def test_every_projection_of_every_layer_is_a_site(family):
     assert widths["down_proj"] == (48, 32)
 
 
-def test_the_shape_without_weights_is_that_of_the_loaded_model(family):
-    assert read_shape(find_model(ModelConfig(source=str(family)))) == load(family).shape
-
-
-def test_the_shape_is_read_once(family, monkeypatch):
-    source = find_model(ModelConfig(source=str(family)))
-    first = read_shape(source)
-    monkeypatch.setattr("trainables.model.resident._architecture", pytest.fail)
-    assert read_shape(source) == first
-
-
-def test_a_site_is_the_linear_layer_at_its_path(family):
-    resident = load(family)
-    assert resident.linear(Site(1, "down_proj")) is resident.network.model.layers[1].mlp.down_proj
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_are_the_head_times_the_final_hidden_states(family, dtype):
     resident = load(family, dtype)
     logits = resident.network(input_ids=TOKENS).logits
     torch.testing.assert_close(resident.hidden(TOKENS) @ resident.head.T, logits)
+    assert resident.head.dtype == getattr(torch, dtype)
+    assert not resident.network.training
+    assert not any(parameter.requires_grad for parameter in resident.network.parameters())
 
 
 def test_every_family_runs_sparse_and_biased_and_dense_again(family, tiny_trial: TrialConfig):
@@ -123,33 +108,20 @@ def test_every_family_runs_sparse_and_biased_and_dense_again(family, tiny_trial:
     assert torch.equal(again, dense)
 
 
-def test_a_loaded_model_is_frozen_and_in_evaluation_mode(tiny_llama):
-    network = load(tiny_llama).network
-    assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_have_the_dtype_that_was_asked_for(tiny_llama, dtype):
-    assert load(tiny_llama, dtype).head.dtype == getattr(torch, dtype)
-
-
-def test_a_model_of_another_layout_is_refused_by_type(tmp_path):
-    directory = save_random(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4), tmp_path / "gpt")
-    assert "must be of the Llama layout" in (line := refused(lambda: load(directory)))
-    assert "'gpt2'" in line
-    assert refused(lambda: read_shape(find_model(ModelConfig(source=str(directory))))) == line
-
-
-def test_a_head_with_soft_capping_is_refused_by_name(tmp_path):
-    directory = save_random(Gemma2Config(**SIZES), tmp_path / "gemma")
-    assert "has final_logit_softcapping" in refused(lambda: load(directory))
-
-
-def test_a_head_with_a_multiplier_is_refused_by_name(tmp_path):
-    directory = save_random(FalconH1Config(**SIZES, lm_head_multiplier=0.5), tmp_path / "falcon")
-    assert "has lm_head_multiplier" in (line := refused(lambda: load(directory)))
-    assert refused(lambda: read_shape(find_model(ModelConfig(source=str(directory))))) == line
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4), "of type 'gpt2' is not"),
+        (Gemma2Config(**SIZES), "has final_logit_softcapping"),
+        (FalconH1Config(**SIZES, lm_head_multiplier=0.5), "has lm_head_multiplier"),
+        (PhiConfig(**{key: value for key, value in SIZES.items() if key != "head_dim"}), "has a bias"),
+    ],
+    ids=["gpt2", "gemma2", "falcon-h1", "phi"],
+)
+def test_another_layout_or_head_is_refused_with_or_without_weights(tmp_path, config, said):
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert said in (line := refused(lambda: load(tmp_path)))
+    assert refused(lambda: read_shape(find_model(ModelConfig(source=str(tmp_path))))) == line
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -170,23 +142,12 @@ def test_logits_that_are_not_the_head_times_the_hidden_states_are_refused(tiny_l
     assert "are not its output embedding times its last hidden states" in refused(lambda: load(tiny_llama, dtype))
 
 
-def test_a_head_with_a_bias_is_refused(tmp_path):
-    sizes = {key: value for key, value in SIZES.items() if key != "head_dim"}
-    directory = save_random(PhiConfig(**sizes), tmp_path / "phi")
-    assert "has a bias" in refused(lambda: load(directory))
-
-
-def test_a_directory_that_is_not_there_is_one_line():
-    line = refused(lambda: find_model(ModelConfig(source="/not/there")))
-    assert "must be a directory here or reachable" in line
-    assert "'/not/there'" in line
-
-
-def test_a_hub_model_that_is_not_here_while_offline_is_one_line(monkeypatch):
+@pytest.mark.parametrize("source", ["nobody/nothing", "/not/there"])
+def test_a_model_that_is_not_here_while_offline_is_one_line(monkeypatch, source):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "config.json of 'nobody/nothing' is neither" in refused(
-        lambda: find_model(ModelConfig(source="nobody/nothing"))
-    )
+    line = refused(lambda: find_model(ModelConfig(source=source)))
+    assert "must be a directory here or reachable" in line
+    assert f"config.json of {source!r} is neither" in line
 
 
 @pytest.mark.parametrize(
@@ -250,49 +211,40 @@ def test_a_missing_tokenizer_is_one_line(tiny_llama, tmp_path):
     assert "must load from" in refused(lambda: load_tokenizer(find_model(ModelConfig(source=str(tmp_path / "mute")))))
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch):
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(monkeypatch, tiny_llama):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "CUDA is not available" in refused(lambda: load(tiny_llama, device="cuda"))
     monkeypatch.setattr(workbench, "find_materials", lambda *args: pytest.fail("read something"))
     line = refused(lambda: workbench.Workbench(ModelConfig(), CorpusConfig(), "cuda"))
     assert "CUDA is not available" in line
-
-
-def test_a_gpu_that_is_not_there_is_refused_for_a_model_alone(monkeypatch, tiny_llama):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA is not available" in refused(lambda: load(tiny_llama, device="cuda"))
 
 
 def fingerprint(directory: Path) -> str:
     return find_model(ModelConfig(source=str(directory))).fingerprint
 
 
-def test_a_copy_of_a_model_has_its_fingerprint(tiny_llama, tmp_path):
-    shutil.copytree(tiny_llama, tmp_path / tiny_llama.name)
-    assert fingerprint(tmp_path / tiny_llama.name) == fingerprint(tiny_llama)
+def another_byte(directory: Path) -> None:
+    with (directory / "model.safetensors").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"\0other")
 
 
-def test_one_other_weight_is_another_fingerprint(tmp_path):
-    directory = make_llama(tmp_path / "model")
-    before = fingerprint(directory)
-    weights = load_file(directory / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][3, 3] += 1
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    assert fingerprint(directory) != before
-
-
-def test_another_tokenizer_is_another_fingerprint(tmp_path):
-    directory = make_llama(tmp_path / "model")
-    before = fingerprint(directory)
-    (directory / "tokenizer.json").write_text((directory / "tokenizer.json").read_text() + " ")
-    assert fingerprint(directory) != before
-
-
-@pytest.mark.parametrize("name", ["modeling_own.py", "qwen.tiktoken"])
-def test_other_code_or_another_vocabulary_is_another_fingerprint(tmp_path, name):
-    (tmp_path / name).write_text("before")
-    before = fingerprint(tmp_path)
-    (tmp_path / name).write_text("afterwards")
-    assert fingerprint(tmp_path) != before
+@pytest.mark.parametrize(
+    "change",
+    [
+        another_byte,
+        lambda d: (d / "tokenizer.json").write_text((d / "tokenizer.json").read_text() + " "),
+        lambda d: (d / "tokenizer.json").rename(d / "other.json"),
+        lambda d: (d / "modeling_own.py").write_text("code"),
+        lambda d: (d / "qwen.tiktoken").write_text("words"),
+    ],
+    ids=["weights", "tokenizer", "name", "code", "vocabulary"],
+)
+def test_a_copy_of_a_model_has_its_fingerprint_until_a_file_changes(tiny_llama, tmp_path, change):
+    copy = shutil.copytree(tiny_llama, tmp_path / tiny_llama.name)
+    assert fingerprint(copy) == fingerprint(tiny_llama)
+    change(copy)
+    assert fingerprint(copy) != fingerprint(tiny_llama)
 
 
 def test_a_directory_keeps_its_fingerprint(tmp_path):
@@ -301,24 +253,6 @@ def test_a_directory_keeps_its_fingerprint(tmp_path):
     for name in ("config.json", "merges.txt", "tokenizer.model", "model.safetensors", "README.md"):
         (directory / name).write_text(name)
     assert fingerprint(directory) == "model@ba256f3c05254b30"
-
-
-def test_one_other_byte_anywhere_in_large_weights_is_another_fingerprint(tmp_path):
-    weights = tmp_path / "model.safetensors"
-    weights.touch()
-    os.truncate(weights, 2**25)
-    before = fingerprint(tmp_path)
-    with weights.open("r+b") as file:
-        file.seek(2**24 + 2**16 + 5)  # what samples of 64 KiB at even distances leave out
-        file.write(b"1")
-    assert fingerprint(tmp_path) != before
-
-
-def test_another_name_of_a_file_is_another_fingerprint(tmp_path):
-    directory = make_llama(tmp_path / "model")
-    before = fingerprint(directory)
-    (directory / "tokenizer.json").rename(directory / "other.json")
-    assert fingerprint(directory) != before
 
 
 def test_a_model_that_is_not_dense_is_noticed(tiny_bench, tiny_trial):

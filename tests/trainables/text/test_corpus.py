@@ -1,4 +1,4 @@
-import errno
+import io
 import itertools
 import json
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 
 from search_spaces.config import SPLITS, CorpusConfig, Split
 from search_spaces.errors import SponError
-from trainables.cache import cache_root
 from trainables.text import corpus as corpus_module
 from trainables.text import documents as documents_module
 from trainables.text.corpus import corpus_fingerprint, load_blocks, prepare_corpus
@@ -98,15 +97,10 @@ def test_a_block_that_ends_with_the_text_is_left_out(files: Files, tokenizer: To
     assert load_blocks(prepared, "calibration").tokens.tolist() == [list(range(1, 9)), list(range(9, 17))]
 
 
-def test_blocks_are_int64(files: Files, tokenizer: Tokenizing) -> None:
-    blocks = load_blocks(prepare_corpus(_config(files), tokenizer, "words"), "test")
-    assert blocks.tokens.dtype == blocks.documents.dtype == torch.int64
-    assert blocks.tokens.shape == blocks.documents.shape == (8, 8)
-
-
 def test_each_token_knows_its_document(files: Files, tokenizer: Tokenizing) -> None:
     blocks = load_blocks(prepare_corpus(_config(files), tokenizer, "words"), "calibration")
     assert torch.equal(blocks.documents, (blocks.tokens - 1) // 7)
+    assert blocks.tokens.dtype == blocks.documents.dtype == torch.int64
 
 
 def test_first_stops_tokenising_when_it_has_enough(
@@ -129,14 +123,6 @@ def test_the_batch_does_not_matter(files: Files, tokenizer: Tokenizing, monkeypa
     assert corpus_fingerprint(prepare_corpus(_config(files), tokenizer, "small batches")) == whole
 
 
-def test_spread_covers_more_documents_than_first(files: Files, tokenizer: Tokenizing) -> None:
-    few = _few(4)
-    first = prepare_corpus(_config(files, blocks=few), tokenizer, "words")
-    spread = prepare_corpus(_config(files, blocks=few, pick="spread"), tokenizer, "words")
-    seen = [len(set(load_blocks(prepared, "calibration").documents.flatten().tolist())) for prepared in (first, spread)]
-    assert seen == [5, 8]
-
-
 def test_spread_goes_from_the_first_block_to_the_last(files: Files, tokenizer: Tokenizing) -> None:
     prepared = prepare_corpus(_config(files, blocks=_few(3), pick="spread"), tokenizer, "words")
     assert sorted(load_blocks(prepared, "calibration").tokens[:, 0].tolist()) == [1, 65, 129]
@@ -150,10 +136,10 @@ def test_every_beginning_of_spread_blocks_is_spread_and_so_is_every_second_or_th
     assert max(gaps) < 2.7 * 1000 / few
 
 
-@pytest.mark.parametrize("wanted", range(1, 18))
-def test_spread_takes_no_block_twice(wanted: int) -> None:
-    picked = corpus_module._pick(range(0, 17 * 8, 8), wanted, "spread")
-    assert len(set(picked)) == len(picked) == wanted
+def test_spread_takes_no_block_twice() -> None:
+    for wanted in range(1, 18):
+        picked = corpus_module._pick(range(0, 17 * 8, 8), wanted, "spread")
+        assert len(set(picked)) == len(picked) == wanted
 
 
 def test_fewer_blocks_than_asked_for_are_recorded(
@@ -163,22 +149,6 @@ def test_fewer_blocks_than_asked_for_are_recorded(
     meta = json.loads((prepared / "meta.json").read_text())
     assert meta["splits"]["test"] == {"n_blocks": 8, "n_documents": 10, "n_tokens": 64}
     assert "the corpus gives 8 test blocks of the 9 asked for" in capsys.readouterr().err
-
-
-def test_a_split_must_have_a_block(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    path = tmp_path / "short.txt"
-    path.write_text("1 2 3")
-    with pytest.raises(SponError, match=r"at least one block of 8 tokens .* but validation has 3 tokens \(at corpus\)"):
-        prepare_corpus(_config({**files, "validation": (str(path),)}), tokenizer, "words")
-
-
-def test_every_tenth_document_validates_when_no_split_does(files: Files, tokenizer: Tokenizing) -> None:
-    without: Files = {"calibration": files["calibration"], "test": files["test"]}
-    prepared = prepare_corpus(_config(without), tokenizer, "words")
-    tenth = {*range(64, 71), *range(134, 141)}  # tokens of the 10th and the 20th document
-    seen = {split: set(load_blocks(prepared, split).tokens.flatten().tolist()) for split in SPLITS}
-    assert seen["validation"] <= tenth
-    assert not seen["calibration"] & tenth
 
 
 def test_splits_share_no_document(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
@@ -199,15 +169,6 @@ def test_splits_share_no_file(files: Files, tokenizer: Tokenizing, tmp_path: Pat
     )
     with pytest.raises(SponError, match=message):
         prepare_corpus(_config(both), tokenizer, "words")
-
-
-def test_a_file_by_another_path_is_the_same_file(
-    files: Files, tokenizer: Tokenizing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    paths = {**files, "calibration": ("test.txt",), "test": ("./test.txt",)}
-    with pytest.raises(SponError, match=r"calibration has test\.txt and test has \./test\.txt"):
-        prepare_corpus(_config(paths), tokenizer, "words")
 
 
 def test_a_split_may_name_a_file_twice(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
@@ -235,13 +196,6 @@ def test_blocks_of_few_distinct_tokens_may_recur(files: Files, tokenizer: Tokeni
     assert prepare_corpus(_config(files), tokenizer, "words").is_dir()
 
 
-def test_a_repeated_heading_is_no_shared_document(files: Files, tokenizer: Tokenizing) -> None:
-    for split in SPLITS:
-        path = Path(files[split][0])
-        path.write_text(f"= History =\n{path.read_text()}")
-    assert prepare_corpus(_config(files), tokenizer, "words").is_dir()
-
-
 def test_a_shared_document_that_no_block_touches_is_no_fault(files: Files, tokenizer: Tokenizing) -> None:
     for split in SPLITS:
         path = Path(files[split][0])
@@ -251,40 +205,57 @@ def test_a_shared_document_that_no_block_touches_is_no_fault(files: Files, token
     assert prepare_corpus(ends, tokenizer, "words").is_dir()
 
 
-def test_the_fingerprint_is_of_the_tokens(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    before = corpus_fingerprint(prepare_corpus(_config(files), tokenizer, "words"))
-    moved = tmp_path / "moved.md"
-    moved.write_text(Path(files["test"][0]).read_text())
-    assert corpus_fingerprint(prepare_corpus(_config({**files, "test": (str(moved),)}), tokenizer, "words")) == before
+def test_the_fingerprint_is_of_the_tokens_and_documents(wiki: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
+    def fingerprint(files: Files, document: str = "heading") -> str:
+        return corpus_fingerprint(prepare_corpus(_config(files, document=document), tokenizer, "words"))
 
-
-def test_the_fingerprint_is_of_the_documents_too(wiki: Files, tokenizer: Tokenizing) -> None:
-    rows, articles = (prepare_corpus(_config(wiki, document=one), tokenizer, "words") for one in ("row", "heading"))
-    assert corpus_fingerprint(rows) != corpus_fingerprint(articles)
-
-
-def test_a_changed_file_gives_another_corpus(files: Files, tokenizer: Tokenizing) -> None:
-    before = corpus_fingerprint(prepare_corpus(_config(files), tokenizer, "words"))
-    path = Path(files["test"][0])
-    path.write_text("999 " + path.read_text())
-    assert corpus_fingerprint(prepare_corpus(_config(files), tokenizer, "words")) != before
+    before, moved = fingerprint(wiki), tmp_path / "moved.md"
+    moved.write_text(Path(wiki["test"][0]).read_text())
+    assert fingerprint({**wiki, "test": (str(moved),)}) == before != fingerprint(wiki, "row")
+    moved.write_text("999\n" + moved.read_text())
+    assert fingerprint({**wiki, "test": (str(moved),)}) != before
 
 
 def test_a_prepared_corpus_is_not_built_again(files: Files, tokenizer: Tokenizing) -> None:
     prepared = prepare_corpus(_config(files), tokenizer, "words")
     assert prepare_corpus(_config(files), None, "words") == prepared  # type: ignore[arg-type]
-
-
-def test_another_tokenizer_gives_another_corpus(files: Files, tokenizer: Tokenizing) -> None:
-    one, other = (prepare_corpus(_config(files), tokenizer, fingerprint) for fingerprint in ("one", "other"))
-    assert one != other
+    assert prepare_corpus(_config(files), tokenizer, "other words") != prepared
 
 
 def test_parquet_is_read(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
-    Dataset.from_dict({"text": [" ".join(["5"] * 20), None, "  "], "id": [1, 2, 3]}).to_parquet(str(path))
+    path.write_bytes(_parquet(text=[" ".join(["5"] * 20), None, "  "], id=[1, 2, 3]))
     prepared = prepare_corpus(_config({**files, "test": (str(path),)}), tokenizer, "words")
     assert load_blocks(prepared, "test").tokens.tolist() == [[5] * 8] * 2
+
+
+def _parquet(**columns: list[object]) -> bytes:
+    content = io.BytesIO()
+    Dataset.from_dict(columns).to_parquet(content)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "changes", "says"),
+    [
+        ("few.txt", b"1 2 3", {}, r"at least one block of 8 tokens .* but test has 3 tokens \(at corpus\)"),
+        ("a.pdf", b"1 2 3", {}, r"must all be \.txt or .* but got \['.*a\.pdf'\]"),
+        ("a.txt", b"\xff\xfe\x00not text\n" * 20, {}, r"corpus files must be text, but .*a\.txt"),
+        ("a.parquet", b"\xff\xfe\x00no parquet\n" * 20, {}, r"corpus files must be parquet, but .*a\.parquet"),
+        ("a.parquet", _parquet(text=["1"]), {"document": "paragraph"}, r"only for text files, but got .*a\.parquet"),
+        ("a.parquet", _parquet(text=[1, 2]), {}, "must hold text, but 'text' holds int64"),
+        ("a.txt", b"1 2 3", {"text_column": "body"}, "text_column must be one of text, but got 'body'"),
+        ("no/a.txt", None, {}, r"must be readable, but No such file or directory \(at .*/no/a\.txt\)"),
+    ],
+)
+def test_text_that_cannot_be_used_is_one_line(
+    files: Files, tokenizer: Tokenizing, tmp_path: Path, name: str, content: bytes | None, changes: Any, says: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SponError, match=says) as caught:
+        prepare_corpus(_config({**files, "test": (str(tmp_path / name),)}, **changes), tokenizer, "words")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_document_may_be_a_whole_file(files: Files, tokenizer: Tokenizing) -> None:
@@ -297,13 +268,6 @@ def test_a_document_may_be_a_paragraph(files: Files, tokenizer: Tokenizing, tmp_
     path.write_text("1 2 3\n4 5 6\n\n7 8 9 10 11 12")
     prepared = prepare_corpus(_config({**files, "test": (str(path),)}, document="paragraph"), tokenizer, "words")
     assert load_blocks(prepared, "test").documents.tolist() == [[0] * 6 + [1] * 2]
-
-
-def test_paragraphs_are_of_text_files_only(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    path = tmp_path / "test.parquet"
-    Dataset.from_dict({"text": ["1 2 3"]}).to_parquet(str(path))
-    with pytest.raises(SponError, match=r"only for text files, but got .*test\.parquet \(at corpus\.document"):
-        prepare_corpus(_config({**files, "test": (str(path),)}, document="paragraph"), tokenizer, "words")
 
 
 def _articles(first: int, count: int) -> str:
@@ -350,13 +314,6 @@ def test_articles_have_the_tokens_of_their_rows(wiki: Files, tokenizer: Tokenizi
         assert len(articles[split].documents.unique()) < len(rows[split].documents.unique())
 
 
-def test_articles_give_the_blocks_of_the_study(wiki: Files, tokenizer: Tokenizing) -> None:
-    rows = Path(wiki["calibration"][0]).read_text().split("\n")
-    for count in (1, 3, 100):
-        prepared = prepare_corpus(_config(wiki, document="heading", blocks=_few(count)), tokenizer, "words")
-        assert load_blocks(prepared, "calibration").tokens.tolist() == _study_blocks(rows, tokenizer, count, 8)
-
-
 def test_text_before_the_first_heading_is_a_document(wiki: Files, tokenizer: Tokenizing) -> None:
     path = Path(wiki["test"][0])
     path.write_text("99 99\n99\n" + path.read_text())
@@ -377,81 +334,6 @@ def test_a_split_without_a_heading_is_one_line(wiki: Files, tokenizer: Tokenizin
     with pytest.raises(SponError, match=rf"but {split} has none \(at corpus\.document\)") as caught:
         _prepared(wiki, tokenizer, "heading")
     assert "\n" not in str(caught.value)
-
-
-def test_articles_share_no_long_row(wiki: Files, tokenizer: Tokenizing) -> None:
-    for split in ("calibration", "test"):
-        path = Path(wiki[split][0])
-        path.write_text(f"{path.read_text()} = Last = \n {split} alone \n {'the same paragraph ' * 12}")
-    with pytest.raises(SponError, match="calibration and test have 'the same paragraph"):
-        _prepared(wiki, tokenizer, "heading")
-
-
-def test_articles_of_a_parquet_file_are_told_apart(wiki: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    path = tmp_path / "test.parquet"
-    Dataset.from_dict({"text": Path(wiki["test"][0]).read_text().splitlines()}).to_parquet(str(path))
-    text, parquet = (_prepared(files, tokenizer, "heading") for files in (wiki, {**wiki, "test": (str(path),)}))
-    assert torch.equal(parquet["test"].documents, text["test"].documents)
-
-
-def test_a_missing_file_is_named(files: Files, tokenizer: Tokenizing) -> None:
-    with pytest.raises(SponError, match=r"must be readable, but No such file or directory \(at /no/such/file\.txt\)"):
-        prepare_corpus(_config({**files, "test": ("/no/such/file.txt",)}), tokenizer, "words")
-
-
-def test_an_unknown_file_ending_is_refused(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    path = tmp_path / "test.pdf"
-    path.write_text("1 2 3")
-    with pytest.raises(SponError, match=r"must all be \.txt or .* but got \['.*test\.pdf'\]"):
-        prepare_corpus(_config({**files, "test": (str(path),)}), tokenizer, "words")
-
-
-@pytest.mark.parametrize("name", ["test.txt", "test.parquet"])
-def test_a_file_that_is_not_of_its_kind_is_one_line(
-    files: Files, tokenizer: Tokenizing, tmp_path: Path, name: str
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(b"\xff\xfe\x00not text\n" * 20)
-    with pytest.raises(SponError, match=f"corpus files must be .* but .*{name}") as caught:
-        prepare_corpus(_config({**files, "test": (str(path),)}), tokenizer, "words")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_column_lists_the_columns(files: Files, tokenizer: Tokenizing) -> None:
-    with pytest.raises(SponError, match="text_column must be one of text, but got 'body'"):
-        prepare_corpus(_config(files, text_column="body"), tokenizer, "words")
-
-
-def test_a_column_of_numbers_is_refused(files: Files, tokenizer: Tokenizing, tmp_path: Path) -> None:
-    path = tmp_path / "test.parquet"
-    Dataset.from_dict({"text": [1, 2]}).to_parquet(str(path))
-    with pytest.raises(SponError, match="must hold text, but 'text' holds int64"):
-        prepare_corpus(_config({**files, "test": (str(path),)}), tokenizer, "words")
-
-
-def test_an_interrupted_build_leaves_nothing_and_the_next_repairs(
-    files: Files, tokenizer: Tokenizing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(blocks: object, directory: Path) -> None:
-        (directory / "calibration.safetensors").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(corpus_module, "_write", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_corpus(_config(files), tokenizer, "words")
-    assert [path for path in (cache_root() / "corpora").iterdir() if path.is_dir()] == []
-    prepared = prepare_corpus(_config(files), tokenizer, "words")
-    assert {path.name for path in prepared.iterdir()} == {"meta.json", *(f"{split}.safetensors" for split in SPLITS)}
-
-
-def test_a_full_disk_is_one_clear_line(files: Files, tokenizer: Tokenizing, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(SponError, match=r"the disk must have room for the output, but \d+ MiB are free"):
-        prepare_corpus(_config(files), tokenizer, "words")
 
 
 @pytest.fixture
@@ -487,14 +369,6 @@ def test_a_hub_dataset_is_read(hub: Callable[..., None], tokenizer: Tokenizing) 
     hub()
     blocks = load_blocks(prepare_corpus(_hub_config(), tokenizer, "words"), "calibration")
     assert blocks.tokens.tolist() == [list(range(1, 9)), list(range(9, 17))]
-
-
-def test_a_hub_dataset_must_have_headings_where_they_are_asked_for(
-    hub: Callable[..., None], tokenizer: Tokenizing
-) -> None:
-    hub()
-    with pytest.raises(SponError, match=r"calibration has none \(at corpus\.document\)"):
-        prepare_corpus(_hub_config(document="heading"), tokenizer, "words")
 
 
 def test_another_commit_from_the_cache_is_refused(hub: Callable[..., None], tokenizer: Tokenizing) -> None:
