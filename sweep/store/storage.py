@@ -89,7 +89,7 @@ def check_writable(home: Path) -> None:
     tell("checking the bucket")
     with _reached(home) as (files, root):
         probe = f"{root}/.probe-{gethostname()}"
-        _write(files, probe, b"")
+        _write(files, probe, b"probe")  # a server that cannot take content may take an empty file
         files.delete_file(probe)
 
 

@@ -12,6 +12,8 @@ from socket import gethostname
 
 import boto3
 import pytest
+from moto.s3.exceptions import S3ClientError
+from moto.s3.models import FakeMultipart
 from moto.server import ThreadedMotoServer
 
 from search_spaces.errors import SponError
@@ -96,6 +98,22 @@ def test_a_bucket_that_cannot_be_written_is_one_line(bucket: str, tmp_path: Path
     assert not keys(bucket)
     with pytest.raises(SponError, match=r"the bucket must answer, but .*nosuch"):
         check_writable(home_of("s3://nosuch/x", tmp_path))
+
+
+def test_a_bucket_that_takes_only_empty_files_is_found_before_anything_starts(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does that does not know the checksums which clients send by default."""
+    set_part = FakeMultipart.set_part
+
+    def take(self: FakeMultipart, part_id: int, value: bytes) -> object:
+        if value:
+            raise S3ClientError("NotImplemented", "aws-chunked is not supported")
+        return set_part(self, part_id, value)
+
+    monkeypatch.setattr(FakeMultipart, "set_part", take)
+    with pytest.raises(SponError, match=r"the bucket must answer, but .*aws-chunked is not supported"):
+        check_writable(home_of(bucket, tmp_path))
 
 
 def test_a_sweep_goes_on_on_another_machine_from_the_bucket_alone(
