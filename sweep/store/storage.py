@@ -93,6 +93,28 @@ def check_writable(home: Path) -> None:
         files.delete_file(probe)
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a sweep that a driver on another machine may still write to the bucket, if there is one.
+
+    Raises:
+        SponError: naming that driver.
+    """
+    home = folder.parent
+    if not is_bucket(home):
+        return
+    with _reached(home) as (files, root):
+        theirs = _read(files, f"{root}/{folder.name}/{_MIRROR}")
+    if theirs is None:
+        return
+    last = _last(theirs)
+    age = time.time() - last["at"]
+    if last["lives"] and last["writer"] != _me(home) and age < _LEASE_SECONDS:
+        raise SponError(
+            f"another driver holds this sweep: {last['writer']} wrote to the bucket {age:.0f} s ago; "
+            f"if it is lost, try again in {_LEASE_SECONDS - age:.0f} s (at {root_of(home)})"
+        )
+
+
 def pull(home: Path, name: str) -> None:
     """Copy a sweep from the bucket, if there is one, unless this machine wrote there last.
 
@@ -101,6 +123,7 @@ def pull(home: Path, name: str) -> None:
     """
     if not is_bucket(home):
         return
+    tell("looking into the bucket")
     with _reached(home) as (files, root):
         theirs, mine = _read(files, f"{root}/{name}/{_MIRROR}"), home / name / _MIRROR
         if theirs is None or (mine.exists() and (mine.read_bytes() == theirs or _last(theirs)["writer"] == _me(home))):
@@ -142,8 +165,8 @@ def mirrored(folder: Path) -> Iterator[Callable[[], None]]:
     if not is_bucket(folder.parent):
         yield lambda: None
         return
+    check_free(folder)
     mirror = _Mirror(folder)
-    mirror.take()
     mirror.push()
     over = threading.Event()
 
@@ -190,20 +213,6 @@ class _Mirror:
         self._known: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
         self._warned = False
-
-    def take(self) -> None:
-        """Refuse to write while a driver on another machine may still write."""
-        with _reached(self._home) as (files, root):
-            theirs = _read(files, f"{root}/{self._folder.name}/{_MIRROR}")
-        if theirs is None:
-            return
-        last = _last(theirs)
-        age = time.time() - last["at"]
-        if last["lives"] and last["writer"] != _me(self._home) and age < _LEASE_SECONDS:
-            raise SponError(
-                f"another driver holds this sweep: {last['writer']} wrote to the bucket {age:.0f} s ago; "
-                f"if it is lost, try again in {_LEASE_SECONDS - age:.0f} s (at {root_of(self._home)})"
-            )
 
     def push(self, at_end: bool = False) -> None:
         """Copy what has changed. If the bucket does not answer, the next push tries again."""

@@ -20,7 +20,7 @@ from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from sweep.status import as_lines, status_of
 from sweep.store import storage
-from sweep.store.folder import SweepFolder, began, create_sweep, open_sweep
+from sweep.store.folder import SweepFolder, began, check_sweep, create_sweep, open_sweep
 from sweep.store.storage import (
     check_writable,
     drop_states,
@@ -98,6 +98,8 @@ def test_a_bucket_that_cannot_be_written_is_one_line(bucket: str, tmp_path: Path
     assert not keys(bucket)
     with pytest.raises(SponError, match=r"the bucket must answer, but .*nosuch"):
         check_writable(home_of("s3://nosuch/x", tmp_path))
+    with pytest.raises(SponError, match=r"a sweep must exist in s3://.*/results, but 'other' does not"):
+        open_sweep(home_of(bucket, tmp_path), "other")
 
 
 def test_a_bucket_that_takes_only_empty_files_is_found_before_anything_starts(
@@ -171,6 +173,8 @@ def test_a_second_machine_is_told_who_drives_until_its_lease_is_over(
         said = rf"another driver holds this sweep: .*{homes[0]} wrote to the bucket \d+ s ago"
         with pytest.raises(SponError, match=said), mirrored(other.path):
             raise AssertionError
+        with pytest.raises(SponError, match=said):  # before it starts Ray
+            check_sweep(homes[1], folder.space)
         assert f"driver: {gethostname()}:{homes[0]}, which writes to the bucket" in as_lines(status_of(other))
         (folder.path / "board.txt").write_text("news")
         storage._Mirror(folder.path).push()
