@@ -283,11 +283,26 @@ def _each(copy: Callable[[str], None], paths: Iterable[str]) -> None:
 @contextmanager
 def _reached(home: Path) -> Iterator[tuple[FileSystem, str]]:
     """Yield the bucket's file system and the prefix in it."""
-    uri = root_of(home)
+    with answering(root_of(home)):
+        yield FileSystem.from_uri(root_of(home))
+
+
+@contextmanager
+def answering(place: str) -> Iterator[None]:
+    """Turn a bucket's fault into one line while the block runs. A fault of a file on this machine passes unchanged.
+
+    Args:
+        place: directory or URI.
+
+    Raises:
+        SponError: if a bucket does not answer.
+    """
     try:
-        yield FileSystem.from_uri(uri)
+        yield
     except _FAULTS as error:
-        raise SponError(f"the bucket must answer, but {' '.join(str(error).split())} (at {uri})") from error
+        if "://" not in place or getattr(error, "filename", None) is not None:
+            raise
+        raise SponError(f"the bucket must answer, but {' '.join(str(error).split())} (at {place})") from error
 
 
 def _listed(files: FileSystem, root: str, name: str = "") -> list[FileInfo]:
@@ -320,9 +335,13 @@ def states_in(tune: str) -> dict[str, list[str]]:
 
     Args:
         tune: directory or URI of Ray Tune's files of a sweep.
+
+    Raises:
+        SponError: if the bucket does not answer.
     """
-    files, root = FileSystem.from_uri(tune)
-    inside = {info.path.removeprefix(f"{root}/") for info in _listed(files, root)}
+    with answering(tune):
+        files, root = FileSystem.from_uri(tune)
+        inside = {info.path.removeprefix(f"{root}/") for info in _listed(files, root)}
     found = {match[0]: match for path in inside if (match := _STATE.match(path))}
     states: dict[str, list[str]] = {}
     for place in sorted(found, key=lambda p: (int(found[p]["driver"]), int(found[p]["state"])), reverse=True):
@@ -332,12 +351,14 @@ def states_in(tune: str) -> dict[str, list[str]]:
 
 def drop_states(tune: str, trials: Collection[str]) -> None:
     """Remove the states of some trials, by name. Ray's logs remain."""
-    for state in (state for trial, states in states_in(tune).items() if trial in trials for state in states):
-        files, path = FileSystem.from_uri(state)
-        files.delete_dir(path)
+    with answering(tune):
+        for state in (state for trial, states in states_in(tune).items() if trial in trials for state in states):
+            files, path = FileSystem.from_uri(state)
+            files.delete_dir(path)
 
 
 def folders_in(tune: str) -> list[str]:
     """Return the names of Ray Tune's folders for a sweep."""
-    files, root = FileSystem.from_uri(tune)
-    return [info.base_name for info in files.get_file_info(FileSelector(root, allow_not_found=True))]
+    with answering(tune):
+        files, root = FileSystem.from_uri(tune)
+        return [info.base_name for info in files.get_file_info(FileSelector(root, allow_not_found=True))]

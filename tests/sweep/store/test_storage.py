@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from socket import gethostname
@@ -13,7 +13,7 @@ from socket import gethostname
 import boto3
 import pytest
 from moto.s3.exceptions import S3ClientError
-from moto.s3.models import FakeMultipart
+from moto.s3.models import FakeMultipart, S3Backend
 from moto.server import ThreadedMotoServer
 
 from search_spaces.errors import SponError
@@ -198,6 +198,18 @@ def test_a_bucket_that_is_away_stops_nothing_and_gets_all_later(
     with mirrored(folder.path):
         pass
     assert "tiny/space.json" in keys(bucket)
+
+
+@pytest.mark.parametrize("use", [states_in, folders_in, partial(drop_states, trials={"a"})])
+def test_states_in_a_bucket_that_is_away_are_one_line(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, use: Callable[[str], object]
+) -> None:
+    def away(*given: object, **named: object) -> None:
+        raise S3ClientError("AccessDenied", "not today")
+
+    monkeypatch.setattr(S3Backend, "list_objects_v2", away)
+    with pytest.raises(SponError, match=rf"the bucket must answer, but .*not today.* \(at {bucket}/tiny/tune\)"):
+        use(f"{bucket}/tiny/tune")
 
 
 def test_states_are_found_under_every_driver_the_newest_first_and_dropped_without_the_logs(tmp_path: Path) -> None:
