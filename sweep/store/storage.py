@@ -89,8 +89,30 @@ def check_writable(home: Path) -> None:
     tell("checking the bucket")
     with _reached(home) as (files, root):
         probe = f"{root}/.probe-{gethostname()}"
-        _write(files, probe, b"")
+        _write(files, probe, b"probe")  # a server that cannot take content may take an empty file
         files.delete_file(probe)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a sweep that a driver on another machine may still write to the bucket, if there is one.
+
+    Raises:
+        SponError: naming that driver.
+    """
+    home = folder.parent
+    if not is_bucket(home):
+        return
+    with _reached(home) as (files, root):
+        theirs = _read(files, f"{root}/{folder.name}/{_MIRROR}")
+    if theirs is None:
+        return
+    last = _last(theirs)
+    age = time.time() - last["at"]
+    if last["lives"] and last["writer"] != _me(home) and age < _LEASE_SECONDS:
+        raise SponError(
+            f"another driver holds this sweep: {last['writer']} wrote to the bucket {age:.0f} s ago; "
+            f"if it is lost, try again in {_LEASE_SECONDS - age:.0f} s (at {root_of(home)})"
+        )
 
 
 def pull(home: Path, name: str) -> None:
@@ -101,6 +123,7 @@ def pull(home: Path, name: str) -> None:
     """
     if not is_bucket(home):
         return
+    tell("looking into the bucket")
     with _reached(home) as (files, root):
         theirs, mine = _read(files, f"{root}/{name}/{_MIRROR}"), home / name / _MIRROR
         if theirs is None or (mine.exists() and (mine.read_bytes() == theirs or _last(theirs)["writer"] == _me(home))):
@@ -142,8 +165,8 @@ def mirrored(folder: Path) -> Iterator[Callable[[], None]]:
     if not is_bucket(folder.parent):
         yield lambda: None
         return
+    check_free(folder)
     mirror = _Mirror(folder)
-    mirror.take()
     mirror.push()
     over = threading.Event()
 
@@ -190,20 +213,6 @@ class _Mirror:
         self._known: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
         self._warned = False
-
-    def take(self) -> None:
-        """Refuse to write while a driver on another machine may still write."""
-        with _reached(self._home) as (files, root):
-            theirs = _read(files, f"{root}/{self._folder.name}/{_MIRROR}")
-        if theirs is None:
-            return
-        last = _last(theirs)
-        age = time.time() - last["at"]
-        if last["lives"] and last["writer"] != _me(self._home) and age < _LEASE_SECONDS:
-            raise SponError(
-                f"another driver holds this sweep: {last['writer']} wrote to the bucket {age:.0f} s ago; "
-                f"if it is lost, try again in {_LEASE_SECONDS - age:.0f} s (at {root_of(self._home)})"
-            )
 
     def push(self, at_end: bool = False) -> None:
         """Copy what has changed. If the bucket does not answer, the next push tries again."""
@@ -274,11 +283,26 @@ def _each(copy: Callable[[str], None], paths: Iterable[str]) -> None:
 @contextmanager
 def _reached(home: Path) -> Iterator[tuple[FileSystem, str]]:
     """Yield the bucket's file system and the prefix in it."""
-    uri = root_of(home)
+    with answering(root_of(home)):
+        yield FileSystem.from_uri(root_of(home))
+
+
+@contextmanager
+def answering(place: str) -> Iterator[None]:
+    """Turn a bucket's fault into one line while the block runs. A fault of a file on this machine passes unchanged.
+
+    Args:
+        place: directory or URI.
+
+    Raises:
+        SponError: if a bucket does not answer.
+    """
     try:
-        yield FileSystem.from_uri(uri)
+        yield
     except _FAULTS as error:
-        raise SponError(f"the bucket must answer, but {' '.join(str(error).split())} (at {uri})") from error
+        if "://" not in place or getattr(error, "filename", None) is not None:
+            raise
+        raise SponError(f"the bucket must answer, but {' '.join(str(error).split())} (at {place})") from error
 
 
 def _listed(files: FileSystem, root: str, name: str = "") -> list[FileInfo]:
@@ -311,9 +335,13 @@ def states_in(tune: str) -> dict[str, list[str]]:
 
     Args:
         tune: directory or URI of Ray Tune's files of a sweep.
+
+    Raises:
+        SponError: if the bucket does not answer.
     """
-    files, root = FileSystem.from_uri(tune)
-    inside = {info.path.removeprefix(f"{root}/") for info in _listed(files, root)}
+    with answering(tune):
+        files, root = FileSystem.from_uri(tune)
+        inside = {info.path.removeprefix(f"{root}/") for info in _listed(files, root)}
     found = {match[0]: match for path in inside if (match := _STATE.match(path))}
     states: dict[str, list[str]] = {}
     for place in sorted(found, key=lambda p: (int(found[p]["driver"]), int(found[p]["state"])), reverse=True):
@@ -323,12 +351,14 @@ def states_in(tune: str) -> dict[str, list[str]]:
 
 def drop_states(tune: str, trials: Collection[str]) -> None:
     """Remove the states of some trials, by name. Ray's logs remain."""
-    for state in (state for trial, states in states_in(tune).items() if trial in trials for state in states):
-        files, path = FileSystem.from_uri(state)
-        files.delete_dir(path)
+    with answering(tune):
+        for state in (state for trial, states in states_in(tune).items() if trial in trials for state in states):
+            files, path = FileSystem.from_uri(state)
+            files.delete_dir(path)
 
 
 def folders_in(tune: str) -> list[str]:
     """Return the names of Ray Tune's folders for a sweep."""
-    files, root = FileSystem.from_uri(tune)
-    return [info.base_name for info in files.get_file_info(FileSelector(root, allow_not_found=True))]
+    with answering(tune):
+        files, root = FileSystem.from_uri(tune)
+        return [info.base_name for info in files.get_file_info(FileSelector(root, allow_not_found=True))]

@@ -12,7 +12,7 @@ from ray.tune.execution import class_cache
 from search_spaces.sites import ModelShape
 from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
-from sweep.store.storage import drop_states, folders_in, states_in
+from sweep.store.storage import answering, drop_states, folders_in, states_in
 from sweep.tune.callback import SweepCallback
 from sweep.tune.nodes import Nodes, Place, places
 from sweep.tune.progress import Progress
@@ -55,7 +55,7 @@ def run_trials(
 
     Raises:
         Interrupted: if the stage was stopped.
-        SponError: if the storage is full or no longer writable.
+        SponError: if the storage is full, no longer writable, or a bucket that does not answer.
     """
     if not trials:
         return None
@@ -141,9 +141,9 @@ def _fresh(stage: str, known: Collection[str]) -> str:
 
 
 def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
-    """Run to the end, and raise a callback's failed write without Ray's wrapping."""
+    """Run to the end, and raise a callback's failed write, or read of a bucket, without Ray's wrapping."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    with writable(folder.path):
+    with answering(folder.tune), writable(folder.path):
         try:
             tuner.fit()
         except tune.TuneError as error:

@@ -5,20 +5,22 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from socket import gethostname
 
 import boto3
 import pytest
+from moto.s3.exceptions import S3ClientError
+from moto.s3.models import FakeMultipart, S3Backend
 from moto.server import ThreadedMotoServer
 
 from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from sweep.status import as_lines, status_of
 from sweep.store import storage
-from sweep.store.folder import SweepFolder, began, create_sweep, open_sweep
+from sweep.store.folder import SweepFolder, began, check_sweep, create_sweep, open_sweep
 from sweep.store.storage import (
     check_writable,
     drop_states,
@@ -96,6 +98,24 @@ def test_a_bucket_that_cannot_be_written_is_one_line(bucket: str, tmp_path: Path
     assert not keys(bucket)
     with pytest.raises(SponError, match=r"the bucket must answer, but .*nosuch"):
         check_writable(home_of("s3://nosuch/x", tmp_path))
+    with pytest.raises(SponError, match=r"a sweep must exist in s3://.*/results, but 'other' does not"):
+        open_sweep(home_of(bucket, tmp_path), "other")
+
+
+def test_a_bucket_that_takes_only_empty_files_is_found_before_anything_starts(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does that does not know the checksums which clients send by default."""
+    set_part = FakeMultipart.set_part
+
+    def take(self: FakeMultipart, part_id: int, value: bytes) -> object:
+        if value:
+            raise S3ClientError("NotImplemented", "aws-chunked is not supported")
+        return set_part(self, part_id, value)
+
+    monkeypatch.setattr(FakeMultipart, "set_part", take)
+    with pytest.raises(SponError, match=r"the bucket must answer, but .*aws-chunked is not supported"):
+        check_writable(home_of(bucket, tmp_path))
 
 
 def test_a_sweep_goes_on_on_another_machine_from_the_bucket_alone(
@@ -153,6 +173,8 @@ def test_a_second_machine_is_told_who_drives_until_its_lease_is_over(
         said = rf"another driver holds this sweep: .*{homes[0]} wrote to the bucket \d+ s ago"
         with pytest.raises(SponError, match=said), mirrored(other.path):
             raise AssertionError
+        with pytest.raises(SponError, match=said):  # before it starts Ray
+            check_sweep(homes[1], folder.space)
         assert f"driver: {gethostname()}:{homes[0]}, which writes to the bucket" in as_lines(status_of(other))
         (folder.path / "board.txt").write_text("news")
         storage._Mirror(folder.path).push()
@@ -176,6 +198,18 @@ def test_a_bucket_that_is_away_stops_nothing_and_gets_all_later(
     with mirrored(folder.path):
         pass
     assert "tiny/space.json" in keys(bucket)
+
+
+@pytest.mark.parametrize("use", [states_in, folders_in, partial(drop_states, trials={"a"})])
+def test_states_in_a_bucket_that_is_away_are_one_line(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, use: Callable[[str], object]
+) -> None:
+    def away(*given: object, **named: object) -> None:
+        raise S3ClientError("AccessDenied", "not today")
+
+    monkeypatch.setattr(S3Backend, "list_objects_v2", away)
+    with pytest.raises(SponError, match=rf"the bucket must answer, but .*not today.* \(at {bucket}/tiny/tune\)"):
+        use(f"{bucket}/tiny/tune")
 
 
 def test_states_are_found_under_every_driver_the_newest_first_and_dropped_without_the_logs(tmp_path: Path) -> None:

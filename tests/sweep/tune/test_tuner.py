@@ -1,15 +1,18 @@
 """What Ray Tune is given, without starting Ray."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray import tune
 from ray.tune.execution.class_cache import _ActorClassCache
 
+from search_spaces.errors import SponError
 from search_spaces.load import parse_space
 from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder, create_sweep
+from sweep.store.storage import home_of
 from sweep.tune import tuner
 from sweep.tune.tuner import Interrupted, fit, grid_space, run_trials
 from tests.conftest import trials_of
@@ -101,6 +104,25 @@ def test_only_trials_that_were_put_off_run_again_and_a_stopped_stage_does_not(
     with pytest.raises(Interrupted, match="2 trials to go"):
         run_trials(stage, make_shape(2), trials, "sqlite://")
     assert len(fits) == put_off  # all were put off: they run again; else the other one was interrupted
+
+
+@pytest.mark.parametrize("in_a_callback", [False, True])
+def test_a_bucket_that_goes_away_while_a_stage_runs_is_one_line(
+    in_a_callback: bool, stage: SweepFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sweep.store.folder.pull", lambda *_: None)
+    folder = create_sweep(home_of("s3://bucket/results", tmp_path), stage.space)
+
+    def end() -> None:
+        try:
+            raise OSError("Could not connect to server")
+        except OSError:
+            if not in_a_callback:
+                raise
+            raise tune.TuneError("Traceback")  # noqa: B904 - as Ray does
+
+    with pytest.raises(SponError, match=r"the bucket must answer, but Could not connect to server \(at s3://bucket"):
+        tuner._run(SimpleNamespace(fit=end), folder)
 
 
 def test_cloud_keys_are_not_passed_to_trials_through_rays_log(monkeypatch: pytest.MonkeyPatch) -> None:
