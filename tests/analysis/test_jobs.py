@@ -51,10 +51,9 @@ def test_a_silence_says_which_question_is_under_way(checkpoint_of, capsys):
     checkpoint = checkpoint_of("topk")
     progress = _Progress([(checkpoint, "perplexity"), (checkpoint, "norms")], 8)
     progress.beat()
-    progress.done(checkpoint, "perplexity")
-    progress.beat()
-    progress.done(checkpoint, "norms")
-    progress.beat()
+    for question in ("perplexity", "norms"):
+        progress.done(checkpoint.meta.config.name, question)
+        progress.beat()
     said = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
     assert said[0] == "perplexity is under way, 0% of all work is done"
     assert said[2] == "norms is under way, 75% of all work is done"
