@@ -106,21 +106,26 @@ def _listed(text: str) -> list[str]:
 
 def _interpret(arguments: argparse.Namespace) -> None:
     from analysis.examine import COMPARISON, QUESTIONS, Settings, check_only
-    from analysis.interpret import check_comparable, interpret
+    from analysis.interpret import interpret
     from analysis.prompts import PROMPTS, read_prompts
+    from analysis.questions.cross import incomparable
     from trainables.cache import writable
 
     if arguments.blocks < 2:
         raise SponError(f"an interval must have at least 2 blocks, but got {arguments.blocks} (at --blocks)")
-    only = check_only(tuple(arguments.only)) if arguments.only else (*QUESTIONS, COMPARISON)
-    prompts = read_prompts(arguments.prompts or PROMPTS)
+    check_only(arguments.only or ())
     settings = Settings(
-        only=only, split=arguments.split, n_blocks=arguments.blocks, prompts=prompts, chosen_on=_chosen_on(arguments)
+        only=arguments.only or (*QUESTIONS, COMPARISON),
+        split=arguments.split,
+        n_blocks=arguments.blocks,
+        prompts=read_prompts(arguments.prompts or PROMPTS),
+        chosen_on=_chosen_on(arguments),
     )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     checkpoints, out = _chosen(arguments, uri)
-    if arguments.only and COMPARISON in only:
-        check_comparable(checkpoints)
+    asked_for = COMPARISON in (arguments.only or ())
+    if asked_for and (reason := incomparable([checkpoint.meta.config for checkpoint in checkpoints])):
+        raise SponError(f"{reason} (at --only {COMPARISON})")
     place: Path = arguments.out or out
     with writable(place):
         interpret(checkpoints, settings, place, uri, arguments.address)
@@ -149,7 +154,7 @@ def _chosen(arguments: argparse.Namespace, uri: str) -> "tuple[list[Checkpoint],
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    tasks = tuple(arguments.tasks or ())
+    tasks = arguments.tasks or ()
     if not tasks and (arguments.tasks is not None or not arguments.text):
         raise SponError("an evaluation must have a task or a text, but got none (at --tasks, --text)")
     if (arguments.window or arguments.stride or arguments.add_bos) and not arguments.text:
@@ -159,22 +164,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise SponError(f"{name} must be at least {least}, but got {value} (at --{name})")
 
-    from analysis.evaluation.evaluate import Asked, evaluate
+    from analysis.evaluation.evaluate import evaluate
     from trainables.cache import writable
 
-    asked = Asked(
-        tasks=tasks,
-        limit=arguments.limit,
-        texts=tuple(arguments.text),
-        n_windows=arguments.blocks,
-        window=arguments.window,
-        stride=arguments.stride,
-        add_bos=arguments.add_bos,
-    )
     uri = tracking_uri(arguments.mlflow_uri, arguments.storage)
     place: Path = arguments.out or arguments.storage / "analysis"
     with writable(place):
-        evaluate(arguments.checkpoint, asked, place, uri)
+        evaluate(
+            arguments.checkpoint,
+            place,
+            uri,
+            tasks=tasks,
+            limit=arguments.limit,
+            texts=arguments.text,
+            n_windows=arguments.blocks,
+            window=arguments.window,
+            stride=arguments.stride,
+            add_bos=arguments.add_bos,
+        )
 
 
 def _figures(arguments: argparse.Namespace) -> None:

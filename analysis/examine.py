@@ -1,11 +1,12 @@
 """The registry of questions, and the examination of one checkpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pydantic import ValidationError
 
 from analysis.finding import Examined, Finding
-from analysis.prompts import prompts_fingerprint, tokenise
+from analysis.prompts import tokenise
 from analysis.questions import categories, cross, levels, logits, moments, norms, pca, perplexity, shift, where, worth
 from analysis.subject import Subject, make_subject
 from search_spaces.base import Config
@@ -67,11 +68,12 @@ class Settings(Config):
     @property
     def text(self) -> str:
         """Hash of the text settings and the answers' version. The checkpoint itself names the corpus."""
-        return content_key(_ANSWERS, self.split, self.n_blocks, prompts_fingerprint(self.prompts), self.curse)
+        prompts = hashlib.sha256(repr(sorted(self.prompts.items())).encode()).hexdigest()[:16]
+        return content_key(_ANSWERS, self.split, self.n_blocks, prompts, self.curse)
 
 
-def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of questions after a check.
+def check_only(names: Iterable[str]) -> None:
+    """Check names of questions.
 
     Raises:
         SponError: if a name is unknown.
@@ -80,7 +82,6 @@ def check_only(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise SponError(f"an analysis must be one of {', '.join(known)}, but got {name!r} (at --only)")
-    return names
 
 
 def examined(checkpoint: Checkpoint, settings: Settings) -> Examined:
@@ -115,8 +116,7 @@ def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subje
     bench = Workbench(config.model, config.corpus, device, open_test=settings.split == "test")
     bench.check(config)
     check_fits(checkpoint, bench.model.shape, bench.model.fingerprint)
-    longest = config.corpus.block_size
-    prompts = tokenise(settings.prompts, load_tokenizer(bench.materials.model), longest)
+    prompts = tokenise(settings.prompts, load_tokenizer(bench.materials.model), config.corpus.block_size)
     there = len(bench.blocks(settings.split).tokens)
     n = min(settings.n_blocks, there)
     step = there // n if n > 0 else 1
@@ -124,13 +124,8 @@ def subject_of(checkpoint: Checkpoint, settings: Settings, device: str) -> Subje
     return make_subject(bench, checkpoint, blocks, teacher, prompts)
 
 
-def examine(subject: Subject, questions: tuple[str, ...], curse: str = "") -> Iterator[Finding]:
-    """Answer questions about a subject, one after the other.
-
-    Args:
-        subject: the checkpoint.
-        questions: by name.
-        curse: caveat for figures on the text that chose the checkpoint (``Settings.curse``).
+def examine(subject: Subject, questions: Iterable[str], curse: str = "") -> Iterator[Finding]:
+    """Answer questions about a subject, one after the other, with the caveat ``Settings.curse`` where it matters.
 
     Raises:
         SponError: if a figure is not finite, for example because a bias is not.

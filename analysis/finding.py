@@ -68,6 +68,11 @@ def cells(name: str, interval: "Interval") -> Row:
     return {key: figure if math.isfinite(figure) else None for key, figure in named}
 
 
+def number_in(row: Row, name: str) -> float:
+    """Return a cell that holds a number."""
+    return float(row[name])  # type: ignore[arg-type]
+
+
 class Finding(Config):
     """The answer of one analysis.
 

@@ -9,7 +9,6 @@ from analysis.jobs import run_jobs
 from analysis.questions import cross
 from analysis.report.publish import REPORT, publish
 from analysis.tracking import log_results
-from search_spaces.errors import SponError
 from trainables.checkpoint import Checkpoint
 
 
@@ -44,13 +43,3 @@ def interpret(
         for finding in analysis.findings:
             print(f"  {finding.analysis:<12}{finding.verdict}")
     print(f"\nreport: {report}")
-
-
-def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
-    """Check that a comparison requested by name is possible.
-
-    Raises:
-        SponError: with the reason if it is not.
-    """
-    if reason := cross.incomparable([checkpoint.meta.config for checkpoint in checkpoints]):
-        raise SponError(f"{reason} (at --only {COMPARISON})")

@@ -1,8 +1,7 @@
 """Examines checkpoints as Ray tasks, each with its own model, and writes each finding to disk as it arrives."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ from trainables.ray_trainable import connect_ray
 _BEAT_SECONDS = 30.0
 _PASSES = {"perplexity": 3, "shift": 9, "where": 2, "categories": 3, "worth": 11, "levels": 6}
 """Approximate work of a question in forward passes over the text; others take one. Only for the time estimate."""
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """Connect to Ray on this machine or to a cluster while the block runs."""
-    connect_ray(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run_jobs(
@@ -59,7 +48,12 @@ def run_jobs(
         make_writable(directory)
     known = [_known(checkpoint, settings, file) for checkpoint, file in zip(checkpoints, files, strict=True)]
     compare = COMPARISON in settings.only
-    asked = {i: missing for i, one in enumerate(known) if (missing := _missing(one, settings)) or compare}
+    asked: dict[int, list[str]] = {}
+    for index, before in enumerate(known):
+        answered = {finding.analysis for finding in before.findings}
+        missing = [question for question in settings.questions if question not in answered]
+        if missing or compare:
+            asked[index] = missing
     progress = _Progress([(checkpoints[i], q) for i, questions in asked.items() for q in questions], settings.n_blocks)
     trained: dict[int, Trained] = {}
     for index, result in _results(checkpoints, settings, asked, address):
@@ -68,7 +62,7 @@ def run_jobs(
         elif isinstance(result, Finding):
             known[index] = known[index].having([result])
             write_config(known[index], files[index])
-            progress.done(checkpoints[index], result.analysis)
+            progress.done(checkpoints[index].meta.config.name, result.analysis)
         else:
             trained[index] = result
     written = [file for file, analysis in zip(files, known, strict=True) if analysis.findings]
@@ -88,48 +82,37 @@ def _known(checkpoint: Checkpoint, settings: Settings, file: Path) -> Analysis:
     return Analysis(subjects=subjects, findings=())
 
 
-def _missing(known: Analysis, settings: Settings) -> tuple[str, ...]:
-    """Return the questions without an answer."""
-    answered = {finding.analysis for finding in known.findings}
-    return tuple(question for question in settings.questions if question not in answered)
-
-
 def _results(
-    checkpoints: Sequence[Checkpoint], settings: Settings, asked: Mapping[int, tuple[str, ...]], address: str | None
+    checkpoints: Sequence[Checkpoint], settings: Settings, asked: Mapping[int, list[str]], address: str | None
 ) -> Iterator[tuple[int, Finding | Trained | None]]:
     """Yield results as the tasks produce them: findings, the biases to compare, and None after a silence."""
     if not asked:
         return
-    with _ray(address):
+    connect_ray(address)
+    try:
         total = ray.cluster_resources()
         gpu = float(total.get("GPU", 0) > 0)
         threads = 1 if gpu else max(1, int(total["CPU"]) // len(asked))
         task = ray.remote(num_cpus=threads, num_gpus=gpu, max_retries=1)(_examine)
         given = threads, "cuda" if gpu else "cpu"
         streams: dict[Any, int] = {task.remote(checkpoints[i], settings, asked[i], *given): i for i in asked}
-        for stream, result in _as_they_come(streams):
-            if isinstance(result, SponError):
-                raise SponError(f"{checkpoints[streams[stream]].meta.config.name}: {result}")
-            yield streams.get(stream, -1), result
-
-
-def _as_they_come(streams: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield each result of streaming tasks with its stream, and (None, None) after a silence."""
-    open_streams = list(streams)
-    while open_streams:
-        ready: list[Any] = ray.wait(open_streams, num_returns=1, timeout=_BEAT_SECONDS)[0]
-        if not ready:
-            yield None, None
-            continue
-        reference = next(ready[0], None)
-        if reference is None:
-            open_streams.remove(ready[0])
-        else:
-            yield ready[0], ray.get(reference)
+        while streams:
+            ready: list[Any] = ray.wait(list(streams), num_returns=1, timeout=_BEAT_SECONDS)[0]
+            if not ready:
+                yield -1, None
+            elif (reference := next(ready[0], None)) is None:
+                del streams[ready[0]]
+            else:
+                index, result = streams[ready[0]], ray.get(reference)
+                if isinstance(result, SponError):
+                    raise SponError(f"{checkpoints[index].meta.config.name}: {result}")
+                yield index, result
+    finally:
+        ray.shutdown()
 
 
 def _examine(
-    checkpoint: Checkpoint, settings: Settings, questions: tuple[str, ...], threads: int, device: str
+    checkpoint: Checkpoint, settings: Settings, questions: list[str], threads: int, device: str
 ) -> Iterator[Finding | Trained | SponError]:
     """Examine one checkpoint as a Ray task. A user error is yielded: raised, it would carry Ray's long traceback."""
     torch.set_num_threads(threads)
@@ -142,21 +125,15 @@ def _examine(
 
 
 class _Progress:
-    """Prints one line for each finding, with an estimate of the time left.
-
-    Args:
-        waiting: the questions to ask, each with its checkpoint.
-        n_blocks: of the text.
-    """
+    """Prints one line for each finding of the questions to ask, with an estimate of the time left."""
 
     def __init__(self, waiting: Sequence[tuple[Checkpoint, str]], n_blocks: int) -> None:
         self._begun, self._done = time.monotonic(), 0.0
         self._left = {(one.meta.config.name, question): _cost(one, question, n_blocks) for one, question in waiting}
         self._total = sum(self._left.values())
 
-    def done(self, checkpoint: Checkpoint, question: str) -> None:
-        """Report that a question was answered."""
-        name = checkpoint.meta.config.name
+    def done(self, name: str, question: str) -> None:
+        """Report that a question about a trial was answered."""
         self._done += self._left.pop((name, question))
         left = (time.monotonic() - self._begun) * (self._total - self._done) / self._done
         self._print(f"{name}  {question}, about {left / 60:.0f} min left")

@@ -1,6 +1,5 @@
 """Prompts by category, read from a user's YAML file, and their tokens."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,12 +50,7 @@ def read_prompts(file: Path = PROMPTS) -> dict[str, list[str]]:
 
 
 def tokenise(prompts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, longest: int) -> tuple[Prompt, ...]:
-    """Tokenise prompts as the model expects them.
-
-    Args:
-        prompts: from ``read_prompts``.
-        tokenizer: the model's.
-        longest: maximum tokens of a prompt; longer ones are truncated.
+    """Tokenise prompts as the model expects them, and cut those with more than ``longest`` tokens.
 
     Raises:
         SponError: if a prompt has fewer than two tokens, so that it predicts nothing.
@@ -82,8 +76,3 @@ def by_length(prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Tensor]]:
     for length in sorted(set(lengths)):
         places = [place for place, other in enumerate(lengths) if other == length]
         yield places, torch.stack([prompts[place].tokens for place in places])
-
-
-def prompts_fingerprint(prompts: dict[str, list[str]]) -> str:
-    """Hash the prompts, to recognise stored findings on the same ones."""
-    return hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest()[:16]

@@ -40,12 +40,9 @@ def units_of(blocks: Blocks) -> Units:
 
 
 def ratio(numerators: Array, denominators: Array, units: Units | None = None) -> Interval:
-    """Return the ratio of two sums, with a jackknife interval over units; zero if all denominators are zero.
+    """Return the ratio of two sums over rows, with a jackknife interval over units; zero if all denominators are zero.
 
-    Args:
-        numerators: (rows,).
-        denominators: (rows,), of the same rows; ones make it a mean.
-        units: of the rows; by default each row is a unit.
+    By default each row is a unit. All arguments are (rows,).
     """
     if not denominators.any():
         return Interval(0.0, 0.0, 0.0)
@@ -56,6 +53,17 @@ def ratio(numerators: Array, denominators: Array, units: Units | None = None) ->
 def mean(values: Array, units: Units | None = None) -> Interval:
     """Return the mean over rows, (rows,), with a jackknife interval over units: Student's if each row is a unit."""
     return ratio(values, np.ones_like(values), units)
+
+
+def ratios_apart(one: tuple[Array, Array], other: tuple[Array, Array], units: Units | None = None) -> Interval:
+    """Return one ratio of sums over rows minus another, each of numerators and denominators as ``ratio`` takes them."""
+
+    def figure(columns: list[Array]) -> Array:
+        above, below, above_other, below_other = (column.sum(axis=-1) for column in columns)
+        apart: Array = above / below - above_other / below_other
+        return apart
+
+    return statistic(figure, [*one, *other], units)
 
 
 def statistic(figure: Callable[[list[Array]], Array], columns: list[Array], units: Units | None = None) -> Interval:
@@ -80,12 +88,7 @@ def statistic(figure: Callable[[list[Array]], Array], columns: list[Array], unit
 
 
 def jackknife(value: float, left: Array) -> Interval:
-    """Return the interval of a figure from its leave-one-out values.
-
-    Args:
-        value: of all units.
-        left: with each unit left out, (units,).
-    """
+    """Return the interval of a figure from its values with each unit left out, (units,)."""
     if len(left) < 2 or not np.isfinite(left).all():
         return Interval(value, -np.inf, np.inf)
     half = _student(len(left) - 1) * float(np.sqrt((len(left) - 1) * left.var()))
@@ -100,12 +103,7 @@ def _student(freedom: int) -> float:
 
 
 def p_of_zero(interval: Interval, units: int) -> float:
-    """Return the two-sided p value of zero for a jackknife interval; one for an infinite interval.
-
-    Args:
-        interval: of a jackknife.
-        units: number of units that it covers.
-    """
+    """Return the two-sided p value of zero for a jackknife interval over some units; one for an infinite interval."""
     from scipy.stats import t
 
     half = interval.high - interval.value
@@ -211,7 +209,7 @@ def _along_depth(values: Array) -> tuple[Array, Array]:
 
 
 def between_groups(values: Array, groups: NDArray[np.int64], given: Array) -> Array:
-    """Return the share of the variance left by ``given`` that group means explain.
+    """Return the share of the variance left by ``given`` that group means explain, (...); zero where none is left.
 
     If ``given`` is only a constant, it is eta squared.
 
@@ -219,9 +217,6 @@ def between_groups(values: Array, groups: NDArray[np.int64], given: Array) -> Ar
         values: (..., units).
         groups: label of each unit, (units,).
         given: features to regress out of both first, (units, features), including a constant.
-
-    Returns:
-        (...); zero where no variance is left.
     """
     labels = (groups[:, None] == np.unique(groups)).astype(np.float64)
     before = np.square(_rest(values, given)).sum(axis=-1)
@@ -233,17 +228,9 @@ def between_groups(values: Array, groups: NDArray[np.int64], given: Array) -> Ar
 
 
 def permuted_groups(values: Array, groups: NDArray[np.int64], given: Array, draws: int = DRAWS, seed: int = 0) -> Array:
-    """Draw ``between_groups`` under meaningless labels, by shuffling the residuals after ``given`` (Freedman and Lane).
+    """Draw ``between_groups`` of values (units,) under meaningless labels, (draws,).
 
-    Args:
-        values: (units,).
-        groups: (units,).
-        given: (units, features), with a constant.
-        draws: number of shuffles.
-        seed: of the shuffles.
-
-    Returns:
-        (draws,).
+    The residuals after ``given`` are shuffled (Freedman and Lane).
     """
     rest = np.tile(_rest(values, given), (draws, 1))
     return between_groups(np.random.default_rng(seed).permuted(rest, axis=1), groups, given)

@@ -16,11 +16,8 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
     Args:
         storage: directory of all results.
         name: of the sweep.
-        top: trials of each plan.
+        top: trials of each plan, best first.
         by: metric of the checkpoints, lowest first.
-
-    Returns:
-        Checkpoints, best first within each plan.
 
     Raises:
         SponError: if the sweep or the metric does not exist, or no finished trial has biases.
@@ -43,11 +40,8 @@ def best_of_sweep(storage: Path, name: str, top: int, by: str) -> list[Checkpoin
 def chosen_by_search(file: Path) -> list[Checkpoint]:
     """Read every seed of the masks that a search chose. A comparison needs the seeds as its null.
 
-    Args:
-        file: a search's ``selection.json``.
-
     Raises:
-        SponError: if the file is not a selection, or a checkpoint is missing.
+        SponError: if the file is not a search's ``selection.json``, or a checkpoint is missing.
     """
     masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
     return from_directories(file.parent / place for mask in masks for place in mask.checkpoints)
@@ -64,10 +58,6 @@ def from_directories(directories: Iterable[Path]) -> list[Checkpoint]:
 
 def from_runs(runs: Sequence[str], tracking_uri: str) -> list[Checkpoint]:
     """Download the checkpoints of MLflow runs.
-
-    Args:
-        runs: MLflow run ids.
-        tracking_uri: of MLflow.
 
     Raises:
         SponError: if MLflow does not answer, or a run or its checkpoint does not exist.

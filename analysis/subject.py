@@ -1,15 +1,15 @@
 """The subject of an examination: a checkpoint's biases on its model and text, in the modes that analyses compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from analysis.prompts import Prompt
+from analysis.prompts import Prompt, by_length
 from analysis.resampling import Units, units_of
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
@@ -36,12 +36,7 @@ RESIDUAL_WRITERS = ("o_proj", "down_proj")
 
 @dataclass(frozen=True)
 class Trained:
-    """The biases of one trial.
-
-    Attributes:
-        biases: output bias of each site, (out_features,).
-        start: biases before training, by site; a missing site began at zero.
-    """
+    """The biases of one trial, after training and before it, as a ``Subject`` has them."""
 
     config: TrialConfig
     biases: Mapping[Site, Tensor]
@@ -122,7 +117,7 @@ class Subject:
 
     @contextmanager
     def as_biases(self, vectors: Mapping[Site, Tensor] | None) -> Iterator[None]:
-        """Make the model sparse with these output biases while the block runs; None means TEAL alone."""
+        """Make the model sparse with these output biases while the block runs; None is TEAL alone."""
         plan = self.config.plan
         biases = SponBiases.of(self.model, vectors, "output_bias") if vectors else None
         with sparsified(self.model, plan, self.bench.thresholds(plan), biases):
@@ -138,6 +133,15 @@ class Subject:
         with self.as_biases(self.weighted if mode == "weighted" else known[mode]):
             yield
 
+    @torch.inference_mode()
+    def by_prompt(self, mode: Mode, run: Callable[[Tensor], Iterable[Tensor]]) -> list[Tensor]:
+        """Run a function of tokens, (prompts, length), on the prompts of each length; return what it gives for each."""
+        found: dict[int, Tensor] = {}
+        with self.mode(mode):
+            for places, tokens in by_length(self.prompts):
+                found |= dict(zip(places, run(tokens), strict=True))
+        return [found[place] for place in range(len(self.prompts))]
+
     @cached_property
     def weighted(self) -> Mapping[Site, Tensor]:
         """W times a random vector for each bias, scaled to the norm of the bias."""
@@ -148,9 +152,8 @@ class Subject:
     @cached_property
     def tokens(self) -> Mapping[Mode, tuple[Tensor, Tensor]]:
         """NLL (blocks, seq - 1) and KL (blocks, seq) of each token in nats, in each mode."""
-        scores: dict[Mode, tuple[Tensor, Tensor]] = {
-            "dense": (self.teacher.nll.cpu(), torch.zeros_like(self.teacher.entropy.cpu()))
-        }
+        nll, entropy = self.teacher.nll.cpu(), self.teacher.entropy.cpu()
+        scores: dict[Mode, tuple[Tensor, Tensor]] = {"dense": (nll, torch.zeros_like(entropy))}
         for mode in MODES[1:]:
             with self.mode(mode):
                 scores[mode] = token_scores(self.model, self.blocks, self.teacher)
@@ -210,8 +213,7 @@ def random_like(biases: Mapping[Site, Tensor], seed: int = 0) -> dict[Site, Tens
     return {site: v * (biases[site].norm() / v.norm()) for site, v in drawn.items()}
 
 
-@dataclass
-class States:
+class States(NamedTuple):
     """States observed in a forward pass, fp32 on the CPU, at all positions but the first.
 
     In most models the first token's states are many times as long as any other's (massive activations). They would
@@ -223,14 +225,14 @@ class States:
         residual: stream after each layer, (batch, seq - 1, hidden), by layer.
     """
 
-    outputs: dict[Site, Tensor] = field(default_factory=dict)
-    residual: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[Site, Tensor]
+    residual: dict[int, Tensor]
 
 
 @torch.inference_mode()
 def states_of(model: ResidentModel, tokens: Tensor, sites: tuple[Site, ...]) -> States:
     """Run the model in its current mode on tokens (batch, seq), and record some sites and all layers."""
-    states = States()
+    states = States({}, {})
 
     def keep(place: dict[Any, Tensor], key: Site | int) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:

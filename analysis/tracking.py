@@ -1,14 +1,13 @@
 """Logs findings beside the trials in MLflow. Results are on disk first, so an MLflow outage only prints a line."""
 
 import itertools
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.finding import Analysis, read_analysis
+from analysis.finding import ANALYSIS, Analysis, read_analysis
 from trainables.tracking import EXPERIMENT, TRIAL_TAG, bound_waiting
 
 _FOLDER = "analysis"
@@ -23,24 +22,28 @@ def log_results(tracking_uri: str, out: Path) -> None:
     """Log each checkpoint's results to the runs of its trial, and the report and comparison to their parent runs.
 
     Effects become metrics, such as ``analysis/worth/all_biases_minus_none``, which *Compare* sets side by side. On test
-    text their names begin with ``analysis/test``.
-
-    Args:
-        tracking_uri: of MLflow.
-        out: directory of the results (``analysis.jobs``).
+    text their names begin with ``analysis/test``. ``out`` is the directory of the results (``analysis.jobs``).
     """
-    _logged(tracking_uri, out, lambda client, experiment: _log_results(client, experiment, out))
+
+    def log(client: Any, experiment: str) -> None:
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        parents: set[str] = set()
+        for file in sorted(out.glob(f"*/{ANALYSIS}")):
+            analysis = read_analysis(file)
+            for run in _runs(client, experiment, analysis.subjects[0].identity):
+                client.log_batch(run.info.run_id, metrics=_effects(analysis))
+                client.log_artifacts(run.info.run_id, str(file.parent), _FOLDER)
+                parents |= {run.data.tags[MLFLOW_PARENT_RUN_ID]} if MLFLOW_PARENT_RUN_ID in run.data.tags else set()
+        for parent in parents:
+            for shared in (file for file in out.iterdir() if file.is_file()):
+                client.log_artifact(parent, str(shared), _FOLDER)
+
+    _logged(tracking_uri, out, log)
 
 
 def log_evaluation(tracking_uri: str, files: Sequence[Path], identity: str, metrics: Mapping[str, float]) -> None:
-    """Log an evaluation to the runs of its trial.
-
-    Args:
-        tracking_uri: of MLflow.
-        files: written files.
-        identity: of the trial.
-        metrics: figures by name.
-    """
+    """Log an evaluation's files, and its figures by name, to the runs of the trial with an identity."""
 
     def log(client: Any, experiment: str) -> None:
         for run in _runs(client, experiment, identity):
@@ -87,7 +90,7 @@ def _effects(analysis: Analysis) -> list[Any]:
         for finding in analysis.findings
         for name, effect in zip(_names([e.label for e in finding.effects]), finding.effects, strict=True)
     ]
-    return [Metric(name, value, now, 0) for name, value in named if math.isfinite(value)]
+    return [Metric(name, value, now, 0) for name, value in named]
 
 
 def _names(labels: Iterable[str]) -> list[str]:
@@ -98,18 +101,3 @@ def _names(labels: Iterable[str]) -> list[str]:
         numbered = (f"{plain}_{number}" for number in itertools.count(2))
         names.append(next(name for name in itertools.chain([plain], numbered) if name not in names))
     return names
-
-
-def _log_results(client: Any, experiment: str, out: Path) -> None:
-    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
-    parents: set[str] = set()
-    for file in sorted(out.glob("*/analysis.json")):
-        analysis = read_analysis(file)
-        for run in _runs(client, experiment, analysis.subjects[0].identity):
-            client.log_batch(run.info.run_id, metrics=_effects(analysis))
-            client.log_artifacts(run.info.run_id, str(file.parent), _FOLDER)
-            parents |= {run.data.tags[MLFLOW_PARENT_RUN_ID]} if MLFLOW_PARENT_RUN_ID in run.data.tags else set()
-    for parent in parents:
-        for shared in (file for file in out.iterdir() if file.is_file()):
-            client.log_artifact(parent, str(shared), _FOLDER)

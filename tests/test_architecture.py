@@ -29,7 +29,7 @@ INSIDE = {
     "trainables/demo": ["trainables.activity", "trainables.cache"],
     "trainables/model": ["trainables.activity", "trainables.cache", "trainables.demo"],
     "trainables/text": ["trainables.activity", "trainables.cache", "trainables.demo"],
-    "analysis/questions": [f"analysis.{one}" for one in ("finding", "subject", "resampling", "chance", "prompts")],
+    "analysis/questions": [f"analysis.{one}" for one in ("finding", "subject", "resampling")],
     "analysis/report": ["analysis.finding"],
     "analysis/export": [],
 }

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, chdir
+from contextlib import chdir, nullcontext
 from difflib import get_close_matches
 from importlib.util import find_spec
 from numbers import Real
@@ -38,27 +38,10 @@ Task = Any
 """A task of the harness, which has no types to import."""
 
 
-def check_installed() -> None:
-    """Check that the harness is installed.
-
-    Raises:
-        SponError: with the install command if it is not.
-    """
-    if find_spec("lm_eval") is None:
-        raise SponError(
-            "tasks must have the lm-evaluation-harness installed, but it is missing: "
-            "pip install -r requirements.txt -r requirements-evaluate.txt (at --tasks)"
-        )
-
-
 def load_tasks(names: Sequence[str], limit: int | None) -> dict[str, Task]:
-    """Load tasks by the harness's names (of tasks, groups or tags) or from YAML files.
+    """Load tasks by the harness's names (of tasks, groups or tags) or from YAML files, with ``limit`` items at most.
 
     Paths of a task's data files are relative to its YAML file. A YAML file may name Python functions, which then run.
-
-    Args:
-        names: what to load.
-        limit: maximum items of each task.
 
     Returns:
         Tasks by name; a group is replaced by its tasks.
@@ -67,7 +50,11 @@ def load_tasks(names: Sequence[str], limit: int | None) -> dict[str, Task]:
         SponError: if the harness is not installed, a name is unknown, or a task is broken, unreachable, or more than
             a plain-text language model can answer.
     """
-    check_installed()
+    if find_spec("lm_eval") is None:
+        raise SponError(
+            "tasks must have the lm-evaluation-harness installed, but it is missing: "
+            "pip install -r requirements.txt -r requirements-evaluate.txt (at --tasks)"
+        )
     with quiet():
         from lm_eval.tasks import TaskManager
 
@@ -94,9 +81,7 @@ def _load(manager: Any, name: str, limit: int | None) -> list[Task]:
         near = get_close_matches(name, manager.all_tasks, n=3)
         hint = f"; close matches are {', '.join(near)}" if near else ""
         raise SponError(f"a task must be one of the harness's or a YAML file, but got {name!r}{hint} (at --tasks)")
-    with ExitStack() as stack:
-        if _is_file(name):
-            stack.enter_context(chdir(file.parent))
+    with chdir(file.parent) if _is_file(name) else nullcontext():
         try:
             tasks = list(manager.load([str(file) if _is_file(name) else name])["tasks"].values())
             for task in tasks:

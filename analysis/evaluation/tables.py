@@ -53,17 +53,11 @@ def texts_finding(texts: Sequence[TextScores]) -> Finding:
     """Make the table of texts, one row for each text and cut."""
     rows, clear = [], []
     for scores in texts:
-        dense, teal, spon = (_array(nll) for nll in (scores.dense_nll, scores.teal_nll, scores.spon_nll))
+        nll = dense, teal, spon = [_array(part) for part in (scores.dense_nll, scores.teal_nll, scores.spon_nll)]
         teal_kl, spon_kl = _array(scores.teal_kl), _array(scores.spon_kl)
-        row: Row = {
-            "text": scores.text,
-            "window": scores.cut,
-            "units": len(dense),
-            "tokens": len(dense) * scores.tokens,
-        }
-        row |= {
-            f"{LABELS[m]} PPL": float(np.exp(nll.mean())) for m, nll in zip(LABELS, (dense, teal, spon), strict=True)
-        }
+        row: Row = {"text": scores.text, "window": scores.cut, "units": len(dense)}
+        row |= {"tokens": len(dense) * scores.tokens}
+        row |= {f"{label} PPL": float(np.exp(part.mean())) for label, part in zip(LABELS.values(), nll, strict=True)}
         row |= {"TEAL KL": float(teal_kl.mean()), "SPON KL": float(spon_kl.mean())}
         back = ratio(teal_kl - spon_kl, teal_kl)
         row |= cells("KL recovered", back) | cells("PPL recovered", ppl_recovered(dense, teal, spon))

@@ -71,7 +71,10 @@ def read_texts(places: Sequence[Path]) -> dict[str, str]:
         if name in texts:
             raise SponError(f"texts must have different names, but got {name!r} twice (at --text)")
         try:
-            texts[name] = "\n".join(file.read_text(encoding="utf-8") for file in _files(place))
+            files = [place]
+            if place.is_dir():
+                files = sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
+            texts[name] = "\n".join(file.read_text(encoding="utf-8") for file in files)
         except (OSError, UnicodeDecodeError) as error:
             raise SponError(f"a text must be readable as UTF-8, but {error} (at --text {place})") from error
         if not texts[name].strip():
@@ -79,22 +82,10 @@ def read_texts(places: Sequence[Path]) -> dict[str, str]:
     return texts
 
 
-def _files(place: Path) -> Iterator[Path]:
-    if not place.is_dir():
-        yield place
-        return
-    yield from sorted(file for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
-
-
 def cut_text(resident: Resident, name: str, text: str, cut: Cut, most: int) -> Tensor:
     """Cut a text into evenly spaced windows, (windows, window), because neighbours mostly share a document.
 
-    Args:
-        resident: gives the tokenizer; no special token is added here.
-        name: of the text.
-        text: its content.
-        cut: how to cut it; a remainder shorter than a window is dropped.
-        most: maximum number of windows.
+    No special token is added here, and a remainder shorter than a window is dropped.
 
     Raises:
         SponError: if a window exceeds the model's context, the text has fewer than two windows, or a requested BOS
@@ -126,8 +117,8 @@ def score_text(resident: Resident, name: str, windows: Tensor, cuts: Sequence[Cu
         rows = windows if cut == cuts[-1] else windows[:, -cuts[-1].stride :].reshape(-1, cut.window)
         with quiet():
             scores = _score(resident, name, rows, cut, len(windows))
-        seconds = time.monotonic() - begun
-        print(f"{name}, window {cut.label}: {scores.tokens * len(windows):,} tokens in {seconds:.0f} s", flush=True)
+        seconds, tokens = time.monotonic() - begun, scores.tokens * len(windows)
+        print(f"{name}, window {cut.label}: {tokens:,} tokens in {seconds:.0f} s", flush=True)
         yield scores
 
 

@@ -14,13 +14,7 @@ _MODELS = {"dense": "dense", "teal": "TEAL alone", "spon": "TEAL and SPON"}
 
 
 def model_card(checkpoint: Checkpoint, spec: SponSpec, on_hub: bool) -> str:
-    """Render the card as Markdown with the hub's front matter.
-
-    Args:
-        checkpoint: the exported checkpoint, with its scores.
-        spec: of the export.
-        on_hub: whether the base model's source is a hub id, which the card then links.
-    """
+    """Render the card as Markdown with the hub's front matter. It links the base model if that is ``on_hub``."""
     config = checkpoint.meta.config
     base = f"base_model: {config.model.source}\n" if on_hub else ""
     name = spec.base_model["source"]
@@ -91,8 +85,7 @@ def measured_table(checkpoint: Checkpoint) -> str:
     scores = {who: checkpoint.scores[f"{split}.{who}"] for who in _MODELS}
     found = paired_bootstrap(scores, _STATISTICS)
     rows = [
-        f"| {name} | {_figure(found[f'{who}_kl'], 4)} | {_figure(found[f'{who}_nll'], 4)} "
-        f"| {_figure(found[f'{who}_ppl'], 2)} |"
+        f"| {name} | {found[f'{who}_kl']:.4f} | {found[f'{who}_nll']:.4f} | {found[f'{who}_ppl']:.2f} |"
         for who, name in _MODELS.items()
     ]
     lines = [
@@ -130,12 +123,8 @@ _STATISTICS: dict[str, Statistic] = {
 }
 
 
-def _figure(interval: Interval, digits: int) -> str:
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
 def _recovery(found: Mapping[str, Interval], of: str) -> str:
     share = found[f"{of}_recovered"]
     if math.isnan(share.value):
         return "not given, because TEAL's damage is not certain: its interval reaches zero"
-    return f"{share.value:+.1%} [{share.low:+.1%}, {share.high:+.1%}]"
+    return f"{share:+.1%}"

@@ -19,9 +19,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,7 +29,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 SCHEMA_VERSION = 2
@@ -84,28 +83,12 @@ class SponSpec:
     sites: dict[str, SiteSpec]
 
 
-class SponHandle:
+class SponHandle(ExitStack):
     """Restores the model, by ``remove`` or at the end of a ``with`` block."""
-
-    def __init__(self, model: PreTrainedModel, hooks: "list[RemovableHandle | _BiasInProduct | _SkipZeros]") -> None:
-        self._model, self._hooks = model, hooks
-        setattr(model, _ATTACHED, True)
 
     def remove(self) -> None:
         """Restore the model. A second call does nothing."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._hooks:
-            delattr(self._model, _ATTACHED)
-        self._hooks = []
-
-    def __enter__(self) -> "SponHandle":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+        self.close()
 
 
 def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = True) -> SponHandle:
@@ -127,19 +110,20 @@ def load_spon(model: PreTrainedModel, directory: str | Path, skip_zeros: bool = 
     spec = read_spec(directory)
     biases = {} if spec.absorbed else _read(directory / BIASES, load_file)
     layers = _fitting_layers(model, spec, biases)
-    policy = _TokenPolicy()
-    hooks: list[RemovableHandle | _BiasInProduct | _SkipZeros] = []
+    policy, handle = _TokenPolicy(), SponHandle()
+    setattr(model, _ATTACHED, True)
+    handle.callback(delattr, model, _ATTACHED)
     if spec.tokens != "all":
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-        hooks.append(decoder.register_forward_pre_hook(policy.observe, with_kwargs=True))
+        handle.callback(decoder.register_forward_pre_hook(policy.observe, with_kwargs=True).remove)
     for path, layer in layers.items():
         if spec.sites[path].sparsity:
-            hooks.append(layer.register_forward_pre_hook(_sparsifier(spec.sites[path], policy)))
+            handle.callback(layer.register_forward_pre_hook(_sparsifier(spec.sites[path], policy)).remove)
             if skip_zeros and (product := _product_for(layer)):
-                hooks.append(_SkipZeros(layer, product))
+                handle.callback(_SkipZeros(layer, product).remove)
         if path in biases:
-            hooks.append(_BiasInProduct(layer, biases[path], policy))
-    return SponHandle(model, hooks)
+            handle.callback(_BiasInProduct(layer, biases[path], policy).remove)
+    return handle
 
 
 def read_spec(directory: Path) -> SponSpec:

@@ -115,10 +115,7 @@ def spec_of(checkpoint: Checkpoint, shape: ModelShape, absorbed: bool) -> SponSp
 def output_biases(checkpoint: Checkpoint, shape: ModelShape, model: ResidentModel | None) -> dict[str, Tensor]:
     """Return the biases b by module path, (out_features,) fp32.
 
-    Args:
-        checkpoint: of either form.
-        shape: of its model.
-        model: computes b = W a for the form ``input_vector``, rounded as in the trial; not needed otherwise.
+    The model is needed for the form ``input_vector`` alone: it computes b = W a, rounded as in the trial.
     """
     if checkpoint.meta.config.training.form == "output_bias":
         return {shape.sites[site].path: vector for site, vector in checkpoint.biases.items()}

@@ -1,6 +1,5 @@
 """Do sparsity and biases shift some kinds of text more than others?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,32 +8,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.prompts import by_length
 from analysis.resampling import between_groups, jackknife, mean, null_range, p_value, permuted_groups
 from analysis.subject import Mode, Subject, states_of
 from search_spaces.errors import SponError
 from trainables.statistics import Array, Interval
 
 NAME = "categories"
-_COMPARED: tuple[Mode, ...] = ("teal", "spon")
-_SAID = {"teal": "TEAL", "spon": "biases"}
+_COMPARED: dict[Mode, str] = {"teal": "TEAL", "spon": "biases"}
+_LEVEL = 0.05
 _MARGIN = 0.1
 """Share of the variance that counts as negligible."""
 _ROUNDING = 1e-12
 """Relative to squared lengths. Smaller variation counts as none."""
 _FEWEST = 4  # least tokens for unbiased HSIC
 
-
-@dataclass(frozen=True)
-class Moved:
-    """Distance of prompts from the dense model, as means over each prompt's tokens, (prompts, layers).
-
-    Attributes:
-        absolute: |h - h_dense|. relative: the same over |h_dense|, by token.
-    """
-
-    absolute: Array
-    relative: Array
+Residuals = list[Tensor]
+"""For each prompt, the residual stream after every layer, (layers, tokens, hidden)."""
+Moved = tuple[Array, Array]
+"""Distance of prompts from the dense model, |h - h_dense| and the same over |h_dense|, each a mean over the tokens of a
+prompt, (prompts, layers)."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,7 @@ class Contrast:
 
 
 def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Contrast:
-    """Run a permutation test over category labels.
-
-    Args:
-        values: a figure of each prompt, (prompts,).
-        categories: (prompts,).
-        lengths: number of tokens of each prompt, (prompts,).
-    """
+    """Run permutation tests over category labels. Arguments are a figure, category and length of each prompt."""
     constant = np.ones((len(values), 1))
     length = np.column_stack([constant, np.log(lengths)])
     observed = float(between_groups(values, categories, constant))
@@ -75,19 +61,16 @@ def contrast(values: Array, categories: NDArray[np.int64], lengths: Array) -> Co
     )
 
 
-def no_more_than(share: float, groups: NDArray[np.int64], given: Array, margin: float = _MARGIN) -> float:
-    """Return the p value of an equivalence test: the chance of so small a share if the true one is the margin.
+def no_more_than(share: float, groups: NDArray[np.int64], given: Array) -> float:
+    """Return the p value of an equivalence test: the chance of so small a share if the true one is ``_MARGIN``.
 
-    The share cannot be below zero, so only the upper of the two one-sided tests is needed (Wellek's F test).
+    The share cannot be below zero, so only the upper of the two one-sided tests is needed (Wellek's F test). The p
+    value is zero for a single group, which explains nothing, and one if there are too few units.
 
     Args:
-        share: of ``between_groups``.
+        share: of ``between_groups`` for the same groups and ``given``.
         groups: label of each unit, (units,).
         given: features regressed out first, (units, features), with a constant.
-        margin: share of the variance that ``given`` leaves.
-
-    Returns:
-        The p value; zero for a single group, which explains nothing; one if there are too few units.
     """
     from scipy.stats import ncf  # type: ignore[import-untyped]  # a second to import
 
@@ -96,7 +79,8 @@ def no_more_than(share: float, groups: NDArray[np.int64], given: Array, margin: 
     within = n - between - given.shape[1]
     if between < 1 or within < 1:
         return float(between >= 1)
-    return float(ncf.cdf(share / between / max(1 - share, 1e-12) * within, between, within, n * margin / (1 - margin)))
+    f = share / between / max(1 - share, 1e-12) * within
+    return float(ncf.cdf(f, between, within, n * _MARGIN / (1 - _MARGIN)))
 
 
 def linear_cka(x: Tensor, y: Tensor, units: NDArray[np.int64]) -> Interval:
@@ -134,15 +118,8 @@ def _gram(states: Tensor) -> Array:
 def _hsic(k: Array, m: Array, of: Array) -> Array:
     """Compute unbiased HSIC, up to the factor n (n - 3), from Gram matrices (tokens, tokens) with a zero diagonal.
 
-    Each unit's contribution is subtracted from the sums over all tokens, so that no matrix is copied for each unit.
-
-    Args:
-        k: of one representation.
-        m: of the other.
-        of: 1 where a token belongs to a unit, (tokens, units).
-
-    Returns:
-        HSIC of all tokens and then without each unit, (1 + units,).
+    Sums run over the tokens that each unit leaves, so that no matrix is copied for each unit. The result is HSIC of all
+    tokens and then without each unit, (1 + units,); ``of`` is 1 where a token belongs to a unit, (tokens, units).
     """
     none_and_each = np.hstack([np.zeros((len(of), 1)), of])
     kept = 1 - none_and_each
@@ -157,7 +134,12 @@ def _hsic(k: Array, m: Array, of: Array) -> Array:
 
 def find(subject: Subject) -> Finding:
     """Measure shifts of the subject's prompts, token by token, in the residual stream after every layer."""
-    states = {mode: _residuals(subject, mode) for mode in ("dense", *_COMPARED)}
+
+    def residuals(tokens: Tensor) -> Tensor:
+        residual = states_of(subject.model, tokens, ()).residual
+        return torch.stack([residual[layer] for layer in sorted(residual)], dim=1)
+
+    states: dict[Mode, Residuals] = {mode: subject.by_prompt(mode, residuals) for mode in ("dense", *_COMPARED)}
     moved = {mode: _moved(states[mode], states["dense"]) for mode in _COMPARED}
     names = [prompt.category for prompt in subject.prompts]
     categories = np.unique(names, return_inverse=True)[1].astype(np.int64)
@@ -167,7 +149,7 @@ def find(subject: Subject) -> Finding:
     rows = [_row(category, at, states, moved, layer) for category, at in places.items() for layer in layers]
     effects: list[Effect] = []
     verdicts = []
-    figures = {_SAID[mode]: moved[mode].relative.mean(axis=1) for mode in _COMPARED}
+    figures = {name: moved[mode][1].mean(axis=1) for mode, name in _COMPARED.items()}
     figures["what the biases change"] = figures["biases"] - figures["TEAL"]
     for name, values in figures.items():
         tested = contrast(values, categories, lengths)
@@ -176,7 +158,7 @@ def find(subject: Subject) -> Finding:
     effects += [
         Effect.of(f"{category}: relative shift, {name}", mean(figures[name][at]), "fraction")
         for category, at in places.items()
-        for name in ("TEAL", "biases")
+        for name in _COMPARED.values()
     ]
     return Finding(
         analysis=NAME,
@@ -192,27 +174,13 @@ def find(subject: Subject) -> Finding:
     )
 
 
-Residuals = list[Tensor]
-"""For each prompt, the residual stream after every layer, (layers, tokens, hidden)."""
-
-
-def _residuals(subject: Subject, mode: Mode) -> Residuals:
-    found: dict[int, Tensor] = {}
-    with subject.mode(mode):
-        for places, tokens in by_length(subject.prompts):
-            residual = states_of(subject.model, tokens, ()).residual
-            streams = torch.stack([residual[layer] for layer in sorted(residual)], dim=1)
-            found |= dict(zip(places, streams, strict=True))
-    return [found[place] for place in range(len(subject.prompts))]
-
-
 def _moved(states: Residuals, dense: Residuals) -> Moved:
     absolute, relative = [], []
     for mine, theirs in zip(states, dense, strict=True):
         distance = (mine.double() - theirs.double()).norm(dim=-1)
         absolute.append(distance.mean(dim=1).numpy())
         relative.append((distance / theirs.double().norm(dim=-1)).mean(dim=1).numpy())
-    return Moved(np.stack(absolute), np.stack(relative))
+    return np.stack(absolute), np.stack(relative)
 
 
 def _row(
@@ -220,37 +188,29 @@ def _row(
 ) -> Row:
     row: Row = {"category": category, "layer": layer}
     units = np.repeat(at, [states["dense"][i].shape[1] for i in at])
-    dense = _tokens(states["dense"], at, layer)
-    for mode in _COMPARED:
-        cka = linear_cka(dense, _tokens(states[mode], at, layer), units)
-        row[f"{mode}_l2"] = float(moved[mode].absolute[at, layer].mean())
-        row |= cells(f"{mode}_relative", mean(moved[mode].relative[at, layer])) | cells(f"{mode}_cka", cka)
+    dense = torch.cat([states["dense"][i][layer] for i in at])
+    for mode, (absolute, relative) in moved.items():
+        cka = linear_cka(dense, torch.cat([states[mode][i][layer] for i in at]), units)
+        row[f"{mode}_l2"] = float(absolute[at, layer].mean())
+        row |= cells(f"{mode}_relative", mean(relative[at, layer])) | cells(f"{mode}_cka", cka)
     return row
 
 
-def _tokens(states: Residuals, at: Sequence[int] | NDArray[np.int64], layer: int) -> Tensor:
-    return torch.cat([states[i][layer] for i in at])
-
-
 def _contrast_effects(name: str, tested: Contrast) -> list[Effect]:
+    label = f"{name}: variance of shifts between categories"
     return [
-        Effect(
-            label=f"{name}: variance of shifts between categories",
-            value=tested.between,
-            null=tested.null,
-            unit="fraction",
-        ),
+        Effect(label=label, value=tested.between, null=tested.null, unit="fraction"),
         Effect(label=f"{name}: p of that", value=tested.p),
         Effect(label=f"{name}: p of that, length taken out", value=tested.p_length),
         Effect(label=f"{name}: p of a tenth or more of the rest", value=tested.p_no_more),
     ]
 
 
-def _verdict(tested: Contrast, level: float = 0.05) -> str:
-    if tested.p >= level:
+def _verdict(tested: Contrast) -> str:
+    if tested.p >= _LEVEL:
         return "no clear difference between categories"
-    if tested.p_length < level:
+    if tested.p_length < _LEVEL:
         return "categories differ, by more than their lengths explain"
-    if tested.p_no_more < level:
+    if tested.p_no_more < _LEVEL:
         return "categories differ, but no more than their lengths explain"
     return "categories differ; whether by more than their lengths explain is not clear"

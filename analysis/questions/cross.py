@@ -16,7 +16,6 @@ from torch.nn.functional import normalize
 from analysis.finding import Effect, Finding, Row
 from analysis.resampling import error_of_one_more, holm, mean, range_of_one_more
 from analysis.subject import Trained
-from search_spaces.errors import SponError
 from search_spaces.sites import Site
 from search_spaces.trial import TrialConfig
 from trainables.statistics import TAIL, Array
@@ -65,18 +64,8 @@ class Likeness:
 
 
 def compare(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> Likeness:
-    """Compute the cosine and the Euclidean distance on every shared site.
-
-    Args:
-        one: (out_features,) by site.
-        other: the same for the other trial.
-
-    Raises:
-        SponError: if they share no site.
-    """
+    """Compute the cosine and the Euclidean distance of biases (out_features,) on every site that both trials have."""
     sites = tuple(site for site in one if site in other)
-    if not sites:
-        raise SponError(f"checkpoints to compare must share a site, but got none (at {NAME})")
     cosines = np.array([_cosines(one, other, [site]).item() for site in sites])
     distances = np.array([float((one[site].double() - other[site].double()).norm()) for site in sites])
     return Likeness(sites, cosines, distances, _shifted(one, other, sites))
@@ -107,23 +96,16 @@ def relation(one: TrialConfig, other: TrialConfig) -> str:
     """Name what differs between two trials: the model, or any of dtype, text, plan, allocation, training, order."""
     if one.model_fingerprint != other.model_fingerprint:
         return "another model"
-    differs = [
-        name
-        for name, apart in (
-            ("other number format", one.model.dtype != other.model.dtype),
-            ("other text", one.corpus_fingerprint != other.corpus_fingerprint),
-            ("other sparsity plan", one.plan != other.plan),
-            ("other allocation", one.sites != other.sites),
-            ("other training", _training(one) != _training(other)),
-            ("other data order", one.training.seed != other.training.seed),
-        )
-        if apart
-    ]
-    return ", ".join(differs) or "the same trial"
-
-
-def _training(config: TrialConfig) -> object:
-    return config.training.model_copy(update={"seed": 0})
+    reseeded = one.training.model_copy(update={"seed": other.training.seed})
+    differs = {
+        "other number format": one.model.dtype != other.model.dtype,
+        "other text": one.corpus_fingerprint != other.corpus_fingerprint,
+        "other sparsity plan": one.plan != other.plan,
+        "other allocation": one.sites != other.sites,
+        "other training": reseeded != other.training,
+        "other data order": one.training.seed != other.training.seed,
+    }
+    return ", ".join(name for name, apart in differs.items() if apart) or "the same trial"
 
 
 def incomparable(trials: Sequence[TrialConfig]) -> str | None:
@@ -139,13 +121,7 @@ def incomparable(trials: Sequence[TrialConfig]) -> str | None:
 
 
 def find(trained: Sequence[Trained]) -> Finding:
-    """Compare every pair of trials that share a site.
-
-    Raises:
-        SponError: if they are ``incomparable``.
-    """
-    if reason := incomparable([t.config for t in trained]):
-        raise SponError(f"{reason} (at {NAME})")
+    """Compare every pair of trials that share a site. They must not be ``incomparable``."""
     pairs = [(a, b) for a, b in combinations(trained, 2) if a.biases.keys() & b.biases.keys()]
     rows: list[Row] = []
     effects: list[Effect] = []
@@ -153,15 +129,16 @@ def find(trained: Sequence[Trained]) -> Finding:
     p_values: list[float] = []
     for a, b in pairs:
         whole, moved = compare(a.biases, b.biases), compare(a.moved, b.moved)
-        how = relation(a.config, b.config)
-        name = f"{a.config.name} and {b.config.name} ({how})"
+        one, other, how = a.config.name, b.config.name, relation(a.config, b.config)
+        name = f"{one} and {other} ({how})"
         for what, of in (("mean cosine", whole), ("mean cosine of what training added", moved)):
             effects.append(Effect.of(f"{name}: {what}", mean(of.cosines), "cosine", of.null))
         if how in ("other data order", "other text"):
             ceilings.append(float(moved.cosines.mean()))
         if len(moved.shifted):
             p_values.append(moved.p)
-        rows += _rows(a, b, how, whole, moved)
+        pair: Row = {"one": one, "other": other, "relation": how}
+        rows += [pair | row for row in _rows(whole, moved)]
     return Finding(
         analysis=NAME,
         title="Across configurations",
@@ -177,12 +154,9 @@ def find(trained: Sequence[Trained]) -> Finding:
     )
 
 
-def _rows(a: Trained, b: Trained, how: str, whole: Likeness, moved: Likeness) -> list[Row]:
+def _rows(whole: Likeness, moved: Likeness) -> list[Row]:
     return [
         {
-            "one": a.config.name,
-            "other": b.config.name,
-            "relation": how,
             "site": str(site),
             "cosine": float(whole.cosines[i]),
             "distance": float(whole.distances[i]),
@@ -199,7 +173,7 @@ def _verdict(p_values: Sequence[float], ceilings: Sequence[float]) -> str:
     if not p_values:
         text = "too few layers are shared to tell a layer's biases from those of others"
     if ceilings:
-        text += f"; equal trainings with another data order or text have a mean cosine of {np.mean(ceilings):+.2f}"
-    else:
-        text += "; no two checkpoints differ in data order or text alone, so the likeness of equal trainings is unknown"
-    return text
+        return f"{text}; equal trainings with another data order or text have a mean cosine of {np.mean(ceilings):+.2f}"
+    return (
+        f"{text}; no two checkpoints differ in data order or text alone, so the likeness of equal trainings is unknown"
+    )

@@ -1,20 +1,20 @@
 """Do the Fisher curves predict what levels cost, part by part and together, and do biases gain more at costly sites?"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row, cells
-from analysis.questions.worth import BLOCKS, Switches, chosen_blocks, design, folded_effects
+from analysis.finding import Effect, Finding, Row, cells, number_in
+from analysis.questions.worth import BLOCKS, Switches, chosen_blocks, design, folded_effects, kl_of_runs
 from analysis.resampling import Units, holm, mean, p_of_zero, range_of_one_more, ratio
 from analysis.subject import Subject
 from search_spaces.levels import predicted_kl
 from search_spaces.sites import Site
 from trainables.curves import LEVELS
-from trainables.evaluation import score, scores_from_tokens
+from trainables.evaluation import scores_from_tokens
 from trainables.importance import by_gain
-from trainables.proxy import taken
 from trainables.sparse import sparsified
 from trainables.statistics import Array, Interval, rank_correlation, widened
 
@@ -28,9 +28,9 @@ _FEWEST_LAYERS = 8
 _LEVEL = 0.05
 _RATIO = "KL of the whole plan over the predicted one"
 _GAINS = "rank correlation, biases' gain with their sites' predicted cost"
-_PREDICTED = ("predicted_nats", "predicted_nats_low", "predicted_nats_high")
-_KL = ("kl_nats", "kl_nats_low", "kl_nats_high")
-_ROW: Row = dict.fromkeys(("what", "place", "n_sites", "level", *_PREDICTED, *_KL, "p_differs", "gain_nats"))
+_GAINS_LEVEL = "rank correlation, biases' gain with their sites' level"
+_INTERVALS = [f"{name}{end}" for name in ("predicted_nats", "kl_nats") for end in ("", "_low", "_high")]
+_ROW: Row = dict.fromkeys(("what", "place", "n_sites", "level", *_INTERVALS, "p_differs", "gain_nats"))
 
 Parts = Mapping[str, Sequence[Site]]
 Costs = Mapping[Site, Array]
@@ -38,22 +38,16 @@ Costs = Mapping[Site, Array]
 
 
 def parts_of(sites: Sequence[Site], num_layers: int) -> Parts:
-    """Return the parts that are switched on and off as one: a module in a band of layers, such as ``down_proj 10-14``.
-
-    Args:
-        sites: of the plan.
-        num_layers: of the model.
-    """
+    """Return the parts that are switched on and off as one, modules in bands of layers such as ``down_proj 10-14``."""
     bands = min(num_layers, _MOST_PARTS // len({site.module for site in sites}))
     parts: dict[tuple[str, int], list[Site]] = {}
     for site in sites:
         parts.setdefault((site.module, site.layer * bands // num_layers), []).append(site)
-    return {f"{module} {_layers(some)}": some for (module, _), some in parts.items()}
-
-
-def _layers(sites: Sequence[Site]) -> str:
-    first, last = min(site.layer for site in sites), max(site.layer for site in sites)
-    return f"{first}-{last}" if last > first else str(first)
+    named = {}
+    for (module, _), some in parts.items():
+        first, last = min(site.layer for site in some), max(site.layer for site in some)
+        named[f"{module} {first}-{last}" if last > first else f"{module} {first}"] = some
+    return named
 
 
 def ranked_alike(one: Mapping[Site, float], other: Mapping[Site, float]) -> tuple[float, tuple[float, float]] | None:
@@ -118,18 +112,12 @@ def _measured(subject: Subject, parts: Parts, chosen: Tensor) -> Array:
     """Measure the KL that each part costs on chosen blocks, nats per position, mean over runs, (parts, blocks)."""
     plan, thresholds = subject.config.plan, subject.bench.thresholds(subject.config.plan)
 
-    def measure(runs: Switches, places: Tensor) -> Array:
-        text, figures = taken(subject.blocks, subject.teacher, places), []
-        for run in runs:
-            sparse = [str(site) for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
-            some = plan.model_copy(update={"levels": {site: plan.levels[site] for site in sparse}})
-            with sparsified(subject.model, some, thresholds):
-                scores = score(subject.model, *text)
-            figures.append([(scores.block_kl / scores.block_positions).numpy()])
-        return np.array(figures)
+    def switched(run: Switches) -> AbstractContextManager[None]:
+        sparse = [str(site) for sites, is_on in zip(parts.values(), run, strict=True) if is_on for site in sites]
+        some = plan.model_copy(update={"levels": {site: plan.levels[site] for site in sparse}})
+        return sparsified(subject.model, some, thresholds)
 
-    saved: Array = folded_effects(len(parts), chosen, measure)[:, 0]
-    return -saved
+    return -folded_effects(len(parts), chosen, kl_of_runs(subject, switched))
 
 
 def _sum(costs: Costs, sites: Iterable[Site]) -> Interval:
@@ -184,24 +172,18 @@ def _effects(subject: Subject, costs: Costs, parts: Sequence[Row], gains: Mappin
         beyond = _beyond(whole, predicted)
         over = Interval(*((predicted.value + end) / predicted.value for end in beyond))
         found.append(Effect.of(_RATIO, over, "ratio", (1.0, 1.0)))
-    differing = [row for row in parts if _figure(row, "p_differs") < _LEVEL]
+    differing = [row for row in parts if number_in(row, "p_differs") < _LEVEL]
     for way, sign in (("more", 1), ("less", -1)):
-        surely = [sign * (_figure(row, "kl_nats") - _figure(row, "predicted_nats")) > 0 for row in differing]
+        surely = [sign * (number_in(row, "kl_nats") - number_in(row, "predicted_nats")) > 0 for row in differing]
         found.append(Effect.count(f"parts that clearly cost {way} than predicted, of {len(parts)}", surely))
     sides = {
         _GAINS: {site: float(costs[site].mean()) for site in gains},
-        "rank correlation, biases' gain with their sites' level": {
-            site: subject.config.plan.levels[str(site)] for site in gains
-        },
+        _GAINS_LEVEL: {site: subject.config.plan.levels[str(site)] for site in gains},
     }
     for label, side in sides.items():
         if alike := ranked_alike(gains, side):
             found.append(Effect(label=label, value=alike[0], null=alike[1], unit="correlation"))
     return tuple(found)
-
-
-def _figure(row: Row, name: str) -> float:
-    return float(row[name])  # type: ignore[arg-type]
 
 
 _IS = {1: "clearly above", -1: "clearly below", 0: "not clearly above or below"}

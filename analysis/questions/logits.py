@@ -1,14 +1,14 @@
 """What is the direct effect of a bias on the logits, through the final norm and the head and nothing in between?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, number_in
 from analysis.resampling import holm, p_value
 from analysis.subject import RESIDUAL_WRITERS, Subject, states_of
 from search_spaces.sites import Site
@@ -22,24 +22,23 @@ _SHOWN = 6
 _LEVEL = 0.05
 
 
-@dataclass(frozen=True)
-class DirectEffect:
+class DirectEffect(NamedTuple):
     """Effect on the logits of adding vectors to the residual stream, mean over states.
 
     Attributes:
         spread: standard deviation over the vocabulary, in logits (nats), (vectors,). A constant would change nothing.
         peak: largest change over that spread, (vectors,): high if it targets a few tokens; zero without a spread.
-        raised, lowered: vocabulary ids for the first vector, most changed first.
+        raised, lowered: some vocabulary ids for the first vector, most changed first.
     """
 
     spread: Array
     peak: Array
-    raised: tuple[int, ...]
-    lowered: tuple[int, ...]
+    raised: list[int]
+    lowered: list[int]
 
 
 @torch.inference_mode()
-def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor, shown: int = _SHOWN) -> DirectEffect:
+def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor) -> DirectEffect:
     """Compute the effect of each vector on the logits.
 
     Args:
@@ -47,7 +46,6 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
         states: (tokens, hidden) fp32, of the stream before the final norm.
         norm: the final norm.
         head: U of shape (vocabulary, hidden), fp32.
-        shown: number of most raised and of most lowered tokens to return.
     """
     before = norm(states).mean(dim=0)
     moved = torch.stack([norm(states + vector).mean(dim=0) - before for vector in vectors])
@@ -56,7 +54,7 @@ def direct_effect(vectors: Tensor, states: Tensor, norm: nn.Module, head: Tensor
     spread = change.square().mean(dim=1).sqrt()
     peak = change.abs().amax(dim=1) / spread.where(spread > 0, 1.0)
     order = change[0].argsort(descending=True).tolist()
-    return DirectEffect(spread.cpu().numpy(), peak.cpu().numpy(), tuple(order[:shown]), tuple(order[::-1][:shown]))
+    return DirectEffect(spread.cpu().numpy(), peak.cpu().numpy(), order[:_SHOWN], order[::-1][:_SHOWN])
 
 
 def find(subject: Subject) -> Finding:
@@ -101,7 +99,7 @@ _FIGURES = {"spread": "larger", "peak": "more peaked"}
 def _rows(effects: Mapping[Site, DirectEffect], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
     """Make one row for each bias. To first order a random effect scales with the norm, so all draws share one null."""
 
-    def said(ids: tuple[int, ...]) -> str:
+    def said(ids: list[int]) -> str:
         return " ".join(repr(tokenizer.decode([i])) for i in ids)
 
     rows: list[Row] = [{"site": str(site)} for site in effects]
@@ -121,7 +119,7 @@ def _effects(part: str, rows: list[Row]) -> list[Effect]:
     return [
         Effect.count(
             f"{part}biases whose direct effect is {what} than random vectors' (Holm), of {len(rows)}",
-            [float(row[f"p_{name}"]) < _LEVEL for row in rows],  # type: ignore[arg-type]
+            [number_in(row, f"p_{name}") < _LEVEL for row in rows],
         )
         for name, what in _FIGURES.items()
     ]

@@ -1,7 +1,6 @@
 """How are the entries of a bias distributed?"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,48 +8,40 @@ import torch
 from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.resampling import DRAWS, holm
+from analysis.resampling import DRAWS, holm, null_range
 from analysis.subject import Subject
 from search_spaces.sites import Site
 from trainables.statistics import TAIL, Interval
 
 NAME = "moments"
+_MOMENTS = ("mean", "sd", "excess_kurtosis", "positive_fraction")
 _CHUNK = 250  # resamples at a time, because those of a wide site are large
+_TESTS = {
+    "heavier": ("heavier tails than a Gaussian", TAIL),
+    "lighter": ("lighter tails", TAIL),
+    "sign": ("more entries of one sign", 2 * TAIL),
+}
+"""How each test is said, and its level."""
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Sampling intervals of the moments, from a bootstrap over entries.
+def spread_of(bias: Tensor) -> dict[str, Interval]:
+    """Bootstrap the moments of one bias (width,) over its entries, by name.
 
-    They show how much a figure depends on single entries, not whether a bias is Gaussian. The interval of the kurtosis
-    misses a true zero too often, so ``Chances`` tests that instead.
+    The intervals show how much a figure depends on single entries, not whether a bias is Gaussian. That of the kurtosis
+    misses a true zero too often, so ``Chances`` tests it instead.
     """
-
-    mean: Interval
-    sd: Interval
-    excess_kurtosis: Interval
-    positive_fraction: Interval
-
-
-def spread_of(bias: Tensor, resamples: int = DRAWS, seed: int = 0) -> Spread:
-    """Bootstrap the intervals of one bias's moments.
-
-    Args:
-        bias: (width,).
-        resamples: number of bootstrap draws of entries.
-        seed: of the draws.
-    """
-    x = bias.double()
-    generator = torch.Generator().manual_seed(seed)
+    x, generator = bias.double(), torch.Generator().manual_seed(0)
     parts = [_moments(x[None])]
-    for start in range(0, resamples, _CHUNK):
-        size = (min(_CHUNK, resamples - start), len(x))
-        parts.append(_moments(x[torch.randint(len(x), size, generator=generator)]))
-    return Spread(*(_interval(moment) for moment in torch.cat(parts, dim=1)))
+    for _ in range(DRAWS // _CHUNK):
+        parts.append(_moments(x[torch.randint(len(x), (_CHUNK, len(x)), generator=generator)]))
+    found = {}
+    for name, values in zip(_MOMENTS, torch.cat(parts, dim=1).numpy(), strict=True):
+        found[name] = Interval(float(values[0]), *null_range(values[1:]))
+    return found
 
 
 def _moments(vectors: Tensor) -> Tensor:
-    """Return mean, sd, excess kurtosis and positive fraction of vectors (n, width), (4, n)."""
+    """Return ``_MOMENTS`` of vectors (n, width), (4, n)."""
     mean = vectors.mean(dim=1)
     centred = vectors - mean[:, None]
     variance = centred.square().mean(dim=1)
@@ -58,13 +49,7 @@ def _moments(vectors: Tensor) -> Tensor:
     return torch.stack([mean, variance.sqrt(), kurtosis, (vectors > 0).double().mean(dim=1)])
 
 
-def _interval(values: Tensor) -> Interval:
-    low, high = np.quantile(values[1:].numpy(), (TAIL, 1 - TAIL))
-    return Interval(float(values[0]), float(low), float(high))
-
-
-@dataclass(frozen=True)
-class Chances:
+class Chances(NamedTuple):
     """Chances that a Gaussian vector around zero looks as extreme as a bias.
 
     Attributes:
@@ -86,30 +71,20 @@ def chances_of(bias: Tensor) -> Chances:
     from scipy.stats import binomtest, kurtosistest  # type: ignore[import-untyped]  # a second to import
 
     signs, x = int((bias != 0).sum()), bias.double().numpy()
-    tails = [1.0, 1.0]
-    if np.ptp(x):
-        tails = [float(kurtosistest(x, alternative=alternative).pvalue) for alternative in ("greater", "less")]
+    sides = ("greater", "less") if np.ptp(x) else ()
+    heavier, lighter = [float(kurtosistest(x, alternative=side).pvalue) for side in sides] or (1.0, 1.0)
     sign = float(binomtest(int((bias > 0).sum()), signs).pvalue) if signs else 1.0
-    return Chances(tails[0], tails[1], sign)
-
-
-class _Test(NamedTuple):
-    said: str
-    name: str
-    level: float
-
-
-_TESTS = (
-    _Test("heavier tails than a Gaussian", "heavier", TAIL),
-    _Test("lighter tails", "lighter", TAIL),
-    _Test("more entries of one sign", "sign", 2 * TAIL),
-)
+    return Chances(heavier, lighter, sign)
 
 
 def find(subject: Subject) -> Finding:
     """Test the entries of every bias."""
-    chances = {part: _family(vectors.values()) for part, vectors in subject.parts.items()}
-    effects = {part: _effects(part, found) for part, found in chances.items()}
+    rows: list[Row] = []
+    effects: list[Effect] = []
+    for part, vectors in subject.parts.items():
+        chances = _family(vectors.values())
+        effects += _effects(part, chances)
+        rows += [] if part else [_row(*site, chance) for site, chance in zip(vectors.items(), chances, strict=True)]
     return Finding(
         analysis=NAME,
         title="Bias statistics",
@@ -117,40 +92,33 @@ def find(subject: Subject) -> Finding:
         null="Entries drawn from a Gaussian around zero, with its kurtosis and half of them positive. Counts and p "
         "values are adjusted for all biases together (Holm): none by chance in 95% of cases, or 97.5% for either kind "
         f"of tails. Intervals of single biases are bootstraps over entries.{subject.told}",
-        effects=tuple(effect for found in effects.values() for effect in found),
-        verdict=subject.judged + _verdict(effects[""], len(subject.sites)),
-        rows=tuple(
-            _row(site, vector, chance)
-            for (site, vector), chance in zip(subject.trained.moved.items(), chances[""], strict=True)
-        ),
+        effects=tuple(effects),
+        verdict=subject.judged + _verdict(effects[: len(_TESTS)], len(subject.sites)),
+        rows=tuple(rows),
     )
 
 
 def _family(vectors: Iterable[Tensor]) -> list[Chances]:
     """Return the chances of each vector, adjusted for the number of vectors."""
     single = [chances_of(vector) for vector in vectors]
-    adjusted = (holm([getattr(chances, test.name) for chances in single]) for test in _TESTS)
-    return [Chances(*p_values) for p_values in zip(*adjusted, strict=True)]
+    return [Chances(*adjusted) for adjusted in zip(*map(holm, zip(*single, strict=True)), strict=True)]
 
 
 def _effects(part: str, chances: list[Chances]) -> list[Effect]:
     return [
-        Effect.count(
-            f"{part}biases with {test.said}, of {len(chances)}", [getattr(p, test.name) < test.level for p in chances]
-        )
-        for test in _TESTS
+        Effect.count(f"{part}biases with {said}, of {len(chances)}", [getattr(p, name) < level for p in chances])
+        for name, (said, level) in _TESTS.items()
     ]
 
 
 def _row(site: Site, vector: Tensor, chances: Chances) -> Row:
     row: Row = {"site": str(site), "norm": float(vector.double().norm()), "max_abs": float(vector.abs().max())}
-    spread = spread_of(vector)
-    for name in ("mean", "sd", "excess_kurtosis", "positive_fraction"):
-        row |= cells(name, getattr(spread, name))
-    return row | {f"p_{test.name}": getattr(chances, test.name) for test in _TESTS}
+    for name, interval in spread_of(vector).items():
+        row |= cells(name, interval)
+    return row | {f"p_{name}": p for name, p in chances._asdict().items()}
 
 
 def _verdict(effects: list[Effect], n: int) -> str:
-    counted = zip(effects, _TESTS, strict=True)
-    words = [f"{effect.value:.0f} of {n} have {test.said}" for effect, test in counted if effect.value]
+    counted = zip(effects, _TESTS.values(), strict=True)
+    words = [f"{effect.value:.0f} of {n} have {said}" for effect, (said, _) in counted if effect.value]
     return "; ".join(words) or "tails and signs like those of Gaussian entries"

@@ -1,15 +1,14 @@
 """Which sites have the largest biases, relative to the scale of their activations?"""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.finding import Effect, Finding, Row
+from analysis.finding import Effect, Finding, Row, number_in
 from analysis.resampling import depth_correlation
 from analysis.subject import Subject
 from search_spaces.sites import Site
@@ -24,8 +23,7 @@ _SCALES = {
 }
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """Scale of a site in the dense model, as means over tokens.
 
     Attributes:
@@ -73,22 +71,23 @@ def scales_of(subject: Subject) -> dict[Site, Scale]:
 def find(subject: Subject) -> Finding:
     """Rank every biased and sparsified site, and test for trends with depth."""
     scales = scales_of(subject)
-    rows = {part: _rows(vectors, scales) for part, vectors in subject.parts.items()}
-    effects = {part: _trends(part, some) for part, some in rows.items()}
+    rows: list[Row] = []
+    trends: dict[str, list[Effect]] = {}
+    for part, vectors in subject.parts.items():
+        some = [_row(site, vectors[site], scale) for site, scale in scales.items()]
+        modules = dict.fromkeys(str(row["module"]) for row in some)
+        trends[part] = [trend for module in modules for trend in _trends(part, module, some)]
+        rows += [] if part else some
     return Finding(
         analysis=NAME,
         title="Norm ranking",
         question="Do deeper sites need larger corrections, or do deeper sites just carry larger activations?",
         null="Noise that wanders along the layers (AR(1)) as slowly as the observed figures may, each by itself. "
         f"The first token of each block is left out of the scales.{subject.told}",
-        effects=tuple(effect for found in effects.values() for effect in found),
-        verdict=subject.judged + _verdict(effects[""]),
-        rows=tuple(sorted(rows[""], key=lambda row: -float(row["norm"]))),
+        effects=tuple(trend for found in trends.values() for trend in found),
+        verdict=subject.judged + _verdict(trends[""]),
+        rows=tuple(sorted(rows, key=lambda row: -number_in(row, "norm"))),
     )
-
-
-def _rows(vectors: Mapping[Site, Tensor], scales: Mapping[Site, Scale]) -> list[Row]:
-    return [_row(site, vectors[site], scale) for site, scale in scales.items()]
 
 
 def _row(site: Site, bias: Tensor, scale: Scale) -> Row:
@@ -106,14 +105,9 @@ def _row(site: Site, bias: Tensor, scale: Scale) -> Row:
     }
 
 
-def _trends(part: str, rows: list[Row]) -> list[Effect]:
-    modules = dict.fromkeys(str(row["module"]) for row in rows)
-    return [effect for module in modules for effect in _effects(part, module, rows)]
-
-
-def _effects(part: str, module: str, rows: list[Row]) -> list[Effect]:
+def _trends(part: str, module: str, rows: list[Row]) -> list[Effect]:
     """Return the correlation of each scale with depth; none if there are too few sites or one lacks the scale."""
-    chosen = sorted((r for r in rows if r["module"] == module), key=lambda row: int(row["layer"] or 0))
+    chosen = sorted((r for r in rows if r["module"] == module), key=lambda row: number_in(row, "layer"))
     if len(chosen) < _FEWEST:
         return []
     effects = []

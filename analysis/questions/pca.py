@@ -3,7 +3,7 @@
 Chance alone gives some alignment: the largest of ten cosines of a random vector of width 2048 averages 0.042.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.chance import ChanceAlignment, chance_alignment, turned
-from analysis.finding import Effect, Finding, Row
-from analysis.resampling import holm, mean, null_range
+from analysis.finding import Effect, Finding, Row, number_in
+from analysis.resampling import holm, mean, null_range, p_value
 from analysis.subject import RESIDUAL_WRITERS, Subject, states_of
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
@@ -41,19 +40,6 @@ class Components:
 
     vectors: Tensor
     variance: Array
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Alignment of one bias with the leading components of some activations.
-
-    Attributes:
-        cosines: magnitude of the cosine with each component, (components,).
-        share: share of the bias's squared norm inside their span.
-    """
-
-    cosines: Array
-    share: float
 
 
 def principal(activations: Tensor, components: int = COMPONENTS, centred: bool = True) -> Components:
@@ -84,11 +70,25 @@ def principal(activations: Tensor, components: int = COMPONENTS, centred: bool =
     return Components(leading.flip(1), (values[-components:].flip(0) / values.sum()).numpy())
 
 
-def align(bias: Tensor, components: Components) -> Alignment:
-    """Compute cosines of a bias (width,) with principal components; zero for a zero bias."""
-    length = bias.double().norm()
-    cosines = (components.vectors.T @ bias.double()).abs() / (length if length else 1.0)
-    return Alignment(cosines.numpy(), float(cosines.square().sum()))
+def align(bias: Tensor, components: Components) -> Tensor:
+    """Compute magnitudes of the cosines of a bias (width,) with principal components; zero for a zero bias.
+
+    The sum of their squares is the share of the bias's squared norm inside the components' span.
+    """
+    return (components.vectors.T @ bias.double()).abs() / (bias.double().norm() or 1.0)
+
+
+@cache
+def chance_cosines(width: int, components: int, draws: int = _DRAWS) -> Array:
+    """Draw the largest |cosine| of a random direction with the first principal components, (draws,), ascending.
+
+    The draw is exact. A random direction is a normal vector over its length, and any orthonormal components can serve
+    as the first axes. The squares of the other entries add up to one chi-square variable, which is drawn instead.
+    """
+    generator = np.random.default_rng(0)
+    along = np.square(generator.standard_normal((draws, components)))
+    rest = 2 * generator.standard_gamma((width - components) / 2, draws)  # chi-square, also with 0 degrees of freedom
+    return np.sort(np.sqrt(along.max(axis=1) / (along.sum(axis=1) + rest)))
 
 
 def find(subject: Subject) -> Finding:
@@ -122,7 +122,7 @@ def find(subject: Subject) -> Finding:
 
 def _rows(vectors: Mapping[Site, Tensor], of: Mapping[Site, Components], where: str, centred: bool) -> list[Row]:
     rows = [_row(site, where, centred, align(vectors[site], components), components) for site, components in of.items()]
-    adjusted = holm([float(row["p"]) for row in rows])  # type: ignore[arg-type]
+    adjusted = holm([number_in(row, "p") for row in rows])
     return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
@@ -151,26 +151,20 @@ def _principal(subject: Subject, n_blocks: int, components: int) -> dict[tuple[s
     return {key: found[key] for key in sorted(found, key=lambda key: (key[0], not key[1])) if found[key]}
 
 
-@cache
-def _chance(width: int, components: int) -> ChanceAlignment:
-    return chance_alignment(width, components, _DRAWS)
-
-
-def _row(site: Site, where: str, centred: bool, alignment: Alignment, components: Components) -> Row:
+def _row(site: Site, where: str, centred: bool, cosines: Tensor, components: Components) -> Row:
     width, n = components.vectors.shape
-    chance = _chance(width, n)
-    largest = float(alignment.cosines.max())
+    chance, largest, share = chance_cosines(width, n), float(cosines.max()), float(cosines.square().sum())
     return {
         "site": str(site),
         "where": where,
         "centred": centred,
         "largest_cosine": largest,
-        "component": int(alignment.cosines.argmax()) + 1,
-        "chance_mean": chance.mean,
-        "chance_95": chance.percentile95,
-        "p": chance.p_value(largest),
-        "share": alignment.share,
-        "share_over_chance": alignment.share / (n / width),
+        "component": int(cosines.argmax()) + 1,
+        "chance_mean": float(chance.mean()),
+        "chance_95": float(np.quantile(chance, 0.95)),
+        "p": p_value(largest, chance),
+        "share": share,
+        "share_over_chance": share / (n / width),
         "width": width,
         "first_variance": float(components.variance[0]),
     }
@@ -179,8 +173,8 @@ def _row(site: Site, where: str, centred: bool, alignment: Alignment, components
 def _effects(
     label: str, rows: list[Row], vectors: Mapping[Site, Tensor], of: Mapping[Site, Components]
 ) -> list[Effect]:
-    beyond = [float(row["p"]) < _LEVEL for row in rows]  # type: ignore[arg-type]
-    ratios = np.array([row["share_over_chance"] for row in rows], dtype=np.float64)
+    beyond = [number_in(row, "p") < _LEVEL for row in rows]
+    ratios = np.array([number_in(row, "share_over_chance") for row in rows])
     null = null_range(chance_ratios([(vectors[site], components) for site, components in of.items()]))
     return [
         Effect.count(f"{label}: sites whose largest cosine is beyond chance (Holm), of {len(rows)}", beyond),
@@ -192,12 +186,9 @@ def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATION
     """Draw the mean over sites of share in the span over k / d, with all vectors of a width d randomly rotated as one.
 
     Args:
-        pairs: a vector (width,) and k components of each site.
-        draws: number of rotations.
+        pairs: a vector (d,) and k components of each site.
+        draws: number of rotations, the length of the result.
         seed: of the rotations.
-
-    Returns:
-        (draws,).
     """
     total = np.zeros(draws)
     for width in {len(vector) for vector, _ in pairs}:
@@ -207,6 +198,16 @@ def chance_ratios(pairs: list[tuple[Tensor, Components]], draws: int = _ROTATION
         for draw, vectors in enumerate(turned(units, draws, seed + width)):
             total[draw] += np.square(vectors[:, None] @ spans).sum() * width / spans.shape[2]
     return total / len(pairs)
+
+
+def turned(vectors: Array, draws: int, seed: int = 0) -> Iterator[Array]:
+    """Turn all vectors (vectors, width) by the same random rotation, which keeps the angles between them."""
+    left, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        axes = np.linalg.qr(rng.standard_normal((vectors.shape[1], len(sizes))))[0]
+        signs = rng.choice((-1.0, 1.0), len(sizes))  # the signs of a QR decomposition are not random
+        yield (left * sizes * signs) @ axes.T
 
 
 def _verdict(subject: Subject, effects: list[Effect]) -> str:

@@ -10,27 +10,18 @@ hurt. The damage to the perplexity is then the KL plus a term of either sign, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.resampling import Units, mean, ratio, statistic
+from analysis.resampling import Units, mean, ratio, ratios_apart
 from analysis.subject import Mode, Subject
-from trainables.statistics import Array, Interval
+from trainables.statistics import Array
 
 NAME = "perplexity"
+_MODELS: dict[Mode, str] = {"teal": "TEAL", "spon": "biases", "random": "random vectors"}
+_PARTS = {"nll": "NLL", "kl": "KL", "misfit": "misfit"}
 
-
-@dataclass(frozen=True)
-class Damage:
-    """Loss of a sparse model against the dense one, nats per predicted token, (blocks,): nll = kl + misfit."""
-
-    nll: Array
-    kl: Array
-
-    @property
-    def misfit(self) -> Array:
-        """The part of the NLL that the KL does not account for."""
-        return self.nll - self.kl
+Damage = Mapping[str, Array]
+"""Loss of a sparse model against the dense one, nll = kl + misfit, nats per predicted token, (blocks,) each."""
 
 
 def damage_of(nll: Array, dense_nll: Array, kl: Array) -> Damage:
@@ -41,22 +32,21 @@ def damage_of(nll: Array, dense_nll: Array, kl: Array) -> Damage:
         dense_nll: the same under the dense model.
         kl: (blocks, seq) nats; the last position has no next token and is left out.
     """
-    return Damage((nll - dense_nll).mean(axis=1), kl[:, :-1].mean(axis=1))
+    whole, part = (nll - dense_nll).mean(axis=1), kl[:, :-1].mean(axis=1)
+    return {"nll": whole, "kl": part, "misfit": whole - part}
 
 
 def find(subject: Subject) -> Finding:
     """Split the damage on the subject's text into KL and misfit."""
     scores = {mode: tuple(part.double().numpy() for part in pair) for mode, pair in subject.tokens.items()}
-    dense = scores["dense"][0]
-    damage: dict[Mode, Damage] = {m: damage_of(scores[m][0], dense, scores[m][1]) for m in ("teal", "spon", "random")}
+    damage = {mode: damage_of(scores[mode][0], scores["dense"][0], scores[mode][1]) for mode in _MODELS}
     rows: list[Row] = []
-    units = subject.units
-    for mode in ("teal", "spon", "random"):
-        row: Row = {"model": {"teal": "TEAL", "spon": "biases", "random": "random vectors"}[mode]}
-        for part in ("nll", "kl", "misfit"):
-            row |= cells(part, mean(getattr(damage[mode], part), units=units))
+    for mode, name in _MODELS.items():
+        row: Row = {"model": name}
+        for part in _PARTS:
+            row |= cells(part, mean(damage[mode][part], subject.units))
         rows.append(row)
-    effects = _effects(damage, units)
+    effects = _effects(damage["teal"], damage["spon"], subject.units)
     return Finding(
         analysis=NAME,
         title="KL against perplexity",
@@ -69,32 +59,24 @@ def find(subject: Subject) -> Finding:
     )
 
 
-def _effects(damage: Mapping[Mode, Damage], units: Units) -> tuple[Effect, ...]:
-    teal, spon = damage["teal"], damage["spon"]
+def _effects(teal: Damage, spon: Damage, units: Units) -> tuple[Effect, ...]:
+    damage = {part: mean(teal[part], units) for part in _PARTS}
+    back = {part: teal[part] - spon[part] for part in _PARTS}
     found = [
-        Effect.of("TEAL's damage to the NLL", mean(teal.nll, units=units), "nats"),
-        Effect.of("of which KL", mean(teal.kl, units=units), "nats"),
-        Effect.of("of which misfit", mean(teal.misfit, units=units), "nats", (0.0, 0.0)),
-        Effect.of("biases take back, NLL", mean(teal.nll - spon.nll, units=units), "nats"),
-        Effect.of("biases take back, KL", mean(teal.kl - spon.kl, units=units), "nats"),
-        Effect.of("biases take back, misfit", mean(teal.misfit - spon.misfit, units=units), "nats", (0.0, 0.0)),
-        Effect.of("share of the KL recovered", ratio(teal.kl - spon.kl, teal.kl, units=units), "fraction"),
+        Effect.of("TEAL's damage to the NLL", damage["nll"], "nats"),
+        Effect.of("of which KL", damage["kl"], "nats"),
+        Effect.of("of which misfit", damage["misfit"], "nats", (0.0, 0.0)),
     ]
-    if mean(teal.nll, units=units).low > 0:  # a share of no damage is meaningless
-        share = ratio(teal.nll - spon.nll, teal.nll, units=units)
+    for part, name in _PARTS.items():
+        null = (0.0, 0.0) if part == "misfit" else None
+        found.append(Effect.of(f"biases take back, {name}", mean(back[part], units), "nats", null))
+    found.append(Effect.of("share of the KL recovered", ratio(back["kl"], teal["kl"], units), "fraction"))
+    if damage["nll"].low > 0:  # a share of no damage is meaningless
+        share = ratio(back["nll"], teal["nll"], units)
         found.append(Effect.of("share of the NLL's damage recovered", share, "fraction"))
-        apart = _apart(teal, spon, units)
+        apart = ratios_apart((spon["kl"], teal["kl"]), (spon["nll"], teal["nll"]), units)
         found.append(Effect.of("the share of the NLL's minus that of the KL", apart, "fraction", (0, 0)))
     return tuple(found)
-
-
-def _apart(teal: Damage, spon: Damage, units: Units) -> Interval:
-    def figure(columns: list[Array]) -> Array:
-        teal_nll, spon_nll, teal_kl, spon_kl = (column.sum(axis=-1) for column in columns)
-        found: Array = spon_kl / teal_kl - spon_nll / teal_nll
-        return found
-
-    return statistic(figure, [teal.nll, spon.nll, teal.kl, spon.kl], units=units)
 
 
 def _verdict(effects: tuple[Effect, ...]) -> str:
@@ -103,8 +85,8 @@ def _verdict(effects: tuple[Effect, ...]) -> str:
     if nll.sign <= 0:
         return f"TEAL does not clearly raise the NLL (by {by}), so no share of its damage is given"
     then = {1: "undo some of the misfit", 0: "have no clear effect on the misfit", -1: "add to the misfit"}
-    parts = [f"TEAL clearly raises the NLL, by {by}", f"the biases {then[back.sign]}"]
-    if shares:
-        than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[shares[-1].sign]
-        parts.append(f"they recover {than} of the NLL's damage than of the KL")
-    return "; ".join(parts)
+    than = {1: "clearly more", 0: "not clearly more or less", -1: "clearly less"}[shares[-1].sign]
+    return (
+        f"TEAL clearly raises the NLL, by {by}; the biases {then[back.sign]}; "
+        f"they recover {than} of the NLL's damage than of the KL"
+    )

@@ -1,26 +1,24 @@
 """Where does the repair happen: at early or late tokens, rare or common ones, confident or uncertain predictions?"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from analysis.finding import Effect, Finding, Row, cells
-from analysis.prompts import by_length
-from analysis.resampling import Units, holm, p_of_zero, ratio, statistic
+from analysis.resampling import Units, holm, p_of_zero, ratio, ratios_apart
 from analysis.subject import MODES, Mode, Subject
 from trainables.statistics import Array, Interval
 
 NAME = "where"
 BINS = 5
 _LEVEL = 0.05
+_TRENDS = {1: "recovers more at its high end", -1: "recovers less at its high end", 0: "no clear trend"}
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """Tokens of one kind.
 
     Attributes:
@@ -37,30 +35,17 @@ class Bin:
     random_recovered: Interval
 
 
-@dataclass(frozen=True)
-class Split:
-    """A property of tokens, divided into bins.
-
-    Attributes:
-        contrast: recovery in the last bin minus that in the first.
-    """
-
-    bins: tuple[Bin, ...]
-    contrast: Interval
-
-
 def split_by(
-    values: NDArray[np.float64], kl: Mapping[Mode, Array], bins: int = BINS, units: Units | None = None
-) -> Split:
-    """Compute recovery by a property of tokens, in bins of about equal size.
+    values: NDArray[np.float64], kl: Mapping[Mode, Array], units: Units | None = None
+) -> tuple[list[Bin], Interval]:
+    """Return recovery by a property of tokens in bins of about equal size, and in the last bin minus the first.
 
     Args:
-        values: (blocks, seq), the property.
+        values: (blocks, seq), the property. Bins are fewer than ``BINS`` if values tie.
         kl: (blocks, seq) nats under ``teal``, ``spon`` and ``random``.
-        bins: number of bins; fewer if values tie.
         units: of the blocks, for intervals; by default each block is a unit.
     """
-    lower_ends = np.unique(np.quantile(values, np.arange(bins) / bins))
+    lower_ends = np.unique(np.quantile(values, np.arange(BINS) / BINS))
     index = np.searchsorted(lower_ends, values, side="right") - 1
     found, sums = [], []
     for place in np.unique(index):
@@ -68,14 +53,8 @@ def split_by(
         label = f"{values[chosen].min():.4g} to {values[chosen].max():.4g}"
         sums.append({mode: np.where(chosen, each, 0.0).sum(axis=1) for mode, each in kl.items()})
         found.append(_bin(label, sums[-1], float(chosen.sum()), chosen.size, units))
-
-    def contrast(columns: list[Array]) -> Array:
-        teal_first, spon_first, teal_last, spon_last = (column.sum(axis=-1) for column in columns)
-        apart: Array = spon_first / teal_first - spon_last / teal_last
-        return apart
-
-    ends = [part[mode] for part in (sums[0], sums[-1]) for mode in ("teal", "spon")]
-    return Split(tuple(found), statistic(contrast, ends, units=units))
+    first, last = ((part["spon"], part["teal"]) for part in (sums[0], sums[-1]))
+    return found, ratios_apart(first, last, units)
 
 
 def _bin(label: str, kl: Mapping[Mode, Array], tokens: float, of: float, units: Units | None = None) -> Bin:
@@ -89,15 +68,17 @@ def find(subject: Subject) -> Finding:
     """Measure recovery by property of the subject's text, and by category of its prompts."""
     dense = subject.config.plan.dense_prefix(subject.blocks.tokens.shape[1])
     kl = {mode: subject.tokens[mode][1][:, dense:].double().numpy() for mode in MODES[1:]}
-    splits = {name: split_by(values[:, dense:], kl, units=subject.units) for name, values in _properties(subject)}
-    rows = [_row(name, bin_) for name, split in splits.items() for bin_ in split.bins]
+    rows: list[Row] = []
+    contrasts: dict[str, Effect] = {}
+    for name, values in _properties(subject):
+        bins, contrast = split_by(values[:, dense:], kl, subject.units)
+        label = f"{name}: recovery in the last bin minus the first"
+        contrasts[name] = Effect.of(label, contrast, "fraction", (0.0, 0.0))
+        rows += [_row(name, bin_) for bin_ in bins]
     by_category = _by_category(subject)
     rows += [_row("category", bin_) for bin_ in by_category]
-    effects = [
-        Effect.of(f"{name}: recovery in the last bin minus the first", split.contrast, "fraction", (0.0, 0.0))
-        for name, split in splits.items()
-    ]
-    effects += [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
+    recovered = [Effect.of(f"prompts, {b.label}: KL recovered", b.recovered, "fraction") for b in by_category]
+    trends = [f"{name}: {_TRENDS[contrast.sign]}" for name, contrast in contrasts.items()]
     return Finding(
         analysis=NAME,
         title="Where a bias helps",
@@ -106,8 +87,8 @@ def find(subject: Subject) -> Finding:
         "are in the table. Tokens that the plan leaves dense have nothing to recover and are left out. Intervals are "
         "jackknives over documents, and over prompts, of each figure by itself. The count of categories that are "
         "helped is adjusted for all of them together (Holm).",
-        effects=tuple(effects),
-        verdict=_verdict(effects, _helped(subject, by_category)),
+        effects=(*contrasts.values(), *recovered),
+        verdict="; ".join([*trends, _helped(subject, by_category)]),
         rows=tuple(rows),
     )
 
@@ -138,7 +119,8 @@ def _by_category(subject: Subject) -> list[Bin]:
 def _prompt_kl(subject: Subject) -> dict[Mode, Array]:
     """Compute KL(dense || mode) of each prompt, summed over its tokens, nats, (prompts,), for every sparse mode."""
     head = subject.model.head.float()
-    hidden = {mode: _prompt_hidden(subject, mode) for mode in MODES}
+    model = subject.model
+    hidden = {mode: subject.by_prompt(mode, lambda t: model.hidden(t.to(model.device)).float()) for mode in MODES}
     kl: dict[Mode, Array] = {mode: np.empty(len(subject.prompts)) for mode in MODES[1:]}
     for place in range(len(subject.prompts)):
         log_p, *log_qs = ((hidden[mode][place] @ head.T).double().log_softmax(dim=-1) for mode in MODES)
@@ -147,21 +129,9 @@ def _prompt_kl(subject: Subject) -> dict[Mode, Array]:
     return kl
 
 
-def _prompt_hidden(subject: Subject, mode: Mode) -> dict[int, Tensor]:
-    """Return the final hidden states of each prompt, (length, hidden) fp32, by its index."""
-    found: dict[int, Tensor] = {}
-    with subject.mode(mode):
-        for places, tokens in by_length(subject.prompts):
-            states = subject.model.hidden(tokens.to(subject.model.device)).float()
-            found |= dict(zip(places, states, strict=True))
-    return found
-
-
 def _row(name: str, bin_: Bin) -> Row:
     row: Row = {"by": name, "bin": bin_.label, "share": bin_.share, "teal_kl_nats": bin_.teal_kl_nats}
-    for label, interval in (("recovered", bin_.recovered), ("random_recovered", bin_.random_recovered)):
-        row |= cells(label, interval)
-    return row
+    return row | cells("recovered", bin_.recovered) | cells("random_recovered", bin_.random_recovered)
 
 
 def _helped(subject: Subject, by_category: list[Bin]) -> str:
@@ -169,15 +139,3 @@ def _helped(subject: Subject, by_category: list[Bin]) -> str:
     p_values = holm([p_of_zero(bin_.recovered, n) for bin_, n in zip(by_category, prompts, strict=True)])
     helped = sum(p < _LEVEL and b.recovered.value > 0 for p, b in zip(p_values, by_category, strict=True))
     return f"clearly helps on {helped} of {len(by_category)} categories of prompts"
-
-
-_TRENDS = {1: "recovers more at its high end", -1: "recovers less at its high end", 0: "no clear trend"}
-
-
-def _verdict(effects: list[Effect], helped: str) -> str:
-    words = []
-    for effect in effects:
-        name, _, figure = effect.label.partition(": ")
-        if figure.startswith("recovery"):
-            words.append(f"{name}: {_TRENDS[effect.sign]}")
-    return "; ".join([*words, helped])

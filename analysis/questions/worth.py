@@ -1,16 +1,16 @@
 """What is each bias worth: how much does it lower the KL, and do direction, norm and the mean error matter?"""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analysis.finding import Effect, Finding, Row, cells
+from analysis.finding import Effect, Finding, Row, cells, number_in
 from analysis.questions.norms import Scale, scales_of
 from analysis.resampling import DRAWS, Units, holm, mean, null_range, p_of_zero, ratio
 from analysis.subject import Mode, Subject
@@ -26,6 +26,13 @@ FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _AS_THEY_ARE = "times 1.0"
 _KNOWN: dict[str, Mode] = {"none": "teal", _AS_THEY_ARE: "spon", "all random": "random"}
 """Variants that are modes of a subject, which already has their scores on the whole text."""
+_WHOLE = {
+    "KL, all biases minus TEAL": _AS_THEY_ARE,
+    "KL, all random minus TEAL": "all random",
+    "KL, only the part along the mean error, minus TEAL": "on the mean error",
+    "KL, only the part across it, minus TEAL": "off the mean error",
+}
+"""Effects of all biases together, with their variants."""
 BLOCKS = 8
 """Evenly spaced blocks of the text for single sites, each of which costs about one pass over them."""
 _FEWEST_RUNS = 8
@@ -36,10 +43,11 @@ _RELIABLE = 0.5
 
 Vectors = Mapping[Site, Tensor]
 Switches = NDArray[np.bool_]
+Measure = Callable[[Switches, Tensor], Array]
+"""Maps runs, (runs, sites), and places of blocks to the KL of these blocks in each run, (runs, blocks)."""
 
 
-@dataclass(frozen=True)
-class Explained:
+class Explained(NamedTuple):
     """A bias relative to the mean error of its site, W E[x - S(x)].
 
     Attributes:
@@ -63,51 +71,38 @@ def explain(bias: Tensor, mean_error: Tensor) -> Explained:
     return Explained(cosine, scale, on, bias - on)
 
 
-def design(n_sites: int, seed: int = 0) -> Switches:
+def design(n_sites: int) -> Switches:
     """Choose which biases are on in which run, (runs, sites).
 
     Each is on in half of the runs and any two are on together in a quarter (columns of a Hadamard matrix), so all runs
     measure every bias. What two of them do together is confounded with a third (``folded_effects``).
-
-    Args:
-        n_sites: number of sites.
-        seed: decides which half of the runs is on.
     """
     from scipy.linalg import hadamard  # type: ignore[import-untyped]  # a second to import
 
     runs = max(_FEWEST_RUNS, 1 << n_sites.bit_length())
-    turned = np.random.default_rng(seed).integers(0, 2, size=n_sites).astype(np.bool_)
+    turned = np.random.default_rng(0).integers(0, 2, size=n_sites).astype(np.bool_)
     on: Switches = (hadamard(runs)[:, 1 : n_sites + 1] > 0) ^ turned
     return on
 
 
 def main_effects(on: Switches, figures: Array) -> Array:
-    """Return how much each bias lowers a figure, mean over all runs, (sites, ...): without it minus with it.
-
-    Args:
-        on: (runs, sites) (``design``).
-        figures: of each run, (runs, ...), such as the KL of each block.
-    """
+    """Return how much each bias lowers a figure, (sites, ...), from the figures of a design's runs, (runs, ...)."""
     signs = np.where(on, -1.0, 1.0)
     effects: Array = np.tensordot(signs, figures, axes=(0, 0)) / (len(on) / 2)
     return effects
 
 
-def folded_effects(n_sites: int, blocks: Tensor, measure: Callable[[Switches, Tensor], Array]) -> Array:
-    """Main effects of sites on each block, (sites, figures, blocks).
+def folded_effects(n_sites: int, blocks: Tensor, measure: Measure) -> Array:
+    """Main effects of sites on the KL of each block, (sites, blocks).
 
     Every second block gets the complement of each run (a fold-over). A joint effect of two other sites then has
-    opposite signs in the two halves of the blocks: it cancels in the mean, and widens the interval.
-
-    Args:
-        n_sites: number of sites.
-        blocks: places of the blocks, two at least.
-        measure: figures of some blocks in each of some runs, (runs, figures, blocks).
+    opposite signs in the two halves of the blocks, of which there are two at least: it cancels in the mean, and widens
+    the interval.
     """
     on = design(n_sites)
     even, odd = (main_effects(runs, measure(runs, blocks[start::2])) for start, runs in enumerate((on, ~on)))
-    both = np.empty((*even.shape[:2], len(blocks)))
-    both[..., 0::2], both[..., 1::2] = even, odd
+    both = np.empty((n_sites, len(blocks)))
+    both[:, 0::2], both[:, 1::2] = even, odd
     return both
 
 
@@ -119,25 +114,17 @@ def chosen_blocks(subject: Subject) -> Tensor:
 
 
 def reliability(effects: Array, units: Units) -> float:
-    """Return how reliably the text ranks sites by their effects; NaN for one unit or fewer than three sites.
-
-    Args:
-        effects: (sites, blocks).
-        units: of the blocks.
-    """
+    """Return how reliably the text ranks sites by their effects, (sites, blocks); NaN for one unit or few sites."""
     by_unit = np.stack([effects[:, units == unit].mean(axis=1) for unit in np.unique(units)], axis=1)
     found = statistics.reliability(by_unit) if by_unit.shape[1] > 1 else None
     return math.nan if found is None else found
 
 
-def whole_variants(
-    biases: Vectors, random: Vectors, explained: Mapping[Site, Explained]
-) -> dict[str, dict[Site, Tensor]]:
-    """Return variants of all biases: scaled (once by one), split along the mean error, drawn at random."""
-    found = {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS}
+def whole_variants(biases: Vectors, explained: Mapping[Site, Explained]) -> dict[str, dict[Site, Tensor]]:
+    """Return the variants of all biases that are no mode of a subject: scaled, and split along the mean error."""
+    found = {f"times {factor}": {s: v * factor for s, v in biases.items()} for factor in FACTORS if factor != 1}
     found["on the mean error"] = {s: explained[s].on for s in biases if s in explained}
     found["off the mean error"] = {s: explained[s].off if s in explained else biases[s] for s in biases}
-    found["all random"] = dict(random)
     return found
 
 
@@ -146,14 +133,21 @@ def find(subject: Subject) -> Finding:
     chosen = chosen_blocks(subject)
     scales = scales_of(subject)
     explained = {site: explain(subject.biases[site], scale.mean_error) for site, scale in scales.items()}
-    kl, nll = _site_effects(subject, chosen)
+
+    def switched(run: Switches) -> AbstractContextManager[None]:
+        on = zip(subject.biases.items(), run, strict=True)
+        return subject.as_biases({site: bias for (site, bias), is_on in on if is_on})
+
+    kl = folded_effects(len(subject.sites), chosen, kl_of_runs(subject, switched))
     units = subject.units[chosen.numpy()]
-    rows = _site_rows(subject, kl, nll, units, explained)
-    known = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
-    changed = whole_variants(subject.biases, subject.random, explained)
-    scores = known | _scores(subject, {name: vectors for name, vectors in changed.items() if name not in known})
-    rows += [_whole_row(name, scores, subject.units) for name in scores if name != "none"]
-    effects = _effects(subject, scores, rows, scales, reliability(kl, units))
+    rows = _site_rows(subject, kl, units, explained)
+    scores = {name: scores_from_tokens(*subject.tokens[mode], subject.blocks) for name, mode in _KNOWN.items()}
+    for name, vectors in whole_variants(subject.biases, explained).items():
+        with subject.as_biases(vectors):
+            scores[name] = score(subject.model, subject.blocks, subject.teacher)
+    changes = {name: difference(changed, scores["none"], subject.units) for name, changed in scores.items()}
+    effects = _effects(subject, changes, rows, scales, reliability(kl, units))
+    rows += [_whole_row(name, change) for name, change in changes.items() if name != "none"]
     return Finding(
         analysis=NAME,
         title="What a bias is worth",
@@ -169,89 +163,56 @@ def find(subject: Subject) -> Finding:
     )
 
 
-def _scores(subject: Subject, changed: Mapping[str, Vectors]) -> dict[str, Scores]:
-    """Score variants on the whole text, by name."""
-    scores = {}
-    for name, vectors in changed.items():
-        with subject.as_biases(vectors):
-            scores[name] = score(subject.model, subject.blocks, subject.teacher)
-    return scores
-
-
-def _site_effects(subject: Subject, chosen: Tensor) -> tuple[Array, Array]:
-    """Measure main effects of the biases on KL and NLL, mean nats per token, (sites, blocks) each, on chosen blocks."""
+def kl_of_runs(subject: Subject, switched: Callable[[Switches], AbstractContextManager[None]]) -> Measure:
+    """Measure the KL of blocks, nats per position, in runs that ``switched`` sets up, for ``folded_effects``."""
 
     def measure(runs: Switches, places: Tensor) -> Array:
-        text, figures = taken(subject.blocks, subject.teacher, places), []
+        text, kl = taken(subject.blocks, subject.teacher, places), []
         for run in runs:
-            biases = {site: subject.biases[site] for site, is_on in zip(subject.sites, run, strict=True) if is_on}
-            with subject.as_biases(biases):
+            with switched(run):
                 scores = score(subject.model, *text)
-            kl, nll = scores.block_kl / scores.block_positions, scores.block_nll / scores.block_predictions
-            figures.append([kl.numpy(), nll.numpy()])
-        return np.array(figures)
+            kl.append((scores.block_kl / scores.block_positions).numpy())
+        return np.array(kl)
 
-    effects = folded_effects(len(subject.sites), chosen, measure)
-    return effects[:, 0], effects[:, 1]
+    return measure
 
 
-def difference(one: Scores, other: Scores, units: Units | None = None, figure: Literal["kl", "nll"] = "kl") -> Interval:
-    """Return one minus other, mean nats per token, with a paired interval over units of blocks.
-
-    Args:
-        one: scores of a text.
-        other: scores of the same text.
-        units: of its blocks; by default each block is a unit.
-        figure: which score to compare.
-    """
-    sums = [getattr(scores, f"block_{figure}").numpy() for scores in (one, other)]
-    tokens = (one.block_positions if figure == "kl" else one.block_predictions).numpy()
-    return ratio(sums[0] - sums[1], tokens, units=units)
+def difference(one: Scores, other: Scores, units: Units) -> Interval:
+    """Return the KL of one model minus that of another, mean nats per token, paired over units of blocks."""
+    return ratio((one.block_kl - other.block_kl).numpy(), one.block_positions.numpy(), units)
 
 
-def _site_rows(subject: Subject, kl: Array, nll: Array, units: Units, explained: Mapping[Site, Explained]) -> list[Row]:
+def _site_rows(subject: Subject, kl: Array, units: Units, explained: Mapping[Site, Explained]) -> list[Row]:
     taken_off = [mean(effects, units) for effects in kl]
     p_values = holm([p_of_zero(interval, len(np.unique(units))) for interval in taken_off])
     rows: list[Row] = []
     for place, site in enumerate(subject.sites):
+        cosine, scale, *_ = explained.get(site, (None, None))
         row: Row = {"variant": "site", "site": str(site)}
-        row |= cells("kl_taken_off", taken_off[place])
-        row |= {"p_kl_taken_off": p_values[place], "nll_taken_off": float(nll[place].mean())}
-        row["mean_error_cosine"] = explained[site].cosine if site in explained else None
-        row["mean_error_scale"] = explained[site].scale if site in explained else None
-        rows.append(row)
+        row |= cells("kl_taken_off", taken_off[place]) | {"p_kl_taken_off": p_values[place]}
+        rows.append(row | {"mean_error_cosine": cosine, "mean_error_scale": scale})
     return rows
 
 
-def _whole_row(name: str, scores: Mapping[str, Scores], units: Units) -> Row:
-    kl, nll = (difference(scores[name], scores["none"], units, figure) for figure in ("kl", "nll"))
+def _whole_row(name: str, against_teal: Interval) -> Row:
     row: Row = {"variant": name, "site": "all"}
-    return row | cells("kl_minus_teal", kl) | {"nll_minus_teal": nll.value}
+    return row | cells("kl_minus_teal", against_teal)
 
 
 def _effects(
-    subject: Subject, scores: Mapping[str, Scores], rows: list[Row], scales: Mapping[Site, Scale], reliable: float
+    subject: Subject, changes: Mapping[str, Interval], sites: list[Row], scales: Mapping[Site, Scale], reliable: float
 ) -> tuple[Effect, ...]:
-    sites = [row for row in rows if row["variant"] == "site"]
-
-    whole = {
-        "KL, all biases minus TEAL": _AS_THEY_ARE,
-        "KL, all random minus TEAL": "all random",
-        "KL, only the part along the mean error, minus TEAL": "on the mean error",
-        "KL, only the part across it, minus TEAL": "off the mean error",
-    }
-    found = [
-        Effect.of(label, difference(scores[name], scores["none"], subject.units), "nats")
-        for label, name in whole.items()
-    ]
+    found = [Effect.of(label, changes[name], "nats") for label, name in _WHOLE.items()]
+    sure = [number_in(row, "kl_taken_off") for row in sites if number_in(row, "p_kl_taken_off") < _LEVEL]
     for way, sign in (("lowers", 1), ("raises", -1)):
-        found.append(Effect.count(f"sites whose bias clearly {way} the KL, of {len(sites)}", _surely(sites, sign)))
+        label = f"sites whose bias clearly {way} the KL, of {len(sites)}"
+        found.append(Effect.count(label, [sign * taken_off > 0 for taken_off in sure]))
     if not math.isnan(reliable):
         found.append(Effect(label=_RELIABILITY, value=reliable, unit="correlation"))
     if scales:  # a site that stays dense has no error
         found.append(_explained("a bias", subject.biases, scales))
         found.append(_explained("what training added to its start", subject.trained.moved, scales))
-    best = min(FACTORS, key=lambda factor: scores[f"times {factor}"].kl_nats)
+    best = min(FACTORS, key=lambda factor: changes[f"times {factor}"].value)
     found.append(Effect(label="factor of all biases with the lowest KL", value=best, unit="times"))
     return tuple(found)
 
@@ -263,10 +224,6 @@ def _explained(label: str, vectors: Vectors, scales: Mapping[Site, Scale]) -> Ef
     chance = np.random.default_rng(0).beta(0.5, (widths - 1) / 2, size=(DRAWS, len(widths))).mean(axis=1)
     name = f"share of {label} that the mean error explains (squared cosine)"
     return Effect.of(name, mean(squared), "fraction", null_range(chance))
-
-
-def _surely(rows: Iterable[Row], sign: int) -> list[bool]:
-    return [sign * float(row["kl_taken_off"]) > 0 for row in rows if float(row["p_kl_taken_off"]) < _LEVEL]  # type: ignore[arg-type]
 
 
 _DO = {-1: "lower the KL", 1: "raise the KL", 0: "have no clear effect on the KL"}

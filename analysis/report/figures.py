@@ -1,6 +1,6 @@
 """Defines the figure of every question, drawn from its finding alone.
 
-A question declares blocks of panels, which ``panels`` draws. To add one, write a function and its line in ``DRAWINGS``.
+To add one, write a function with the name of the question, in the order of the report. It declares blocks of panels.
 """
 
 import itertools
@@ -15,18 +15,48 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from analysis.finding import Effect, Finding
-from analysis.report.columns import columns_for, effects_of, numbers, place_sites, words
 from analysis.report.layout import Block, blank, figure_of
-from analysis.report.panels import Effects, Lines, Sites
-from analysis.report.style import BIASES, MODULE_COLOURS, RANDOM, SHADES, TEAL, bar, dashed, dot, hollow, look
-from search_spaces.errors import SponError
+from analysis.report.panels import Effects, Lines, Sites, columns_for, effects_of, numbers, place_sites, words
+from analysis.report.style import BIASES, MODULE_COLOURS, RANDOM, TEAL, bar, dashed, dot, hollow, look
 
 _LEVEL = 0.05  # filled markers
 _AFTER = "after layer "
-_THIRDS = dict(zip(("first", "middle", "last"), SHADES, strict=True))
 _TAKEN_BACK, _RELATIVE = "recovered,\nfraction of TEAL's shift", "relative shift\n|h - h dense| / |h dense|"
 _DPI = 120
 _META = {"png": {"Software": None}, "svg": {"Date": None}}  # the same finding gives the same file
+
+
+Blocks = Callable[[Finding, pd.DataFrame], list[Block]]
+
+
+class Drawing(NamedTuple):
+    """How a finding is drawn.
+
+    Attributes:
+        blocks: makes blocks of panels from a finding and the table of its rows.
+        key: entries of the legend.
+        shows: description of the figure, used as caption and as alternative text.
+    """
+
+    blocks: Blocks
+    key: Sequence[Artist]
+    shows: str
+
+
+DRAWINGS: dict[str, Drawing] = {}
+"""By name of the question, in the order of the report."""
+_TEAL, _BIASES, _RANDOM = dot(TEAL, "TEAL"), dot(BIASES, "biases"), dot(RANDOM, "random vectors (null)")
+_ZERO, _UNSURE = dashed("zero"), hollow(f"p of {_LEVEL} or more")
+
+
+def _drawn(key: Sequence[Artist], shows: str) -> Callable[[Blocks], Blocks]:
+    """Register a function as what draws the question of its name."""
+
+    def register(blocks: Blocks) -> Blocks:
+        DRAWINGS[blocks.__name__.removeprefix("_")] = Drawing(blocks, key, shows)
+        return blocks
+
+    return register
 
 
 def _lines(effects: Sequence[Effect], name: Callable[[str], str] = str) -> dict[str, list[Effect | None]]:
@@ -39,6 +69,12 @@ def _unit(finding: Finding, unit: str) -> list[Effect]:
     return [effect for effect in finding.effects if effect.unit == unit]
 
 
+@_drawn(
+    [_TEAL, _BIASES, _RANDOM, dashed("zero: the misfit under the null")],
+    "Left, the loss of TEAL, the biases and random vectors of their norms against the dense model, as a whole and "
+    "in its two parts. Middle, how much of each the biases recover. Right, the shares recovered, which are the "
+    "same under the null.",
+)
 def _perplexity(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     parts = {"nll": "damage to the NLL", "kl": "of which KL", "misfit": "of which misfit"}
     damage = {label: effects_of(rows, part, words(rows, "model")) for part, label in parts.items()}
@@ -52,23 +88,32 @@ def _perplexity(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(3, panels)]
 
 
+@_drawn(
+    [_TEAL, _BIASES, _RANDOM, dashed("as far away as TEAL")],
+    "How much of TEAL's distance from the dense hidden states the biases recover, by layer: at the outputs of "
+    "biased sites and in the residual stream; the distance itself; and all places of a kind together. Grey: random "
+    "vectors of the same norms. Below zero, states are further away than under TEAL.",
+)
 def _shift(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     stream = _stream(rows)
     outputs = place_sites(rows.drop(stream.index), "place")
     models = {"teal_relative": TEAL, "random_relative": RANDOM, "spon_relative": BIASES}
-    thirds = {f"recovery_{third}_third": shade for third, shade in _THIRDS.items()}
     recovery = {"random_recovery": RANDOM, "recovery": BIASES}
     title = "At the outputs of biased sites"
     sites = Sites(title, _TAKEN_BACK, outputs, "recovery", null=["random_recovery"], at=0, scale="cut")
     panels = [
         Lines("In the residual stream after each layer", _TAKEN_BACK, stream, recovery, at=0, scale="cut"),
         Lines("Distance from the dense model", _RELATIVE, stream, models),
-        Lines("By third of the block's positions", _TAKEN_BACK, stream, thirds, at=0, scale="cut"),
     ]
     pooled = Effects("All places of a kind together", "fraction of TEAL's shift", _lines(finding.effects), at=0)
-    return [Block(1, [sites]), Block(3, panels), Block(1, [pooled])]
+    return [Block(1, [sites]), Block(2, panels), Block(1, [pooled])]
 
 
+@_drawn(
+    [_BIASES, _RANDOM, dashed("nothing recovered")],
+    "Fraction of TEAL's KL that the biases recover, by kind of token. Grey: random vectors of the same norms. "
+    "Under each bin, TEAL's mean KL there.",
+)
 def _where(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     by = np.array(words(rows, "by"))
     panels = []
@@ -85,6 +130,12 @@ def _where(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(2, panels)]
 
 
+@_drawn(
+    [_TEAL, _BIASES, bar("shuffled labels")],
+    "How far TEAL and the biases are from the dense model by category of prompt; how much of that differs "
+    "between categories, with the range under shuffled labels in grey; and, along the layers, relative distance "
+    "and linear CKA with the dense states of each category.",
+)
 def _categories(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     of = np.array(words(rows, "category"))
     names = list(dict.fromkeys(of.tolist()))
@@ -107,6 +158,11 @@ def _categories(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return blocks
 
 
+@_drawn(
+    [_UNSURE, bar("chance: mean to 95th percentile; range of the null"), dashed("chance, on average")],
+    "For each biased site, the largest cosine of its bias with a leading component, and the share of the bias in "
+    "the span of all of them. Grey: the same for random vectors of that width.",
+)
 def _pca(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     rows = place_sites(rows)
     of = list(zip(words(rows, "where"), words(rows, "centred"), strict=True))
@@ -129,6 +185,10 @@ def _pca(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(2, panels), Block(2, effects)]
 
 
+@_drawn(
+    [hollow("like a Gaussian"), dashed("Gaussian around zero"), bar("none by chance")],
+    "Moments of each bias's entries by layer, with sampling intervals. Dashed: a Gaussian around zero.",
+)
 def _moments(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     rows = place_sites(rows)
     tails = (numbers(rows, "p_heavier") < _LEVEL / 2) | (numbers(rows, "p_lighter") < _LEVEL / 2)
@@ -145,6 +205,11 @@ def _moments(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(columns_for(rows), panels), Block(1, [counts])]
 
 
+@_drawn(
+    [bar("no trend"), _ZERO],
+    "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of the sparsity "
+    "error there; and their rank correlations with depth, with the range without a trend in grey.",
+)
 def _norms(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     rows = place_sites(rows)
     output, error = "|b| / mean |W x|", "|b| / mean |W (x - S(x))|"
@@ -158,6 +223,11 @@ def _norms(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(1, [whole]), Block(2, scaled), Block(1, [effects])]
 
 
+@_drawn(
+    [_UNSURE, dot(RANDOM, "random vectors, median (null)", "_"), bar("none by chance")],
+    "Size and peak of the effect of each bias on the logits through the final norm and the head. Grey: the median "
+    "of random vectors of its norm.",
+)
 def _logits(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     rows = place_sites(rows)
     size, peak = "standard deviation over\nthe vocabulary, nats", "largest change over\nthat standard deviation"
@@ -170,6 +240,11 @@ def _logits(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(1, panels), Block(1, [counts])]
 
 
+@_drawn(
+    [_BIASES, _RANDOM, _ZERO],
+    "How much each bias lowers the KL, averaged over runs with the others on or off; its cosine with the mean "
+    "error of its site; and the KL of all biases, scaled or in parts.",
+)
 def _worth(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     variant = np.array(words(rows, "variant"))
     sites = place_sites(rows[variant == "site"])
@@ -200,6 +275,11 @@ def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([teal, pd.DataFrame({"factor": factors} | columns)]).sort_values("factor")
 
 
+@_drawn(
+    [_TEAL, bar("predicted by the curves; layers shifted"), _ZERO],
+    "KL cost of each part of the plan, beside the prediction of the Fisher curves; level, predicted cost and gain "
+    "of the bias of each site; and the rank correlations between these.",
+)
 def _levels(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     what = np.array(words(rows, "what"))
     parts, sites = rows[what == "part"], place_sites(rows[what == "site"], "place")
@@ -220,6 +300,16 @@ def _levels(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(1, [part]), Block(columns_for(sites), panels), Block(2, [whole, ranks])]
 
 
+@_drawn(
+    [
+        dot(BIASES, "mean over shared sites", line="-"),
+        dot(BIASES, "a site", "|"),
+        bar("mean, layers shifted"),
+        _ZERO,
+    ],
+    "Cosines of the biases of every pair of trials on their shared sites, one tick for each site, and their mean. "
+    "Grey: the mean if layers are shifted.",
+)
 def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     of = list(zip(words(rows, "one"), words(rows, "other"), words(rows, "relation"), strict=True))
     trials = list(dict.fromkeys(name for one, other, _ in of for name in (one, other)))
@@ -238,138 +328,24 @@ def _cross(finding: Finding, rows: pd.DataFrame) -> list[Block]:
     return [Block(2, panels)]
 
 
-class Drawing(NamedTuple):
-    """How a finding is drawn.
-
-    Attributes:
-        blocks: makes blocks of panels from a finding and the table of its rows.
-        key: entries of the legend.
-        shows: description of the figure, used as caption and as alternative text.
-    """
-
-    blocks: Callable[[Finding, pd.DataFrame], list[Block]]
-    key: Sequence[Artist]
-    shows: str
-
-
-_TEAL, _BIASES, _RANDOM = dot(TEAL, "TEAL"), dot(BIASES, "biases"), dot(RANDOM, "random vectors (null)")
-_ZERO, _UNSURE = dashed("zero"), hollow(f"p of {_LEVEL} or more")
-
-DRAWINGS: Mapping[str, Drawing] = {
-    "perplexity": Drawing(
-        _perplexity,
-        [_TEAL, _BIASES, _RANDOM, dashed("zero: the misfit under the null")],
-        "Left, the loss of TEAL, the biases and random vectors of their norms against the dense model, as a whole and "
-        "in its two parts. Middle, how much of each the biases recover. Right, the shares recovered, which are the "
-        "same under the null.",
-    ),
-    "shift": Drawing(
-        _shift,
-        [
-            *(_TEAL, _BIASES, _RANDOM),
-            *(dot(shade, f"{third} third", line="-") for third, shade in _THIRDS.items()),
-            dashed("as far away as TEAL"),
-        ],
-        "How much of TEAL's distance from the dense hidden states the biases recover, by layer: at the outputs of "
-        "biased sites, in the residual stream and by third of a block's positions; the distance itself; and all places "
-        "of a kind together. Grey: random vectors of the same norms. Below zero, states are further away than under "
-        "TEAL.",
-    ),
-    "where": Drawing(
-        _where,
-        [_BIASES, _RANDOM, dashed("nothing recovered")],
-        "Fraction of TEAL's KL that the biases recover, by kind of token. Grey: random vectors of the same norms. "
-        "Under each bin, TEAL's mean KL there.",
-    ),
-    "categories": Drawing(
-        _categories,
-        [_TEAL, _BIASES, bar("shuffled labels")],
-        "How far TEAL and the biases are from the dense model by category of prompt; how much of that differs "
-        "between categories, with the range under shuffled labels in grey; and, along the layers, relative distance "
-        "and linear CKA with the dense states of each category.",
-    ),
-    "pca": Drawing(
-        _pca,
-        [_UNSURE, bar("chance: mean to 95th percentile; range of the null"), dashed("chance, on average")],
-        "For each biased site, the largest cosine of its bias with a leading component, and the share of the bias in "
-        "the span of all of them. Grey: the same for random vectors of that width.",
-    ),
-    "moments": Drawing(
-        _moments,
-        [hollow("like a Gaussian"), dashed("Gaussian around zero"), bar("none by chance")],
-        "Moments of each bias's entries by layer, with sampling intervals. Dashed: a Gaussian around zero.",
-    ),
-    "norms": Drawing(
-        _norms,
-        [bar("no trend"), _ZERO],
-        "Norm of each bias by layer, as it is, over the norm of its site's output and over the norm of the sparsity "
-        "error there; and their rank correlations with depth, with the range without a trend in grey.",
-    ),
-    "logits": Drawing(
-        _logits,
-        [_UNSURE, dot(RANDOM, "random vectors, median (null)", "_"), bar("none by chance")],
-        "Size and peak of the effect of each bias on the logits through the final norm and the head. Grey: the median "
-        "of random vectors of its norm.",
-    ),
-    "worth": Drawing(
-        _worth,
-        [_BIASES, _RANDOM, _ZERO],
-        "How much each bias lowers the KL, averaged over runs with the others on or off; its cosine with the mean "
-        "error of its site; and the KL of all biases, scaled or in parts.",
-    ),
-    "levels": Drawing(
-        _levels,
-        [_TEAL, bar("predicted by the curves; layers shifted"), _ZERO],
-        "KL cost of each part of the plan, beside the prediction of the Fisher curves; level, predicted cost and gain "
-        "of the bias of each site; and the rank correlations between these.",
-    ),
-    "cross": Drawing(
-        _cross,
-        [
-            dot(BIASES, "mean over shared sites", line="-"),
-            dot(BIASES, "a site", "|"),
-            bar("mean, layers shifted"),
-            _ZERO,
-        ],
-        "Cosines of the biases of every pair of trials on their shared sites, one tick for each site, and their mean. "
-        "Grey: the mean if layers are shifted.",
-    ),
-}
-"""By name of the question, in the order of the report."""
-
-
-def drawing_of(finding: Finding) -> Drawing:
-    """Return how a finding is drawn.
-
-    Raises:
-        SponError: if no figure exists for its question.
-    """
-    if finding.analysis not in DRAWINGS:
-        raise SponError(f"a finding must be one of {', '.join(DRAWINGS)}, but got {finding.analysis!r}")
-    return DRAWINGS[finding.analysis]
-
-
 def draw(finding: Finding) -> Figure:
     """Draw the figure of a finding.
 
     Raises:
         SponError: if its rows do not fit its question.
     """
-    drawing = drawing_of(finding)
+    drawing = DRAWINGS[finding.analysis]
     with look():
         if finding.rows:
-            try:
-                blocks = drawing.blocks(finding, pd.DataFrame(list(finding.rows)))
-                return figure_of(finding.title, finding.verdict, blocks, drawing.key)
-            except SponError as error:
-                raise SponError(f"{error} (at {finding.analysis})") from error
+            blocks = drawing.blocks(finding, pd.DataFrame(list(finding.rows)))
+            return figure_of(finding.title, finding.verdict, blocks, drawing.key)
         figure = blank(finding.title, finding.verdict, 0.6)
         figure.text(0.5, 0.2, "no rows to draw", ha="center", color="#555555")
         return figure
 
 
 def draw_together(findings: Mapping[str, Finding], text: str) -> Figure:
-    """Draw the recovery along the layers of several trials, with one curve for each.
+    """Draw the recovery along the layers of several trials, one curve each.
 
     Args:
         findings: on ``shift``, by the trial's name.

@@ -9,8 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from analysis.report.columns import modules_of
-from analysis.report.panels import Panel, Sites
+from analysis.report.panels import Panel, Sites, modules_of
 from analysis.report.style import MODULE_COLOURS, MODULE_MARKERS, dot
 
 _WIDTH = 11.0  # inches
@@ -38,13 +37,9 @@ class Block(NamedTuple):
 
 
 def figure_of(title: str, verdict: str, blocks: Sequence[Block], key: Iterable[Artist]) -> Figure:
-    """Draw a figure under its title and verdict.
+    """Draw blocks of panels one below the other, under a title and a verdict.
 
-    Args:
-        title: first line.
-        verdict: text below the title.
-        blocks: of panels, one below the other.
-        key: entries of the legend, in addition to those of the modules of sites.
+    ``key`` has the entries of the legend besides those of the modules of sites and those of single panels.
     """
     panels = [panel for block in blocks for panel in block.panels]
     present = {module for panel in panels if isinstance(panel, Sites) for module in modules_of(panel.rows)}

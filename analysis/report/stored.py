@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.finding import ANALYSIS, COMPARED, Examined, Finding, read_analysis
-from analysis.report.figures import DRAWINGS, drawing_of
+from analysis.report.figures import DRAWINGS
 from search_spaces.errors import SponError
 
 
@@ -52,12 +52,9 @@ def read_results(directory: Path) -> list[Stored]:
 
 
 def _read(file: Path) -> Stored:
-    analysis = read_analysis(file)
-    try:
-        for finding in analysis.findings:
-            drawing_of(finding)
-    except SponError as error:
-        raise SponError(f"{error} (at {file})") from error
-    order = list(DRAWINGS)
-    findings = sorted(analysis.findings, key=lambda finding: order.index(finding.analysis))
+    analysis, known = read_analysis(file), list(DRAWINGS)
+    for finding in analysis.findings:
+        if finding.analysis not in known:
+            raise SponError(f"a finding must be one of {', '.join(known)}, but got {finding.analysis!r} (at {file})")
+    findings = sorted(analysis.findings, key=lambda finding: known.index(finding.analysis))
     return Stored(file, analysis.subjects, tuple(findings))

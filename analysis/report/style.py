@@ -17,7 +17,6 @@ MODULE_COLOURS: Mapping[str, str] = dict(
 )
 MODULE_MARKERS: Mapping[str, str] = dict(zip(MODULES, "v^<sPXo", strict=True))
 """Every module has a shape besides its colour, because seven colours alone are too many."""
-SHADES = ("#9ECAE1", "#3182BD", "#08306B")
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 9,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.examine import QUESTIONS, Settings, check_only, examine, examined, subject_of
+from analysis.examine import QUESTIONS, Settings, examine, examined, subject_of
 from analysis.finding import Effect, Finding
 from analysis.subject import Subject
 from search_spaces.errors import SponError
@@ -72,22 +72,11 @@ def test_a_figure_that_is_no_number_is_one_line(subject: Subject, monkeypatch: p
         list(examine(subject, ("pca",)))
 
 
-def test_questions_are_answered_in_the_order_they_are_asked(subject: Subject):
-    assert [finding.analysis for finding in examine(subject, ("moments", "logits"))] == ["moments", "logits"]
-
-
-def test_an_unknown_question_lists_the_known_ones():
-    with pytest.raises(SponError, match=r"cross, but got 'astrology' \(at --only\)"):
-        check_only(("pca", "astrology"))
-
-
-def test_the_comparison_is_not_put_to_one_checkpoint(settings: Settings):
-    assert settings.questions == tuple(QUESTIONS)
-
-
 def test_other_text_or_prompts_are_known_as_such(settings: Settings):
     others = ({"n_blocks": 8}, {"split": "test"}, {"prompts": {"math": ["w1 w2", "w3 w4"]}})
     assert len({settings.text, *(settings.model_copy(update=other).text for other in others)}) == 4
+    turned = dict(reversed(settings.prompts.items()))
+    assert settings.model_copy(update={"prompts": turned}).text == settings.text
 
 
 def test_what_is_written_down_names_the_trial_and_the_text(checkpoint_of, settings: Settings):
@@ -96,28 +85,21 @@ def test_what_is_written_down_names_the_trial_and_the_text(checkpoint_of, settin
     assert (written.split, written.n_blocks, written.text) == ("validation", 32, settings.text)
 
 
-def test_blocks_are_taken_at_even_distances(checkpoint_of, settings: Settings):
-    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": 10}), "cpu")
-    every = subject.bench.blocks("validation").tokens
-    assert len(every) == 48
-    assert subject.blocks.tokens.equal(every[:40:4])
-    assert subject.teacher.nll.equal(subject.bench.teacher("validation").nll[:40:4])
-
-
-def test_a_split_with_fewer_blocks_is_read_whole(checkpoint_of, settings: Settings):
-    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": 10**6}), "cpu")
-    assert len(subject.blocks.tokens) == 48
+@pytest.mark.parametrize(
+    ("split", "n_blocks", "rows"),
+    [("validation", 10, slice(0, 40, 4)), ("validation", 10**6, slice(48)), ("test", 12, slice(12))],
+)
+def test_blocks_of_a_split_are_taken_at_even_distances(split, n_blocks, rows, checkpoint_of, settings: Settings):
+    settings = settings.model_copy(update={"split": split, "n_blocks": n_blocks})
+    subject = subject_of(checkpoint_of("topk"), settings, "cpu")
+    assert subject.blocks.tokens.equal(subject.bench.blocks(split).tokens[rows])
+    assert subject.teacher.nll.equal(subject.bench.teacher(split).nll[rows])
 
 
 @pytest.mark.parametrize(("n_blocks", "message"), [(1, "two blocks of text"), (0, "n_blocks must be in")])
 def test_too_little_text_is_refused(n_blocks, message, checkpoint_of, settings: Settings):
     with pytest.raises(SponError, match=message):
         subject_of(checkpoint_of("topk"), settings.model_copy(update={"n_blocks": n_blocks}), "cpu")
-
-
-def test_the_test_split_is_opened_by_name(checkpoint_of, settings: Settings):
-    subject = subject_of(checkpoint_of("topk"), settings.model_copy(update={"split": "test"}), "cpu")
-    assert subject.blocks.tokens.equal(subject.bench.blocks("test").tokens)
 
 
 def test_a_checkpoint_without_biases_is_refused(raw, settings: Settings):

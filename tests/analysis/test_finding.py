@@ -7,7 +7,6 @@ import pytest
 from pydantic import ValidationError
 
 from analysis.finding import Analysis, Effect, Examined, Finding, cells, read_analysis
-from search_spaces.errors import SponError
 from search_spaces.files import write_config
 from trainables.statistics import Interval
 
@@ -39,26 +38,10 @@ def test_a_newer_answer_takes_the_place_of_the_older(analysis: Analysis):
     assert [(f.analysis, f.verdict) for f in newer.findings] == [("pca", "found"), ("shift", "none")]
 
 
-def test_an_interval_without_end_is_none():
+def test_an_interval_without_end_is_none_and_a_figure_that_does_not_exist_an_empty_cell():
     endless = Interval(0.5, -math.inf, math.inf)
     assert Effect.of("x", endless).interval is None
     assert cells("x", endless) == {"x": 0.5, "x_low": None, "x_high": None}
-
-
-def test_a_figure_that_does_not_exist_is_an_empty_cell():
     assert cells("x", Interval(math.nan, math.nan, math.nan)) == {"x": None, "x_low": None, "x_high": None}
-
-
-def test_an_effect_must_be_a_number():
     with pytest.raises(ValidationError):
         Effect(label="x", value=math.nan)
-
-
-@pytest.mark.parametrize(("text", "reason"), [(None, "No such file"), ("{}", "subjects"), ("{", "Invalid JSON")])
-def test_a_file_that_is_missing_or_of_another_form_is_one_line(text, reason, tmp_path: Path):
-    file = tmp_path / "analysis.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(SponError, match=reason) as caught:
-        read_analysis(file)
-    assert "\n" not in str(caught.value)

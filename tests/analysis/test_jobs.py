@@ -1,6 +1,9 @@
 """What is examined again and what is not. ``test_interpret`` runs the tasks themselves."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -51,11 +54,56 @@ def test_a_silence_says_which_question_is_under_way(checkpoint_of, capsys):
     checkpoint = checkpoint_of("topk")
     progress = _Progress([(checkpoint, "perplexity"), (checkpoint, "norms")], 8)
     progress.beat()
-    progress.done(checkpoint, "perplexity")
-    progress.beat()
-    progress.done(checkpoint, "norms")
-    progress.beat()
+    for question in ("perplexity", "norms"):
+        progress.done(checkpoint.meta.config.name, question)
+        progress.beat()
     said = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
     assert said[0] == "perplexity is under way, 0% of all work is done"
     assert said[2] == "norms is under way, 75% of all work is done"
     assert said[4] == "reading biases"
+
+
+class HereRay:
+    """Runs tasks in this process, after a first silence."""
+
+    def __init__(self) -> None:
+        self.silent, self.running = True, True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **options: object) -> Any:
+        return lambda function: SimpleNamespace(remote=function)
+
+    def wait(self, streams: list[Iterator[Any]], **options: object) -> tuple[list[Iterator[Any]], list[Iterator[Any]]]:
+        ready, self.silent = [] if self.silent else streams[:1], False
+        return ready, streams
+
+    def get(self, result: Any) -> Any:
+        return result
+
+    def shutdown(self) -> None:
+        self.running = False
+
+
+def test_tasks_are_followed_to_their_answers_or_their_fault(
+    checkpoint_of, settings: Settings, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "connect_ray", lambda *_: None)
+    monkeypatch.setattr(jobs, "ray", here := HereRay())
+    checkpoints = [checkpoint_of("topk"), checkpoint_of("input_vector")]
+    some = settings.model_copy(update={"only": ("moments", "cross"), "n_blocks": 4})
+    files = run_jobs(checkpoints, some, tmp_path)
+    names = [checkpoint.meta.config.name for checkpoint in checkpoints]
+    assert files == [*(tmp_path / name / "analysis.json" for name in names), tmp_path / "comparison.json"]
+    assert [[f.analysis for f in read_analysis(file).findings] for file in files] == [
+        ["moments"],
+        ["moments"],
+        ["cross"],
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert "moments is under way, 0% of all work is done" in said[0]
+    assert "moments, about 0 min left" in said[-1]
+    assert not here.running
+    with pytest.raises(SponError, match=rf"{names[0]}: an analysis must have two blocks of text"):
+        run_jobs(checkpoints[:1], settings.model_copy(update={"n_blocks": 1}), tmp_path)

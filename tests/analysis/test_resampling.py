@@ -15,7 +15,7 @@ from analysis.resampling import (
     p_value,
     permuted_groups,
     ratio,
-    statistic,
+    ratios_apart,
     units_of,
 )
 from trainables.text.corpus import Blocks
@@ -38,18 +38,26 @@ def test_a_ratio_is_sum_over_sum():
     assert (found.low, found.high) == pytest.approx((0.75 - half, 0.75 + half))
 
 
-def test_a_share_of_nothing_is_zero():
-    assert ratio(np.zeros(4), np.zeros(4)) == (0, 0, 0)
+@pytest.mark.parametrize(
+    ("numerators", "denominators", "expected"),
+    [
+        ([0.0] * 4, [0.0] * 4, (0, 0, 0)),  # a share of nothing
+        ([0.5] * 5, [1.0] * 5, (0.5, 0.5, 0.5)),  # equal units leave no doubt
+        ([2.0], [1.0], (2, -np.inf, np.inf)),  # one unit could be anything
+        ([0.0, 3.0], [0.0, 4.0], (0.75, -np.inf, np.inf)),
+    ],
+)
+def test_a_ratio_of_few_or_equal_units(numerators, denominators, expected):
+    assert ratio(np.array(numerators), np.array(denominators)) == expected
 
 
-def test_equal_units_leave_no_doubt():
-    assert mean(np.full(5, 0.5)) == (0.5, 0.5, 0.5)
-
-
-@pytest.mark.parametrize(("numerators", "denominators"), [([2.0], [1.0]), ([0.0, 3.0], [0.0, 4.0])])
-def test_a_figure_that_hangs_on_one_unit_could_be_anything(numerators, denominators):
-    found = ratio(np.array(numerators), np.array(denominators))
-    assert (found.low, found.high) == (-np.inf, np.inf)
+def test_two_ratios_apart_keep_units_whole():
+    one, other = (np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 4.0])), (np.ones(3), np.array([1.0, 2.0, 3.0]))
+    assert ratios_apart(one, one) == (0, 0, 0)
+    found = ratios_apart(one, other)
+    left = np.array([6 / 7 - 2 / 5, 5 / 6 - 2 / 4, 3 / 5 - 2 / 3])
+    half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * ((left - left.mean()) ** 2).sum())
+    assert found == pytest.approx((7 / 9 - 3 / 6, 7 / 9 - 3 / 6 - half, 7 / 9 - 3 / 6 + half))
 
 
 def test_intervals_over_eight_units_hold_the_true_ratio_in_95_of_100_cases():
@@ -121,23 +129,9 @@ def test_the_correlation_with_depth_by_hand():
     assert -1 < low < high < 1
 
 
-def test_a_statistic_keeps_units_whole():
-    one = np.array([1.0, 2.0, 4.0, 8.0])
-    found = statistic(lambda columns: columns[0].sum(axis=-1) - columns[1].sum(axis=-1), [one, one])
-    assert found == (0, 0, 0)
-
-
-def test_the_observed_figure_counts_as_a_draw():
+def test_the_observed_figure_counts_as_a_draw_and_one_that_does_not_exist_is_no_find():
     draws = np.array([1.0, 2.0, 3.0, 4.0])
-    assert p_value(3.0, draws) == 3 / 5
-    assert p_value(9.0, draws) == 1 / 5
-
-
-def test_a_figure_that_does_not_exist_is_no_find():
-    assert p_value(float("nan"), np.arange(9.0)) == 1.0
-
-
-def test_the_range_of_a_null_is_its_middle_95_percent():
+    assert [p_value(observed, draws) for observed in (3.0, 9.0, float("nan"))] == [3 / 5, 1 / 5, 1]
     assert null_range(np.arange(1001.0)) == (25, 975)
 
 
@@ -149,7 +143,7 @@ def test_the_share_between_groups_by_hand():
 def test_the_share_beyond_a_covariate_is_the_partial_one():
     rng = np.random.default_rng(0)
     values, covariate = rng.normal(size=30), rng.normal(size=30)
-    given = np.column_stack([ONES, covariate])
+    given = beside(covariate)
     full = np.column_stack([given, GROUPS == 1, GROUPS == 2])
     before, after = (np.linalg.lstsq(x, values, rcond=None)[1].item() for x in (given, full))
     assert between_groups(values, GROUPS, given) == pytest.approx(1 - after / before)
@@ -173,22 +167,23 @@ def chance_to_find(values_of, given_of) -> float:
     return found / 300
 
 
-def test_labels_that_mean_nothing_are_found_at_the_nominal_rate():
-    assert 0.06 < chance_to_find(lambda rng, _: rng.normal(size=30), lambda _: ONES) < 0.14
+def beside(covariate: np.ndarray) -> np.ndarray:
+    return np.column_stack([ONES, covariate])
 
 
-def test_a_covariate_that_explains_it_all_leaves_the_nominal_rate():
+def test_labels_that_mean_nothing_are_found_at_the_nominal_rate_also_where_a_covariate_explains_it_all():
     def values(rng, covariate):
         return 3 * covariate + rng.normal(size=30)
 
+    assert 0.06 < chance_to_find(lambda rng, _: rng.normal(size=30), lambda _: ONES) < 0.14
     assert chance_to_find(values, lambda _: ONES) > 0.9
-    assert 0.06 < chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) < 0.14
+    assert 0.06 < chance_to_find(values, beside) < 0.14
 
 
 def test_the_null_does_not_hang_on_what_is_given():
     rng = np.random.default_rng(0)
     values, covariate = rng.normal(size=30), rng.normal(size=30)
-    given = np.column_stack([ONES, covariate])
+    given = beside(covariate)
     drawn = permuted_groups(values, GROUPS, given, 99)
     assert permuted_groups(values + 50 * covariate, GROUPS, given, 99) == pytest.approx(drawn)
 
@@ -197,7 +192,7 @@ def test_an_effect_beside_a_covariate_is_found():
     def values(rng, covariate):
         return covariate + 2.5 * (GROUPS == 1) + rng.normal(size=30)
 
-    assert chance_to_find(values, lambda covariate: np.column_stack([ONES, covariate])) > 0.9
+    assert chance_to_find(values, beside) > 0.9
 
 
 def test_blocks_that_share_a_document_are_one_unit():

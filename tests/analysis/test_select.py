@@ -28,30 +28,12 @@ def storage(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFact
     return storage
 
 
-def test_the_best_of_each_plan_come_first(storage: Path) -> None:
+def test_the_best_of_each_plan_come_first_and_have_biases(storage: Path) -> None:
+    assert all(checkpoint.biases for checkpoint in best_of_sweep(storage, "tiny", 9, "val_kl_nats"))
     chosen = best_of_sweep(storage, "tiny", 1, "val_kl_nats")
     assert len({checkpoint.meta.config.plan_label for checkpoint in chosen}) == len(chosen) == 2
     down = [c for c in best_of_sweep(storage, "tiny", 2, "val_kl_nats") if "down_proj" in c.meta.config.plan_label]
     assert down[0].meta.metrics["val_kl_nats"] <= down[1].meta.metrics["val_kl_nats"]
-
-
-def test_teal_alone_has_no_biases_to_look_at(storage: Path) -> None:
-    assert all(checkpoint.biases for checkpoint in best_of_sweep(storage, "tiny", 9, "val_kl_nats"))
-
-
-def test_an_unknown_metric_lists_the_known_ones(storage: Path) -> None:
-    with pytest.raises(SponError, match="val_kl_nats"):
-        best_of_sweep(storage, "tiny", 1, "accuracy")
-
-
-def test_a_sweep_without_trials_is_one_line(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["interpret", "--sweep", "nosuch", "--storage", str(storage)]) == 2
-    assert "error: a sweep must have a finished trial" in capsys.readouterr().err
-
-
-def test_a_broken_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["interpret", "--checkpoint", str(tmp_path)]) == 2
-    assert "meta.json is missing" in capsys.readouterr().err
 
 
 def test_a_search_chose_these_in_every_seed(storage: Path, tmp_path: Path) -> None:
@@ -91,30 +73,30 @@ def test_a_trial_without_biases_is_not_examined(storage: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("chosen", "arguments", "said"),
     [
-        (["--only", "pca,nosuch"], "an analysis must be one of perplexity, shift"),
-        (["--only", "cross"], "a comparison must have two checkpoints, but got 1 (at --only cross)"),
-        (["--blocks", "1"], "an interval must have at least 2 blocks, but got 1 (at --blocks)"),
-        (["--prompts", "nosuch.yaml"], "prompts must be a YAML file, but No such file"),
-        (["--top", "0"], "top must be at least 1, but got 0 (at --top)"),
+        ("--checkpoint {kept}", "--only pca,nosuch", "an analysis must be one of perplexity, shift"),
+        ("--checkpoint {kept}", "--only cross", "a comparison must have two checkpoints, but got 1 (at --only cross)"),
+        ("--checkpoint {kept}", "--blocks 1", "an interval must have at least 2 blocks, but got 1 (at --blocks)"),
+        ("--checkpoint {kept}", "--prompts nosuch.yaml", "prompts must be a YAML file, but No such file"),
+        ("--checkpoint .", "", "meta.json is missing"),
+        ("--sweep tiny", "--top 0", "top must be at least 1, but got 0 (at --top)"),
+        ("--sweep tiny", "--by accuracy", "val_kl_nats"),
+        ("--sweep nosuch", "", "error: a sweep must have a finished trial"),
+        ("--run nosuch", "--mlflow-uri {uri}", "error: a run must be in MLflow, but nosuch"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_starts(
-    storage: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    storage: Path, tmp_path: Path, chosen: str, arguments: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = ["--checkpoint", str(next((storage / "tiny" / "trials").glob("TOP-50*/checkpoint")))]
-    chosen = ["--sweep", "tiny"] if "--top" in arguments else kept
-    assert main(["interpret", *chosen, "--storage", str(storage), *arguments]) == 2
+    uri = tracking_in(tmp_path) if "{uri}" in arguments else ""
+    kept = next((storage / "tiny" / "trials").glob("TOP-50*/checkpoint"))
+    words = f"{chosen} {arguments}".format(kept=kept, uri=uri).split()
+    capsys.readouterr()  # what MLflow says of its new tables
+    assert main(["interpret", "--storage", str(storage), *words]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-
-
-def test_a_run_that_mlflow_does_not_have_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = tracking_in(tmp_path)
-    assert main(["interpret", "--run", "nosuch", "--mlflow-uri", uri]) == 2
-    assert "error: a run must be in MLflow, but nosuch" in capsys.readouterr().err
 
 
 def test_a_storage_that_is_a_file_is_one_line(

@@ -124,7 +124,7 @@ def span_apart(n: int, rho: float, rng: np.random.Generator) -> bool:
 
 
 def _share(biases: Sequence[torch.Tensor]) -> float:
-    return float(np.mean([align(bias, _SHARED).share for bias in biases])) * _WIDTH / _COMPONENTS
+    return float(np.mean([align(bias, _SHARED).square().sum() for bias in biases])) * _WIDTH / _COMPONENTS
 
 
 def tails(n: int, rho: float, rng: np.random.Generator) -> bool:

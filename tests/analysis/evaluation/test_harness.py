@@ -138,18 +138,12 @@ def test_a_broken_task_is_one_line(changes, reason, write_task):
     assert "\n" not in str(fault.value)
 
 
-def test_a_file_that_is_no_yaml_or_not_there_is_one_line(tmp_path):
+def test_a_file_that_is_no_yaml_or_not_there_or_named_twice_is_one_line(write_task, tmp_path):
     (tmp_path / "bad.yaml").write_text("task: [")
-    with pytest.raises(SponError, match="ParserError"):
-        load_tasks([str(tmp_path / "bad.yaml")], None)
-    with pytest.raises(SponError, match="must exist"):
-        load_tasks([str(tmp_path / "gone.yaml")], None)
-
-
-def test_a_task_twice_is_refused(write_task):
     task = write_task()
-    with pytest.raises(SponError, match="named once"):
-        load_tasks([task, task], None)
+    for names, reason in ((["bad.yaml"], "ParserError"), (["gone.yaml"], "must exist"), ([task, task], "named once")):
+        with pytest.raises(SponError, match=reason):
+            load_tasks([str(tmp_path / name) for name in names], None)
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +155,17 @@ def harness_tasks() -> Any:
     return lm_eval.tasks.TaskManager(include_defaults=False, include_path=some)
 
 
-def test_a_name_that_is_not_known_is_said_with_those_near_it(harness_tasks, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("arc_eazy", "got 'arc_eazy'; close matches are arc_easy"),
+        ("arc_easy", r"arc_easy does not: ConnectionError: .*on the Hub"),
+    ],
+)
+def test_a_name_that_is_unknown_or_out_of_reach_is_one_line(name, message, harness_tasks, monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: harness_tasks)
-    with pytest.raises(SponError, match="got 'arc_eazy'; close matches are arc_easy"):
-        load_tasks(["arc_eazy"], None)
-
-
-def test_a_task_out_of_reach_is_one_line(harness_tasks, monkeypatch):
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: harness_tasks)
-    with pytest.raises(SponError, match=r"arc_easy does not: ConnectionError: .*on the Hub"):
-        load_tasks(["arc_easy"], None)
+    with pytest.raises(SponError, match=message):
+        load_tasks([name], None)
 
 
 def test_without_the_harness_it_is_said_how_to_install_it(monkeypatch):

@@ -38,16 +38,12 @@ def test_a_text_is_replaced_where_it_is_cut_alike():
     assert after.tasks == before.tasks
 
 
-def test_units_that_are_not_paired_are_refused():
-    raw = text("t", "16", 0.0).model_dump() | {"spon_kl": (0.0, 0.0)}
+@pytest.mark.parametrize("scores", [(), (0.0, 0.0)])
+def test_scores_that_are_not_paired_are_refused(scores):
     with pytest.raises(ValueError, match="same text"):
-        TextScores(**raw)
-
-
-@pytest.mark.parametrize("teal", [(), (0.0, 0.0)])
-def test_items_that_are_not_paired_are_refused(teal):
+        TextScores(**text("t", "16", 0.0).model_dump() | {"spon_kl": scores})
     with pytest.raises(ValueError, match="same items"):
-        TaskScores(task="a", metric="acc", limit=None, fewshot=0, dense=(0.0,), teal=teal, spon=(0.0,))
+        TaskScores(**task("a").model_dump() | {"teal": scores})
 
 
 def test_a_foreign_file_is_one_line(tmp_path):

@@ -53,10 +53,14 @@ def test_biases_that_leave_some_tokens_alone_cannot_be_absorbed(make_export, tmp
 
 
 @pytest.mark.parametrize("family", ["tied-llama", "untied-llama"])
-def test_the_head_stays_as_tied_as_it_was(family, make_export, tmp_path):
-    export(make_export(family).place, tmp_path / "whole", absorbed=True)
+def test_the_head_stays_as_tied_as_it_was_and_the_tokenizer_comes_along(family, make_export, tmp_path):
+    trial = make_export(family)
+    export(trial.place, tmp_path / "whole", absorbed=True)
     model = load_stock(tmp_path / "whole")
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == (family == "tied-llama")
+    base = AutoTokenizer.from_pretrained(trial.bench.materials.model.location)
+    text = "w3 w17 w5"
+    assert AutoTokenizer.from_pretrained(tmp_path / "whole")(text).input_ids == base(text).input_ids == [3, 17, 5]
 
 
 def test_other_projections_get_zeros_and_other_switches_stay_off(make_export, tmp_path):
@@ -77,14 +81,6 @@ def test_a_bias_that_is_there_already_is_added_to(make_export, tmp_path):
     for site, vector in trial.checkpoint.biases.items():
         path = f"model.layers.{site.layer}.self_attn.q_proj.bias"
         torch.testing.assert_close(model.get_parameter(path), own.get_parameter(path) + vector)
-
-
-def test_the_tokenizer_comes_along(make_export, tmp_path):
-    trial = make_export()
-    export(trial.place, tmp_path / "whole", absorbed=True)
-    base = AutoTokenizer.from_pretrained(trial.bench.materials.model.location)
-    text = "w3 w17 w5"
-    assert AutoTokenizer.from_pretrained(tmp_path / "whole")(text).input_ids == base(text).input_ids == [3, 17, 5]
 
 
 @pytest.mark.parametrize(

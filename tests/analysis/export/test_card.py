@@ -42,14 +42,11 @@ def test_the_table_is_that_of_the_stored_scores(make_export):
 
 def test_an_interval_holds_its_figure(make_export):
     table = measured_table(make_export().checkpoint)
+    assert "The validation split" in table
     found = re.findall(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", table)
     assert len(found) == 9
     assert all(float(low) <= float(value) <= float(high) for value, low, high in found)
     assert any(float(low) < float(high) for _, low, high in found)
-
-
-def test_without_a_test_report_the_split_is_validation(make_export):
-    assert "The validation split" in measured_table(make_export().checkpoint)
 
 
 def test_a_recovery_of_no_certain_damage_is_not_given(make_export):
@@ -72,11 +69,7 @@ def test_the_card_of_an_absorbed_model_says_that_it_is_not_the_sparse_one(make_e
 
 
 @pytest.mark.parametrize(
-    ("policy", "words"),
-    [
-        ({}, "Every token is sparsified"),
-        ({"tokens": "second_half"}, "all decoded tokens are"),
-    ],
+    ("policy", "words"), [({}, "Every token is sparsified"), ({"tokens": "second_half"}, "all decoded tokens are")]
 )
 def test_the_card_says_which_tokens_are_sparse(policy, words, make_export, tmp_path):
     export(make_export(**policy).place, tmp_path / "adapter")

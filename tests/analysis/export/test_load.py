@@ -45,21 +45,11 @@ def step_by_step(model: PreTrainedModel, tokens: Tensor, prefill: int) -> Tensor
     return torch.cat(found, dim=1)
 
 
-def edit(directory: Path, change: Callable[[dict], object]) -> None:
-    raw = json.loads((directory / CONFIG).read_text())
-    change(raw)
-    (directory / CONFIG).write_text(json.dumps(raw))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.99])
 def test_the_sparsifiers_are_those_of_a_trial(dtype, sparsity):
-    x = torch.randn(
-        3,
-        5,
-        40,  # 40 * (1 - 0.9) is a little under 4
-        generator=torch.Generator().manual_seed(0),
-    ).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 40, generator=generator).to(dtype)  # 40 * (1 - 0.9) is a little under 4
     x[0, 0, :30] = 0.5  # ties
     assert torch.equal(load.keep_largest(x, sparsity), teal.keep_largest(x, sparsity))
     for threshold in (0.5, 0.33, sparsity):
@@ -75,10 +65,15 @@ def test_the_runtime_imports_what_its_users_have():
     assert packages == {"torch", "transformers", "safetensors"}
 
 
-@pytest.mark.parametrize("rule", ["topk", "threshold"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_adapter_gives_the_logits_of_the_trial(family, rule, make_export, tmp_path):
-    trial = make_export(family, rule=rule)
+TRIALS = {
+    **{f"{family}, {rule}": {"family": family, "rule": rule} for family in FAMILIES for rule in ("topk", "threshold")},
+    **{f"second half, {rule}": {"rule": rule, "tokens": "second_half"} for rule in ("topk", "threshold")},
+}
+
+
+@pytest.mark.parametrize("settings", TRIALS)
+def test_an_adapter_gives_the_logits_of_the_trial(settings, make_export, tmp_path):
+    trial = make_export(**TRIALS[settings])
     export(trial.place, tmp_path / "adapter")
     model = trial.base()
     dense = logits_of(model)
@@ -159,15 +154,6 @@ def test_without_a_c_compiler_or_the_source_zeros_are_multiplied(adapter, monkey
     load._compile.cache_clear()
 
 
-@pytest.mark.parametrize("rule", ["topk", "threshold"])
-def test_a_token_policy_is_that_of_the_trial(rule, make_export, tmp_path):
-    trial = make_export(rule=rule, tokens="second_half")
-    export(trial.place, tmp_path / "adapter")
-    model = trial.base()
-    with load_spon(model, tmp_path / "adapter"):
-        torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=1e-5)
-
-
 def test_a_site_may_be_only_sparse_or_only_biased(make_export, tmp_path):
     allocation = {"name": "some", "sites": ["0.up_proj", "1.down_proj"]}
     plan = {"modules": ["q_proj", "down_proj"], "allow_unsparsified_biases": True}
@@ -200,13 +186,6 @@ def test_an_adapter_rounds_once_as_the_trial_does_in_bfloat16(rule, make_export,
     model = trial.base().to(torch.bfloat16)
     with load_spon(model, tmp_path / "adapter"):
         torch.testing.assert_close(logits_of(model), trial.logits(), rtol=0, atol=0)
-
-
-def test_biases_are_added_in_the_models_dtype(adapter):
-    trial, directory = adapter
-    model = trial.base().to(torch.bfloat16)
-    with load_spon(model, directory):
-        assert logits_of(model).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("rule", ["topk", "threshold"])
@@ -257,40 +236,58 @@ def test_second_half_of_a_prefill_in_pieces_is_refused(make_export, tmp_path):
             model(TOKENS[:, 4:7], past_key_values=cache)
 
 
-FAULTS: dict[str, tuple[Callable[[dict], object], str]] = {
-    "a site that is not there": (
-        lambda raw: raw["sites"].update({"model.layers.7.mlp.down_proj": raw["sites"]["model.layers.1.mlp.down_proj"]}),
-        "differ at model.layers.7.mlp.down_proj",
-    ),
-    "a sparse site that is not there": (
+def config(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    """Change the config of an export."""
+
+    def edit(directory: Path) -> None:
+        raw = json.loads((directory / CONFIG).read_text())
+        change(raw)
+        (directory / CONFIG).write_text(json.dumps(raw))
+
+    return edit
+
+
+def site(**change: object) -> Callable[[Path], object]:
+    """Change the first site of an export's config."""
+    return config(lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(change))
+
+
+def another(path: str, **change: object) -> Callable[[Path], object]:
+    """Add a sparse site to an export's config."""
+    return config(
         lambda raw: raw["sites"].update(
-            {"model.x": {"in_features": 1, "out_features": 1, "sparsity": 0.5, "threshold": 1.0, "bias": False}}
-        ),
-        "model.x is not",
+            {path: {"in_features": 32, "out_features": 32, "sparsity": 0.5, "threshold": 1.0, "bias": False} | change}
+        )
+    )
+
+
+def shorten(directory: Path) -> None:
+    vectors = load_file(directory / BIASES)
+    save_file({path: vector[:-1].clone() for path, vector in vectors.items()}, directory / BIASES)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a bias that is not there": (another("model.layers.7.mlp.down_proj", bias=True), "differ at model.layers.7.mlp"),
+    "a sparse site that is not there": (another("model.x"), "model.x is not"),
+    "a site that is no linear layer": (another("model.norm", sparsity=0, threshold=None), "RMSNorm"),
+    "another width": (site(in_features=64), r"\(64, 32\), but it is \(48, 32\)"),
+    "a bias left over": (site(bias=False), "differ at model.layers.0.mlp.down_proj"),
+    "no threshold": (site(threshold=None), "threshold None"),
+    "another depth": (
+        config(lambda raw: raw["base_model"].update(num_layers=3)),
+        "of 3 layers, but this one has 2",
     ),
-    "a site that is no linear layer": (
-        lambda raw: raw["sites"].update(
-            {"model.norm": {"in_features": 32, "out_features": 32, "sparsity": 0, "threshold": None, "bias": False}}
-        ),
-        "RMSNorm",
+    "another schema": (config(lambda raw: raw.update(schema_version=1)), "schema version 2, but got 1"),
+    "an unknown key": (config(lambda raw: raw.update(extra=1)), "extra"),
+    "a missing key": (config(lambda raw: raw.pop("rule")), "rule"),
+    "an unknown rule": (config(lambda raw: raw.update(rule="magic")), "magic"),
+    "no config": (lambda directory: (directory / CONFIG).unlink(), f"{CONFIG}, but it is missing"),
+    "no vectors": (lambda directory: (directory / BIASES).unlink(), f"{BIASES}, but it is missing"),
+    "half a file": (
+        lambda directory: (directory / BIASES).write_bytes((directory / BIASES).read_bytes()[:-8]),
+        "must be whole",
     ),
-    "another width": (
-        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(in_features=64),
-        r"\(64, 32\), but it is \(48, 32\)",
-    ),
-    "a bias left over": (
-        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(bias=False),
-        "differ at model.layers.0.mlp.down_proj",
-    ),
-    "another depth": (lambda raw: raw["base_model"].update(num_layers=3), "of 3 layers, but this one has 2"),
-    "another schema": (lambda raw: raw.update(schema_version=1), "schema version 2, but got 1"),
-    "an unknown key": (lambda raw: raw.update(extra=1), "extra"),
-    "a missing key": (lambda raw: raw.pop("rule"), "rule"),
-    "an unknown rule": (lambda raw: raw.update(rule="magic"), "magic"),
-    "no threshold": (
-        lambda raw: raw["sites"]["model.layers.0.mlp.down_proj"].update(threshold=None),
-        "threshold None",
-    ),
+    "shorter vectors": (shorten, "differ at"),
 }
 
 
@@ -300,34 +297,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(fault, adapter):
     model = trial.base()
     dense = logits_of(model)
     change, message = FAULTS[fault]
-    edit(directory, change)
+    change(directory)
     with pytest.raises(ValueError, match=message):
         load_spon(model, directory)
     assert torch.equal(logits_of(model), dense)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-@pytest.mark.parametrize("name", [CONFIG, BIASES])
-def test_a_missing_file_is_named(name, adapter):
-    trial, directory = adapter
-    (directory / name).unlink()
-    with pytest.raises(ValueError, match=f"{name}, but it is missing"):
-        load_spon(trial.base(), directory)
-
-
-def test_a_truncated_file_is_refused(adapter):
-    trial, directory = adapter
-    (directory / BIASES).write_bytes((directory / BIASES).read_bytes()[:-8])
-    with pytest.raises(ValueError, match="must be whole"):
-        load_spon(trial.base(), directory)
-
-
-def test_a_vector_of_another_length_is_refused(adapter):
-    trial, directory = adapter
-    vectors = load_file(directory / BIASES)
-    save_file({path: vector[:-1].clone() for path, vector in vectors.items()}, directory / BIASES)
-    with pytest.raises(ValueError, match="differ at"):
-        load_spon(trial.base(), directory)
 
 
 def test_a_model_takes_one_export_at_a_time(adapter):
@@ -338,15 +312,14 @@ def test_a_model_takes_one_export_at_a_time(adapter):
     load_spon(model, directory).remove()
 
 
-def test_only_a_transformers_model_is_taken(adapter):
-    with pytest.raises(ValueError, match="PreTrainedModel, but got Linear"):
-        load_spon(torch.nn.Linear(2, 2), adapter[1])
-
-
-def test_a_model_of_other_widths_is_refused(adapter):
+def test_only_a_transformers_model_of_the_same_widths_is_taken(adapter):
     other = LlamaForCausalLM(LlamaConfig(**SIZES | {"intermediate_size": 64}))
-    with pytest.raises(ValueError, match="must be a linear layer"):
-        load_spon(other, adapter[1])
+    for model, message in (
+        (torch.nn.Linear(2, 2), "PreTrainedModel, but got Linear"),
+        (other, "must be a linear layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_spon(model, adapter[1])
 
 
 def test_a_process_without_this_code_loads_the_adapter(adapter, tmp_path):

@@ -20,8 +20,12 @@ from tests.analysis.export.conftest import TOKENS, Exportable
 MakeExport = Callable[..., Exportable]
 
 
-def test_an_adapter_is_four_files_that_others_can_read(make_export, tmp_path):
-    export(make_export().place, tmp_path / "new" / "adapter")
+@pytest.mark.parametrize("there", [False, True])
+def test_an_adapter_is_five_files_in_a_new_or_empty_directory_that_others_can_read(there, make_export, tmp_path):
+    if there:
+        (tmp_path / "new" / "adapter").mkdir(parents=True)
+    export(make_export(rule="topk").place, tmp_path / "new" / "adapter")
+    assert {site.threshold for site in read_spec(tmp_path / "new" / "adapter").sites.values()} == {None}
     files = sorted((tmp_path / "new" / "adapter").iterdir())
     assert [file.name for file in files] == ["README.md", "spon.c", "spon.py", "spon.safetensors", "spon_config.json"]
     assert all(file.stat().st_mode & stat.S_IROTH for file in files)
@@ -39,11 +43,6 @@ def test_the_config_says_what_the_trial_was(make_export, tmp_path):
     site = spec.sites["model.layers.1.mlp.down_proj"]
     assert (site.in_features, site.out_features, site.sparsity, site.bias) == (48, 32, 0.6, True)
     assert site.threshold == meta.thresholds["1.down_proj"]
-
-
-def test_topk_has_no_thresholds(make_export, tmp_path):
-    export(make_export(rule="topk").place, tmp_path / "adapter")
-    assert {site.threshold for site in read_spec(tmp_path / "adapter").sites.values()} == {None}
 
 
 def test_input_vectors_are_exported_as_the_biases_that_they_make(make_export, tmp_path):
@@ -68,25 +67,14 @@ def test_a_local_path_does_not_travel(make_export, tmp_path):
         assert str(folder.parent) not in (tmp_path / "adapter" / name).read_text()
 
 
-def test_an_empty_directory_may_be_there(make_export, tmp_path):
-    trial = make_export()
-    (tmp_path / "adapter").mkdir()
-    export(trial.place, tmp_path / "adapter")
-    assert (tmp_path / "adapter" / "spon.py").is_file()
-
-
-@pytest.mark.parametrize("kind", ["a directory with a file", "a file"])
-def test_what_is_there_is_not_overwritten(kind, make_export, tmp_path):
-    trial = make_export()
-    place = tmp_path / "mine"
-    if kind == "a file":
-        place.write_text("mine")
-    else:
-        place.mkdir()
-        (place / "notes").write_text("mine")
-    with pytest.raises(SponError, match="new or an empty directory"):
-        export(trial.place, place)
-    assert (place if kind == "a file" else place / "notes").read_text() == "mine"
+def test_what_is_there_is_not_overwritten(make_export, tmp_path):
+    trial, notes = make_export(), tmp_path / "mine" / "notes"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    for place in (notes, notes.parent):
+        with pytest.raises(SponError, match="new or an empty directory"):
+            export(trial.place, place)
+    assert notes.read_text() == "mine"
 
 
 def test_teal_alone_has_nothing_to_export(make_export, tmp_path, capsys):

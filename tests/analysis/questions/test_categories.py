@@ -30,8 +30,7 @@ def test_a_planted_category_effect_is_found_and_a_shuffled_one_is_not():
     planted = rng.normal(size=100) + 1.5 * (OF == 2)
     found, shuffled = contrast(planted, OF, lengths), contrast(rng.permutation(planted), OF, lengths)
     assert found.between > found.null[1]
-    assert found.p < 0.01
-    assert found.p_length < 0.01
+    assert max(found.p, found.p_length) < 0.01
     assert shuffled.null[0] <= shuffled.between <= shuffled.null[1]
     assert shuffled.p > 0.05
 
@@ -106,11 +105,8 @@ def test_cka_of_independent_states_is_about_zero_where_the_biased_estimator_is_n
     assert found.low < 0 < found.high
 
 
-def test_states_that_do_not_vary_have_no_cka():
+def test_states_that_do_not_vary_have_no_cka_and_too_few_tokens_are_refused():
     assert np.isnan(linear_cka(torch.ones(60, 4), noise(60, 4), UNITS).value)
-
-
-def test_too_few_tokens_are_refused():
     with pytest.raises(SponError, match="4 tokens beside any prompt's, but got 6"):
         linear_cka(noise(6, 3), noise(6, 3), np.array([0, 0, 0, 1, 1, 1]))
 

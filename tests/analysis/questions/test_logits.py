@@ -22,9 +22,9 @@ def rms_norm(states: Tensor) -> Tensor:
 
 def test_a_vector_along_a_tokens_row_raises_that_token():
     vectors = torch.stack([3 * HEAD[5], HEAD[2]])
-    found = direct_effect(vectors, STATES, nn.Identity(), HEAD, shown=3)
+    found = direct_effect(vectors, STATES, nn.Identity(), HEAD)
     assert found.raised[0] == 5
-    assert len(found.raised) == len(found.lowered) == 3
+    assert len(found.raised) == len(found.lowered) == 6
     assert direct_effect(-vectors, STATES, nn.Identity(), HEAD).lowered[0] == 5
 
 
@@ -64,17 +64,11 @@ def test_random_biases_are_found_at_the_nominal_rate(subject: Subject):
     assert (found <= 4).all()  # of 20 each; one is expected
 
 
-def test_biases_that_most_logits_depend_on_are_found(subject: Subject):
+@pytest.mark.parametrize("n", [1, 5])
+def test_biases_that_most_logits_depend_on_are_found(n, subject: Subject):
     head = subject.model.head - subject.model.head.mean(dim=0)
-    widest = torch.linalg.svd(head)[2][0]
-    finding = logits.find(replace(subject, biases=dict.fromkeys(subject.biases, widest)))
-    assert finding.verdict.startswith("5 of 5 larger than random vectors; ")
-
-
-def test_one_bias_alone_can_be_found(subject: Subject):
-    head = subject.model.head - subject.model.head.mean(dim=0)
-    finding = logits.find(replace(subject, biases={subject.sites[0]: torch.linalg.svd(head)[2][0]}))
-    assert finding.verdict.startswith("1 of 1 larger than random vectors; ")
+    finding = logits.find(replace(subject, biases=dict.fromkeys(subject.sites[:n], torch.linalg.svd(head)[2][0])))
+    assert finding.verdict.startswith(f"{n} of {n} larger than random vectors; ")
 
 
 def test_tokens_are_named_as_the_tokenizer_says_them(subject: Subject):

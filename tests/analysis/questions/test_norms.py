@@ -57,11 +57,6 @@ def test_a_bias_where_nothing_is_sparsified_has_no_scale(subject: Subject):
     assert tuple(scales_of(rest)) == subject.sites[1:]
 
 
-def with_norms(subject: Subject, values: list[float]) -> Subject:
-    unit = torch.ones(32) / 32**0.5
-    return replace(subject, biases=dict(zip(subject.biases, (value * unit for value in values), strict=True)))
-
-
 def verdict_on(values: list[float], subject: Subject, monkeypatch: pytest.MonkeyPatch, output: float = 1.0) -> str:
     """Of as many layers with these norms, and scales of their outputs that do not vary."""
     sites = [Site(layer, "down_proj") for layer in range(len(values))]
@@ -77,25 +72,14 @@ def test_the_trend_is_said(subject: Subject, monkeypatch: pytest.MonkeyPatch):
     assert verdict_on(grows[::-1], subject, monkeypatch).startswith("down_proj: norm falls with depth")
     wanders = [3.0, 1, 5, 2, 4, 8, 6, 10, 7, 9]
     assert verdict_on(wanders[5:] + wanders[:5], subject, monkeypatch).startswith("down_proj: norm has no trend")
+    assert verdict_on(grows, subject, monkeypatch, output=0.0) == "down_proj: norm grows with depth"
+    assert verdict_on(grows[:7], subject, monkeypatch).startswith("nothing to rank: no module has 8")
 
 
-def test_an_output_of_no_size_has_no_trend(subject: Subject, monkeypatch: pytest.MonkeyPatch):
-    said = verdict_on([float(i) for i in range(1, 11)], subject, monkeypatch, output=0.0)
-    assert said == "down_proj: norm grows with depth"
-
-
-def test_the_ranking_is_by_norm(subject: Subject):
-    finding = norms.find(with_norms(subject, [1, 2, 3, 4, 5]))
-    assert [row["site"] for row in finding.rows] == [f"{layer}.down_proj" for layer in (4, 3, 2, 1, 0)]
-
-
-def test_norms_are_relative_to_the_scales(subject: Subject):
-    scales, row = scales_of(subject), norms.find(with_norms(subject, [1, 1, 1, 1, 9])).rows[0]
-    scale = scales[subject.sites[4]]
-    assert row["norm_over_output"] == pytest.approx(9 / scale.output, rel=1e-5)
-    assert row["norm_over_error"] == pytest.approx(9 / scale.error, rel=1e-5)
-
-
-def test_of_seven_layers_no_trend_can_be_told(subject: Subject, monkeypatch: pytest.MonkeyPatch):
-    said = verdict_on([1.0, 2, 3, 4, 5, 6, 7], subject, monkeypatch)
-    assert said.startswith("nothing to rank: no module has 8")
+def test_the_ranking_is_by_norm_and_norms_are_relative_to_the_scales(subject: Subject):
+    unit = torch.ones(32) / 32**0.5
+    biases = {site: value * unit for value, site in enumerate(subject.biases, 1)}
+    rows, scale = norms.find(replace(subject, biases=biases)).rows, scales_of(subject)[subject.sites[4]]
+    assert [row["site"] for row in rows] == [f"{layer}.down_proj" for layer in (4, 3, 2, 1, 0)]
+    assert rows[0]["norm_over_output"] == pytest.approx(5 / scale.output, rel=1e-5)
+    assert rows[0]["norm_over_error"] == pytest.approx(5 / scale.error, rel=1e-5)

@@ -42,8 +42,7 @@ def shift() -> tuple[list[Row], list[Effect]]:
     rows = []
     for place in (*SITES, "after layer 0", "after layer 1", "after layer 2"):
         row: Row = {"place": place, "teal_relative": 0.3, "spon_relative": 0.2, "random_relative": 0.35}
-        thirds: Row = {f"recovery_{third}_third": 0.1 for third in ("first", "middle", "last")}
-        rows.append(row | thirds | spread("recovery", 0.4) | spread("random_recovery", -3.0))
+        rows.append(row | spread("recovery", 0.4) | spread("random_recovery", -3.0))
     unit = "fraction of TEAL's shift"
     return rows, [effect("site outputs, biases", unit), effect("site outputs, random vectors", unit)]
 

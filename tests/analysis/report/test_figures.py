@@ -2,14 +2,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from analysis.examine import COMPARISON, QUESTIONS, Settings, examine, subject_of
 from analysis.finding import Finding
 from analysis.report.figures import DRAWINGS, draw, write_figure
+from analysis.report.panels import columns_for, place_sites
 from analysis.report.style import BIASES, NULL, RANDOM, TEAL
 from search_spaces.errors import SponError
+from search_spaces.sites import MODULES
 from trainables.trial import run_trial
 
 NAMES = (*QUESTIONS, COMPARISON)
@@ -42,27 +45,25 @@ def test_a_figure_has_the_title_the_verdict_and_room_for_every_panel(findings: d
     assert overlaps(figure) == []
 
 
+BARE = {"null": None, "interval": None}
+CHANGES = {
+    "no nulls and intervals": lambda found: {
+        "effects": tuple(effect.model_copy(update=BARE) for effect in found.effects),
+        "rows": tuple({k: None if k.endswith(("_low", "_high")) else v for k, v in row.items()} for row in found.rows),
+    },
+    "one row": lambda found: {"rows": found.rows[:1]},
+    "no effects": lambda found: {"effects": ()},
+    "empty cells": lambda found: {
+        "rows": tuple({k: None if isinstance(v, float) else v for k, v in row.items()} for row in found.rows)
+    },
+}
+"""What a finding may lack, and still be drawn."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_finding_without_nulls_and_intervals_is_drawn(findings: dict[str, Finding], name: str):
-    bare = [effect.model_copy(update={"null": None, "interval": None}) for effect in findings[name].effects]
-    rows = [{key: None if key.endswith(("_low", "_high")) else v for key, v in r.items()} for r in findings[name].rows]
-    assert draw(findings[name].model_copy(update={"effects": tuple(bare), "rows": tuple(rows)})).axes
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_row_is_drawn(findings: dict[str, Finding], name: str):
-    assert draw(findings[name].model_copy(update={"rows": findings[name].rows[:1]})).axes
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_effects_are_drawn(findings: dict[str, Finding], name: str):
-    assert draw(findings[name].model_copy(update={"effects": ()})).axes
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_empty_cells_are_drawn(findings: dict[str, Finding], name: str):
-    rows = [{key: None if isinstance(v, float) else v for key, v in row.items()} for row in findings[name].rows]
-    assert draw(findings[name].model_copy(update={"rows": tuple(rows)})).axes
+def test_a_finding_that_lacks_something_is_drawn(findings: dict[str, Finding], name: str, change: str):
+    assert draw(findings[name].model_copy(update=CHANGES[change](findings[name]))).axes
 
 
 def test_without_rows_the_figure_says_so(findings: dict[str, Finding]):
@@ -70,21 +71,26 @@ def test_without_rows_the_figure_says_so(findings: dict[str, Finding]):
     assert any("no rows" in text.get_text() for text in figure.texts)
 
 
-def test_a_missing_column_is_named(findings: dict[str, Finding]):
-    rows = tuple({key: v for key, v in row.items() if key != "sd"} for row in findings["moments"].rows)
-    with pytest.raises(SponError, match=r"column sd.*\(at moments\)"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: {key: v for key, v in row.items() if key != "sd"}, "must have the column sd"),
+        (lambda row: row | {"norm": "wide"}, "norm must hold numbers"),
+        (lambda row: row | {"site": "somewhere"}, "somewhere"),
+    ],
+)
+def test_a_fault_in_the_rows_is_named(change, message, findings: dict[str, Finding]):
+    rows = tuple(map(change, findings["moments"].rows))
+    with pytest.raises(SponError, match=message):
         draw(findings["moments"].model_copy(update={"rows": rows}))
 
 
-def test_text_in_the_place_of_a_number_is_named(findings: dict[str, Finding]):
-    rows = tuple(row | {"norm": "wide"} for row in findings["moments"].rows)
-    with pytest.raises(SponError, match="norm must hold numbers"):
-        draw(findings["moments"].model_copy(update={"rows": rows}))
-
-
-def test_an_unknown_question_has_no_figure(findings: dict[str, Finding]):
-    with pytest.raises(SponError, match="must be one of perplexity"):
-        draw(findings["pca"].model_copy(update={"analysis": "astrology"}))
+def test_sites_of_a_layer_stand_side_by_side_around_it_and_many_need_the_whole_width():
+    placed = place_sites(pd.DataFrame({"site": ["4.down_proj", "4.o_proj", "9.down_proj"]}))
+    assert placed["layer"].tolist() == [4, 4, 9]
+    assert placed["x"].tolist() == pytest.approx([4.2, 3.8, 9.2])
+    assert columns_for(placed) == 2
+    assert columns_for(place_sites(pd.DataFrame({"site": [f"0.{module}" for module in MODULES]}))) == 1
 
 
 def test_the_same_finding_is_the_same_files(findings: dict[str, Finding], tmp_path: Path):
@@ -102,8 +108,7 @@ def test_what_real_questions_find_is_drawn(tiny_trial, tiny_bench):
 
 def test_a_panel_holds_all_sites_of_a_deep_model(findings: dict[str, Finding]):
     row = findings["moments"].rows[0]
-    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    rows = tuple(row | {"site": f"{layer}.{module}"} for layer in range(30) for module in modules)
+    rows = tuple(row | {"site": f"{layer}.{module}"} for layer in range(30) for module in MODULES)
     figure = draw(findings["moments"].model_copy(update={"rows": rows}))
     x = np.sort(np.concatenate([line.get_xdata() for line in figure.axes[4].lines]))
     assert len(x) == 210
@@ -124,14 +129,11 @@ def test_damage_is_that_of_the_rows(findings):
     assert drawn(damage, RANDOM)[:, 0] == pytest.approx([0.35, 0.45, -0.1])
 
 
-def test_recovery_in_the_stream_goes_by_layer_beside_random_vectors(findings):
-    stream = draw(findings["shift"]).axes[1]
+def test_recovery_in_the_stream_goes_by_layer_beside_random_vectors_that_may_run_far_away(findings):
+    outputs, stream, *_ = draw(findings["shift"]).axes
+    assert outputs.get_ylim()[0] == -1  # cut
     assert drawn(stream, BIASES).tolist() == [[0, 0.4], [1, 0.4], [2, 0.4]]
     assert drawn(stream, RANDOM)[:, 1].tolist() == [-3.0] * 3
-
-
-def test_a_panel_is_cut_where_random_vectors_run_far_away(findings):
-    assert draw(findings["shift"]).axes[0].get_ylim()[0] == -1
 
 
 def test_every_property_of_tokens_has_a_panel_with_its_bins(findings):
@@ -143,15 +145,10 @@ def test_every_property_of_tokens_has_a_panel_with_its_bins(findings):
     ]
 
 
-def test_categories_are_drawn_with_the_range_of_shuffled_labels(findings):
-    figure = draw(findings["categories"])
-    means, between, *_ = figure.axes
+def test_categories_stand_on_shuffled_labels_and_each_has_its_shift_and_its_cka_along_the_layers(findings):
+    means, between, *_ = axes = draw(findings["categories"]).axes
     assert drawn(means, TEAL)[:, 0].tolist() == [0.5] * 6
     assert [0.1, 0.2] in [list(line.get_xdata()) for line in between.lines]
-
-
-def test_every_category_has_its_shift_and_its_cka_along_the_layers(findings):
-    axes = draw(findings["categories"]).axes
     first = next(place for place, axis in enumerate(axes) if axis.get_title(loc="left") == "math")
     shift, cka = axes[first], axes[first + 5]
     assert drawn(shift, TEAL).tolist() == [[layer, 0.3] for layer in range(3)]
@@ -169,14 +166,10 @@ def test_a_cosine_that_chance_gives_is_hollow_and_chance_is_behind_it(findings):
     assert [tuple(y for _, y in segment) for segment in segments] == [(0.1, 0.15)] * 3
 
 
-def test_counts_stand_on_the_range_that_chance_gives(findings):
-    counts = draw(findings["moments"]).axes[-1]
+def test_a_bias_that_passes_for_a_gaussian_is_hollow_and_counts_stand_on_the_range_of_chance(findings):
+    tails, signs, *_, counts = draw(findings["moments"]).axes
     assert [list(line.get_xdata()) for line in counts.lines if line.get_color() == NULL] == [[0, 1]]
     assert [2] in [list(line.get_xdata()) for line in counts.lines]
-
-
-def test_a_bias_that_passes_for_a_gaussian_is_hollow(findings):
-    tails, signs, *_ = draw(findings["moments"]).axes
     assert "white" not in {line.get_markerfacecolor() for line in tails.lines if line.get_marker() in "vo"}
     assert {line.get_markerfacecolor() for line in signs.lines if line.get_marker() in "vo"} == {"white"}
 
