@@ -52,18 +52,18 @@ class Findings:
 
 
 def make_findings(
-    counts: Counts, log: MaskLog | None, full: int, trained: Sequence[Checkpoint], power: Power | None
+    counts: Counts, log: MaskLog, full: int, trained: Sequence[Checkpoint], power: Power | None
 ) -> Findings:
     """Sum up a search.
 
     Args:
         counts: of the proposals.
-        log: of the masks on the proxy, if there is one.
+        log: of the masks on the proxy, empty without one.
         full: blocks of the proxy's last rung.
         trained: trials of the first seed.
         power: of the text.
     """
-    return Findings(counts, _proxy(log, full, trained) if log else None, power)
+    return Findings(counts, _proxy(log, full, trained), power)
 
 
 def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindings | None:

@@ -93,7 +93,7 @@ class MaskSearch(Searcher):
                 suggestion.set_user_attr(_IDENTITY, trial.identity)
                 self._under_way[trial_id], self._asked[trial.identity] = trial.identity, [suggestion]
                 self._note()
-                return self._task.job(trial, self._task.rungs)
+                return self._task.masks.job(trial)
         return self._end()
 
     def _end(self) -> str:
@@ -107,7 +107,7 @@ class MaskSearch(Searcher):
 
     def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
         """Handle a mask that is known, under way, failed or stopped. Return False if it must run."""
-        values = self._task.known(trial, self._task.full)
+        values = self._task.masks.known(trial)
         if values is not None:
             self._study.tell(suggestion, list(values))
         elif trial.identity in self._asked:
@@ -133,7 +133,7 @@ class MaskSearch(Searcher):
             return
         asked, *same = self._asked.pop(identity)
         values, state = self._outcome(result or {}, error)
-        if error and self._task.rungs and _LOST not in asked.user_attrs:
+        if error and self._task.masks.rungs and _LOST not in asked.user_attrs:
             self._propose_again(self._study.get_trials(deepcopy=False)[asked.number])
             self._counts.new, self._counts.ended = self._counts.new - 1, False
         elif state is not TrialState.COMPLETE:
