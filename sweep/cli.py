@@ -91,8 +91,7 @@ def command_line() -> argparse.ArgumentParser:
     board = add("board", _board, "print the results table of a sweep")
     compare = add("compare", _compare, "compare the results of trials that two sweeps share")
     sync = add("sync", _sync, "send what is missing to MLflow and to an Optuna database")
-    schema = add("schema", _schema, "print the JSON Schema of a space, for editors")
-    schema.add_argument("--markdown", action="store_true", help="print the reference page docs/config.md instead")
+    add("schema", _schema, "print the JSON Schema of a space, for editors")
     doctor = add("doctor", _doctor, "check versions, devices, cache, disk, hub, Ray and MLflow, and suggest fixes")
     doctor.add_argument("--address", help="Ray cluster whose nodes are checked too")
     doctor.add_argument("space", type=Path, nargs="?", metavar="SPACE.yaml", help="its model and text are looked for")
@@ -103,7 +102,6 @@ def command_line() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     resume.add_argument("--retry-failed", action="store_true", help="retry failed trials from their last saved state")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
-    plan.add_argument("--tflops", type=float, help="sustained TFLOP/s to assume for a GPU (default: 125)")
     search.add_argument("--quick", action="store_true", help="try the search on little text, as NAME-quick")
     for sub in (resume, status, stop, logs, board, compare, sync):
         sub.add_argument("name", metavar="NAME", help="name of the sweep")
@@ -163,9 +161,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     space = load_space(arguments.space, arguments.set)
     with Display():
         tell("loading libraries")
-        from sweep.plan import A100_TFLOPS, print_plan
+        from sweep.plan import print_plan
 
-        print_plan(space, measure=not arguments.no_measure, tflops=arguments.tflops or A100_TFLOPS)
+        print_plan(space, measure=not arguments.no_measure)
     return 0
 
 
@@ -302,9 +300,9 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from search_spaces.reference import as_markdown, json_schema
+    from search_spaces.reference import json_schema
 
-    print(as_markdown() if arguments.markdown else json_schema(), end="")
+    print(json_schema(), end="")
     return 0
 
 

@@ -56,9 +56,9 @@ def run_sweep(
     """Run the rest of a sweep (a grid or a search) and print its board.
 
     Args:
-        space: space to run; finished work in its folder is not repeated.
+        space: what to run; finished work in its folder is not repeated.
         storage: directory of all results.
-        tracking_uri: MLflow tracking URI.
+        tracking_uri: of MLflow.
         address: Ray cluster; by default Ray on this machine.
         optuna_storage: URL of a database that receives a copy of a search's study.
         retry_failed: retry failed trials from their last saved state.

@@ -30,7 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def open_journal(file: Path) -> JournalStorage:
-    """Open Optuna's journal storage in a file."""
+    """Open Optuna's journal of a search."""
     return JournalStorage(JournalFileBackend(str(file.resolve())))
 
 
@@ -40,10 +40,6 @@ class MaskSearch(Searcher):
     Each suggestion becomes a validated trial, and the space's own allocations come first. A mask that was evaluated
     before is told to the sampler and not run. A mask that a scheduler stopped is told as pruned, never with its score,
     because other scores are on more text or after more training.
-
-    Args:
-        task: the search task.
-        journal: file of Optuna's storage.
 
     Attributes:
         given: identities of masks that earlier processes gave out for evaluation.
@@ -152,10 +148,7 @@ class MaskSearch(Searcher):
     def _give_up_open(self, lost: set[int]) -> None:
         """Tell the sampler that the open trials of an earlier process failed, and propose them again.
 
-        This does not use up budget.
-
-        Args:
-            lost: numbers of trials that were already proposed again.
+        This does not use up budget. ``lost`` trials were already proposed again.
         """
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in lost:

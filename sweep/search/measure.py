@@ -25,8 +25,8 @@ from search_spaces.trial import TrialConfig
 from sweep.search.mask_log import MaskLog
 from sweep.search.proposals import score_masks
 from sweep.search.task import ScoredMasks
+from sweep.store import ledger
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
 from sweep.terminal.display import say
 from sweep.tune.levels import in_workers, levelled
 from sweep.tune.tuner import run_trials
@@ -186,7 +186,7 @@ class Measurement:
         for trial in trials:
             if trial.identity not in results:
                 self.folder.trial(trial).set_aside(trial)
-        run_trials(self.folder, self.shape, Ledger(self.folder).missing(trials), self.tracking_uri, stage)
+        run_trials(self.folder, self.shape, ledger.missing(self.folder, trials), self.tracking_uri, stage)
         failed = [trial.name for trial in trials if self.folder.trial(trial).state == "failed"]
         if failed:
             raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, but failed")

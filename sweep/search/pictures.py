@@ -20,11 +20,7 @@ _COLUMNS = ("name", "sites", "n_spon_params", "kl_nats", "blocks")
 
 
 def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
-    """The masks that were scored on all blocks, in order of scoring.
-
-    Args:
-        log: of the masks.
-        full: blocks of the last rung.
+    """The masks that were scored on all blocks, those of the last rung, in order of scoring.
 
     Returns:
         Columns ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` and ``blocks``: blocks spent since the previous

@@ -22,9 +22,9 @@ from sweep.search.pictures import mask_table, trained_table, write_pictures
 from sweep.search.power import Power, power_lines, power_of
 from sweep.search.proposals import propose, score_masks
 from sweep.search.task import ScoredMasks, Task, TrainedMasks
+from sweep.store import ledger
 from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
 from sweep.terminal.display import say
 from sweep.tune.report import report_on_test
 from sweep.tune.tuner import run_trials
@@ -130,7 +130,7 @@ class Search:
     def _train(self, stage: str, trials: Sequence[TrialConfig], with_test: bool = False) -> float | None:
         """Train trials with ``run_trials``, and adopt those that the ledger knows."""
         distinct = list({trial.identity: trial for trial in trials}.values())
-        missing = Ledger(self.folder).missing(distinct)
+        missing = ledger.missing(self.folder, distinct)
         if distinct:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)

@@ -13,7 +13,7 @@ from search_spaces.sites import ModelShape
 from search_spaces.trial import TrialConfig
 from sweep.search.mask_log import MaskLog
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
+from sweep.store.ledger import adopt
 from sweep.store.storage import states_in
 from trainables.checkpoint import read_checkpoint
 from trainables.ray_trainable import MaskTrainable
@@ -31,7 +31,7 @@ class TrainedMasks:
 
     def known(self, trial: TrialConfig) -> Values | None:
         """Return the objectives of a trial that was trained before, here or in another sweep."""
-        found = Ledger(self.folder).adopt(trial)
+        found = adopt(self.folder, trial)
         if found is None:
             return None
         found.include()

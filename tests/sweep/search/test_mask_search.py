@@ -294,18 +294,6 @@ def test_a_second_searcher_has_the_study_of_the_first_and_proposes_the_named_all
     assert (study().best_value, len(told(0, 1, 2, 3))) == (0.25, 1)
 
 
-def test_a_search_whose_state_of_ray_is_lost_goes_on_within_its_budget(searcher, counts, study):
-    first = searcher(n_masks=4)
-    first.suggest("a")
-    first.on_trial_complete("a", result())
-    first.suggest("b")  # under way when all is lost
-    second = searcher(n_masks=4)
-    given = [second.suggest(str(i)) for i in range(4)]
-    assert given[3] is None
-    assert (counts().new, counts().open, counts().ended) == (4, 3, True)
-    assert [trial.state for trial in study().trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
-
-
 def test_named_allocations_that_were_not_all_proposed_before_a_kill_are_proposed_after_it(searcher, monkeypatch):
     names, enqueue = ["BASELINE-TEAL", "BOTTOM-50", "UNIF-ALL"], optuna.Study.enqueue_trial
 
@@ -323,7 +311,7 @@ def test_named_allocations_that_were_not_all_proposed_before_a_kill_are_proposed
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_through_any_interruption_the_budget_is_kept_and_no_mask_ends_twice(searcher, study, algorithm, seed):
     rng, budget, number = Random(seed), 9, 0
     values: dict[tuple[int, ...], tuple[float, ...]] = {}  # live, as the log of the masks is

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
+from sweep.store.ledger import adopt, missing
 from tests.sweep.search.fabricated import checkpoint_of, scores_of, trials_of
 from trainables.checkpoint import read_checkpoint
 
@@ -40,10 +40,9 @@ def known(theirs):
 def test_a_finished_trial_of_another_sweep_is_adopted_as_it_was_on_validation_text_whatever_its_name(
     mine, theirs, known
 ):
-    adopted = Ledger(mine).adopt(known)
+    adopted = adopt(mine, known)
     assert adopted == mine.trial(known)
     assert adopted.state == "finished"
-    assert Ledger.is_adopted(adopted)
     assert json.loads((adopted.path / "adopted.json").read_text()) == {"from": str(theirs.trials[0].path)}
     assert adopted.progress == [{"step": 4.0, "val_kl_nats": 0.5}]
     checkpoint = read_checkpoint(adopted.checkpoint_path)
@@ -55,7 +54,7 @@ def test_a_finished_trial_of_another_sweep_is_adopted_as_it_was_on_validation_te
 
 
 def test_the_other_sweep_keeps_what_it_has(mine, theirs, known):
-    Ledger(mine).adopt(known)
+    adopt(mine, known)
     (trial,) = theirs.trials
     assert trial.config.allocation == "theirs"
     assert "test.spon" in read_checkpoint(trial.checkpoint_path).scores
@@ -63,9 +62,9 @@ def test_the_other_sweep_keeps_what_it_has(mine, theirs, known):
 
 def test_a_trial_of_ones_own_is_given_as_it_is(mine, known):
     train(mine, known)
-    own = Ledger(mine).adopt(known)
+    own = adopt(mine, known)
     assert "test.spon" in read_checkpoint(own.checkpoint_path).scores
-    assert not Ledger.is_adopted(own)
+    assert not (own.path / "adopted.json").exists()
 
 
 @pytest.mark.parametrize("end", ["running", "failed", "stopped"])
@@ -77,25 +76,24 @@ def test_a_trial_that_did_not_finish_is_not_adopted(mine, theirs, end):
     if end == "stopped":
         theirs.trial(trial).stop()
     assert theirs.trial(trial).state == end
-    assert Ledger(mine).adopt(trial) is None
+    assert adopt(mine, trial) is None
     assert mine.trials == []
 
 
 def test_a_trial_that_nobody_trained_or_in_another_storage_is_not_found(mine, known, tmp_path):
-    assert Ledger(mine).adopt(trials_of("BOTTOM-50")[0]) is None
-    assert Ledger(SweepFolder(tmp_path / "elsewhere" / "mine")).adopt(known) is None
+    assert adopt(mine, trials_of("BOTTOM-50")[0]) is None
+    assert adopt(SweepFolder(tmp_path / "elsewhere" / "mine"), known) is None
 
 
 def test_equal_digits_in_a_name_are_not_enough(mine, theirs, known):
     folder = theirs.trials[0].path
     other = trials_of("BOTTOM-50")[0]
     (folder / "trial.json").write_text(other.model_dump_json())
-    assert Ledger(mine).adopt(known) is None
+    assert adopt(mine, known) is None
 
 
 def test_the_missing_stay_the_same_when_some_have_been_trained_here(mine, known):
     wanted = [known, *trials_of("BOTTOM-50", "UNIF-ALL")]
-    missing = Ledger(mine).missing(wanted)
-    assert missing == wanted[1:]
-    train(mine, missing[0])
-    assert Ledger(mine).missing(wanted) == missing
+    assert missing(mine, wanted) == wanted[1:]
+    train(mine, wanted[1])
+    assert missing(mine, wanted) == wanted[1:]
