@@ -6,12 +6,10 @@ sparsity and training of the sweep. Gradient and gain are measured on calibratio
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from search_spaces.allocations import measured_name
 from search_spaces.comparison import trials_like
@@ -32,7 +30,7 @@ from sweep.tune.levels import in_workers, levelled
 from sweep.tune.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gain, by_gradient, leave_one_out, shapley
-from trainables.workbench import Materials, Workbench
+from trainables.workbench import Materials
 
 SHAPLEY_PAIRS = 2
 """Number of orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
@@ -140,13 +138,15 @@ class Measurement:
     ) -> Importance:
         if method == "GRADIENT":
             found: Importance
-            (found,) = in_workers(space, self.folder.ear, [("gradients", _gradient, full, players)])
+            job: tuple[Any, ...] = ("gradients", by_gradient, full.plan, players, _GRADIENT_BLOCKS, full.training.form)
+            (found,) = in_workers(space, self.folder.ear, [job])
             return found
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
         if method == "GAIN":
             biases = read_checkpoint(self._shared(space, full)).biases
-            (found,) = in_workers(space, self.folder.ear, [("gains", _gain, full, biases)])
+            job = ("gains", by_gain, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
+            (found,) = in_workers(space, self.folder.ear, [job])
             return found
         wanted: dict[frozenset[Site], TrialConfig] = {}
 
@@ -206,11 +206,3 @@ def _method(allocation: AllocationConfig) -> str:
 
 def _ranks_sites(allocation: AllocationConfig) -> bool:
     return _method(allocation) == "GAIN"
-
-
-def _gain(bench: Workbench, full: TrialConfig, biases: Mapping[Site, Tensor]) -> Importance:
-    return by_gain(bench, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
-
-
-def _gradient(bench: Workbench, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
-    return by_gradient(bench, full.plan, players, _GRADIENT_BLOCKS, full.training.form)

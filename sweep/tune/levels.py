@@ -119,7 +119,7 @@ def _under(space: SpaceConfig, method: LevelMethod, levels: dict[str, float]) ->
 
 @dataclass(frozen=True)
 class _Measurement:
-    """Measures the levels of one space. ``ear`` is the actor that hears the workers."""
+    """Measures the levels of one space. ``ear`` is the name of the actor that hears the workers."""
 
     space: SpaceConfig
     materials: Materials
@@ -169,7 +169,10 @@ class _Measurement:
         numbers = [int(n) for n in np.linspace(0, have - 1, min(have, _CURVE_BLOCKS)).round()]  # over the whole text
         parts = min(len(numbers), max(1, places(self.space.resources)))
         say(f"measuring the Fisher curves of {len(self.plan.levels)} sites on {len(numbers)} blocks")
-        jobs = [(f"curves, part {part + 1}", _curves, self.plan, numbers[part::parts]) for part in range(parts)]
+        jobs = [
+            (f"curves, part {part + 1}", Workbench.fisher_curves, self.plan, numbers[part::parts], _DRAWS)
+            for part in range(parts)
+        ]
         return merged(in_workers(self.space, self.ear, jobs))
 
     def _greedy(self, sites: Sequence[Site]) -> dict[float, dict[str, float]]:
@@ -206,10 +209,6 @@ def _in_worker(space: SpaceConfig, ear: str, who: str, work: Callable[..., Any],
         return work(Workbench(space.model, space.corpus, space.resources.device), *arguments)
     finally:
         hush_up()
-
-
-def _curves(bench: Workbench, plan: TrialPlan, numbers: Sequence[int]) -> Curves:
-    return bench.fisher_curves(plan, numbers, _DRAWS)
 
 
 def _greedy(

@@ -114,10 +114,12 @@ def test_every_mask_comes_once_under_a_name_of_its_own():
 
 
 @pytest.fixture
-def compared(tmp_path):
+def compared(tmp_path, monkeypatch):
     """Compares masks in one plan, given their role, layers, validation KL, and what each seed adds to that and to the
     KL of the text; None for a seed that failed. Controls are by turns better and worse on the documents.
     """
+
+    monkeypatch.setattr("sweep.search.confirm._RESAMPLES", 2000)
 
     def run(masks):
         folder, groups = SweepFolder(tmp_path / "s"), {}

@@ -106,6 +106,7 @@ def test_random_masks_spend_their_mean_number_of_blocks(masks: pd.DataFrame) -> 
 
 def test_the_proxy_is_compared_where_a_mask_has_both_scores(trained: pd.DataFrame) -> None:
     drawn = lines(proxy_figure(trained).axes[0])
+    assert set(drawn) == {"searched", "TOP-50"}
     assert drawn["TOP-50"].get_xydata().tolist() == [[0.3, 0.35]]
     assert drawn["searched"].get_xydata().tolist() == [[0.2, 0.3], [0.25, 0.2]]
 

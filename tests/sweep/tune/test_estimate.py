@@ -153,6 +153,10 @@ def test_what_an_earlier_process_did_is_not_taken_for_speed_and_a_lost_trial_goe
     assert estimate.seconds_left == pytest.approx(2.0)
     estimate.started("a", work)
     assert estimate.seconds_left == pytest.approx(4.0)
+    estimate.ended("a")
+    assert estimate.seconds_left == 0
+    estimate.started("a", work)  # put off, and run again from its start
+    assert estimate.seconds_left == pytest.approx(16.0)
 
 
 def test_trials_that_are_not_known_yet_count_as_the_mean_of_those_that_are():

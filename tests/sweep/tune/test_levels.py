@@ -89,13 +89,16 @@ def test_the_frontier_compares_plans_of_one_sparsity(swept):
 
 
 @pytest.mark.ray
-def test_a_sweep_that_goes_on_measures_nothing_again(swept):
+def test_the_same_command_again_measures_and_trains_nothing_and_shows_the_table(swept):
     folder, _, file = swept
-    before = (folder.path / "levels.json").stat().st_mtime_ns
+    kept = [folder.path / "levels.json", *sorted(folder.path.glob("trials/*/checkpoint/*"))]
+    before = [one.stat().st_mtime_ns for one in kept]
     again = run("run", file, "--storage", folder.path.parent)
     assert again.code == 0, again.err
     assert "measuring" not in again.out
-    assert (folder.path / "levels.json").stat().st_mtime_ns == before
+    assert "  start  " not in again.out
+    assert "PPL" in again.out
+    assert [one.stat().st_mtime_ns for one in kept] == before
 
 
 @pytest.mark.slow
