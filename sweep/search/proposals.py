@@ -48,13 +48,8 @@ class MaskCallback(tune.Callback):
     """
 
     def __init__(self, masks: ScoredMasks, n_masks: int, nodes: Nodes, counts: Path | None = None) -> None:
-        self._log, self._blocks, self._n_masks, self._nodes, self._counts = (
-            masks.log,
-            masks.rungs[-1],
-            n_masks,
-            nodes,
-            counts,
-        )
+        self._log, self._blocks = masks.log, masks.rungs[-1]
+        self._n_masks, self._nodes, self._counts = n_masks, nodes, counts
         self.failure = ""
 
     def setup(self, *args: Any, **info: Any) -> None:
@@ -115,9 +110,9 @@ class MaskCallback(tune.Callback):
         counts = Counts.read(self._counts) if self._counts else None
         done = counts.over if counts else self._over
         known, best = f"; {counts.set_aside}" if counts else "", f", best {self._best}" if self._best else ""
-        to_go, left = self._n_masks - done, None
+        left = None
         if self._over > 1:
-            left = (time.monotonic() - self._first) / (self._over - 1) * max(0, to_go)
+            left = (time.monotonic() - self._first) / (self._over - 1) * max(0, self._n_masks - done)
         return Standing(f"{done} of {self._n_masks} masks{best}{known}", done / max(1, self._n_masks), left)
 
 
