@@ -102,7 +102,6 @@ def command_line() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", metavar="KEY=VALUE", help="override, such as training.epochs=2")
     resume.add_argument("--retry-failed", action="store_true", help="retry failed trials from their last saved state")
     plan.add_argument("--no-measure", action="store_true", help="list only; load no weights")
-    plan.add_argument("--tflops", type=float, help="sustained TFLOP/s to assume for a GPU (default: 125)")
     search.add_argument("--quick", action="store_true", help="try the search on little text, as NAME-quick")
     for sub in (resume, status, stop, logs, board, compare, sync):
         sub.add_argument("name", metavar="NAME", help="name of the sweep")
@@ -162,9 +161,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     space = load_space(arguments.space, arguments.set)
     with Display():
         tell("loading libraries")
-        from sweep.plan import A100_TFLOPS, print_plan
+        from sweep.plan import print_plan
 
-        print_plan(space, measure=not arguments.no_measure, tflops=arguments.tflops or A100_TFLOPS)
+        print_plan(space, measure=not arguments.no_measure)
     return 0
 
 

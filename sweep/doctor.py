@@ -61,8 +61,8 @@ def examine(address: str | None = None, space: SpaceConfig | None = None) -> int
 
 
 def _python() -> Iterator[Finding]:
-    good = sys.version_info[:2] >= (3, 11)
-    yield Finding("ok" if good else "FAULT", f"Python {platform.python_version()}", "" if good else "use Python 3.11")
+    here = f"Python {platform.python_version()}"
+    yield Finding("ok", here) if sys.version_info >= (3, 11) else Finding("FAULT", here, "use Python 3.11")
 
 
 def _packages() -> Iterator[Finding]:
@@ -104,12 +104,9 @@ def _cache() -> Iterator[Finding]:
         yield Finding("FAULT", f"cache {root}: {error.strerror}", "make it writable, or set SPON_CACHE")
         return
     free = shutil.disk_usage(root).free / 2**30
-    enough = free >= _NEEDED_GIB
-    yield Finding(
-        "ok" if enough else "FAULT",
-        f"cache {root}, {free:.1f} GiB free",
-        "" if enough else f"free {_NEEDED_GIB:.0f} GiB, or set SPON_CACHE to a larger disk",
-    )
+    room = f"cache {root}, {free:.1f} GiB free"
+    remedy = f"free {_NEEDED_GIB:.0f} GiB, or set SPON_CACHE to a larger disk"
+    yield Finding("ok", room) if free >= _NEEDED_GIB else Finding("FAULT", room, remedy)
 
 
 def _embedded() -> Iterator[Finding]:
@@ -160,14 +157,13 @@ def _sources(space: SpaceConfig | None) -> Iterator[Finding]:
         yield Finding("ok", f"model {space.model.source}: available")
     except SponError as error:
         yield Finding("FAULT", str(error), "fix model in the space, or check that this machine reaches the hub")
-    name = space.corpus.source
-    if not space.corpus.on_hub:
-        missing = [path for paths in (space.corpus.files or {}).values() for path in paths if not Path(path).exists()]
-        wrong = f"text files are missing: {', '.join(missing)}" if missing else ""
-    else:
+    name, wrong = space.corpus.source, ""
+    missing = [path for paths in (space.corpus.files or {}).values() for path in paths if not Path(path).exists()]
+    if missing:
+        wrong = f"text files are missing: {', '.join(missing)}"
+    elif space.corpus.on_hub:
         try:
             HfApi().dataset_info(name, revision=space.corpus.revision, timeout=5)
-            wrong = ""
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError, OSError) as error:
             wrong = f"text {name} is not available: {' '.join(str(error).split())[:160]}"
     remedy = "fix corpus in the space, or check that this machine reaches the hub"

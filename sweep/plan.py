@@ -28,6 +28,8 @@ from trainables.trial import score_biases
 from trainables.workbench import Workbench, find_materials
 
 _STEPS = 2
+_TFLOPS = 125.0
+"""Sustained bf16 TFLOP/s assumed for a GPU that is not here: 40% of an A100's rated peak."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,8 @@ class Workload:
     blocks: int
 
 
-A100_TFLOPS = 125.0
-"""Sustained bf16 TFLOP/s assumed for a GPU that is not here: 40% of an A100's rated peak."""
-
-
-def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TFLOPS) -> None:
-    """Print every trial of a space, with estimates of time and memory.
-
-    Args:
-        space: space to plan.
-        measure: measure a few steps on this machine.
-        tflops: sustained TFLOP/s of a GPU, for the prediction that is printed if trials ask for one.
+def print_plan(space: SpaceConfig, measure: bool = True) -> None:
+    """Print every trial of a space, with estimates of time and memory, measured on a few steps here if asked for.
 
     Raises:
         SponError: if the space does not fit the model or the corpus.
@@ -92,7 +85,7 @@ def print_plan(space: SpaceConfig, measure: bool = True, tflops: float = A100_TF
     size = teacher_bytes(materials.shape, _training_tokens(space)) / 2**20
     print(f"teacher statistics: {size:.0f} MB on disk, made once for all sweeps on this text")
     if space.resources.gpus_per_trial:
-        print(_prediction(space, materials.shape, trials, proxy_blocks, tflops))
+        print(_prediction(space, materials.shape, trials, proxy_blocks))
     if measure and (space.resources.device == "cpu" or torch.cuda.is_available()):
         print(_estimate(space, materials.shape, trials, proxy_blocks, measure_cost(space, trials)))
 
@@ -138,17 +131,15 @@ def _step_flop(space: SpaceConfig, shape: ModelShape, trial: TrialConfig) -> flo
     return step_flop(shape, blocks * space.corpus.block_size, map(Site.parse, trial.sites))
 
 
-def _prediction(
-    space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], proxy_blocks: int, tflops: float
-) -> str:
+def _prediction(space: SpaceConfig, shape: ModelShape, trials: list[TrialConfig], proxy_blocks: int) -> str:
     work, length = _workload(space, trials, proxy_blocks), space.corpus.block_size
     steps = [_step_flop(space, shape, trial) for trial in trials if trial.sites]
     flop = work.steps * sum(steps) + work.blocks * forward_flop(shape, length)
     memory = gpu_bytes(shape, space.model.dtype, length, _training_tokens(space), space.training)
-    hours = flop / (tflops * 1e12) / 3600
+    hours = flop / (_TFLOPS * 1e12) / 3600
     return (
         f"predicted: {memory / 2**30:.1f} GiB of GPU memory a trial, up to {max(steps, default=0.0) / 1e12:.1f} TFLOP "
-        f"a step; the sweep {hours:.3g} GPU-hours at {tflops:g} TFLOP/s sustained"
+        f"a step; the sweep {hours:.3g} GPU-hours at {_TFLOPS:g} TFLOP/s sustained"
     )
 
 

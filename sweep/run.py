@@ -14,8 +14,6 @@ from search_spaces.config import SpaceConfig
 from search_spaces.errors import SponError
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.search import check_search
-from search_spaces.sites import ModelShape
-from search_spaces.trial import TrialConfig
 from sweep.search.findings import FINDINGS
 from sweep.search.measure import Measurement, NotMeasured, without_measured
 from sweep.search.stages import Search
@@ -56,9 +54,9 @@ def run_sweep(
     """Run the rest of a sweep (a grid or a search) and print its board.
 
     Args:
-        space: space to run; finished work in its folder is not repeated.
+        space: what to run; finished work in its folder is not repeated.
         storage: directory of all results.
-        tracking_uri: MLflow tracking URI.
+        tracking_uri: of MLflow.
         address: Ray cluster; by default Ray on this machine.
         optuna_storage: URL of a database that receives a copy of a search's study.
         retry_failed: retry failed trials from their last saved state.
@@ -155,7 +153,14 @@ def _run(folder: SweepFolder, materials: Materials, tracking_uri: str, optuna_st
     if folder.space.search is not None:
         Search(folder, spaces[0], shape, prints, tracking_uri, optuna_storage).run()
     else:
-        _run_grid(folder, shape, [resolve_grid(one, shape, prints) for one in spaces], tracking_uri)
+        grids = [resolve_grid(one, shape, prints) for one in spaces]
+        trials = [trial for grid, _ in grids for trial in grid]
+        say(f"grid: {len(trials)} trials")
+        tell("starting workers")
+        for name, known in {pair for _, others in grids for pair in others.items()}:
+            say(f"{name} is the same mask as {known} and is trained once")
+        speed = run_trials(folder, shape, trials, tracking_uri, with_test=True)
+        report_on_test(folder, shape, [folder.trial(trial) for trial in trials], speed)
 
 
 def _check_same(folder: SweepFolder, prints: Fingerprints) -> None:
@@ -170,18 +175,6 @@ def _check_outlasts(storage: Path) -> None:
     """Refuse a relative storage in a Ray job, whose working directory is a copy on one node that Ray deletes."""
     if "working_dir" in ray.get_runtime_context().runtime_env and not (storage.is_absolute() or is_bucket(storage)):
         raise SponError(f"a job's storage must be an absolute path, but got {storage} (at --storage)")
-
-
-def _run_grid(
-    folder: SweepFolder, shape: ModelShape, grids: list[tuple[list[TrialConfig], dict[str, str]]], tracking_uri: str
-) -> None:
-    trials = [trial for grid, _ in grids for trial in grid]
-    say(f"grid: {len(trials)} trials")
-    tell("starting workers")
-    for name, known in {pair for _, others in grids for pair in others.items()}:
-        say(f"{name} is the same mask as {known} and is trained once")
-    speed = run_trials(folder, shape, trials, tracking_uri, with_test=True)
-    report_on_test(folder, shape, [folder.trial(trial) for trial in trials], speed)
 
 
 def _publish(folder: SweepFolder, tracking_uri: str) -> str:
@@ -212,7 +205,10 @@ def _closing(folder: SweepFolder, tracking_uri: str, seconds: float) -> str:
     if failed := _failed(folder):
         lines.append(f"{len(failed)} trials FAILED:")
         lines += [f"  {trial.path.name}: {trial.failure}" for trial in failed]
-    lines.append(f"compare in MLflow:  {_mlflow(tracking_uri)}")
+    ui = tracking_uri
+    if not tracking_uri.startswith("http"):
+        ui = f"{_PYTHON} -m mlflow ui --backend-store-uri {quote(tracking_uri)}"
+    lines.append(f"compare in MLflow:  {ui}")
     best = _best(folder)
     if best is not None:
         lines.append(f"analyse the best:   {_command('analysis interpret --sweep', folder)} --top 2")
@@ -220,31 +216,18 @@ def _closing(folder: SweepFolder, tracking_uri: str, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _mlflow(tracking_uri: str) -> str:
-    if tracking_uri.startswith("http"):
-        return tracking_uri
-    return f"{_PYTHON} -m mlflow ui --backend-store-uri {quote(tracking_uri)}"
-
-
 def _best(folder: SweepFolder) -> Path | None:
     """Return the checkpoint that recovers the largest share of TEAL's validation KL.
 
     After a search, only its chosen masks count. None if no finished trial has biases.
     """
-    recovered = {}
-    for path in _candidates(folder):
-        meta = read_checkpoint(path).meta
-        if meta.config.sites:
-            recovered[path] = meta.metrics["val_kl_recovered"]
-    return max(recovered, key=recovered.__getitem__, default=None)
-
-
-def _candidates(folder: SweepFolder) -> list[Path]:
-    file = folder.path / SELECTION
+    paths, file = [trial.checkpoint_path for trial in folder.results], folder.path / SELECTION
     if file.exists():
         masks = [mask for mask in read_selection(file).masks if mask.role == "chosen"]
-        return [folder.path / place for mask in masks for place in mask.checkpoints]
-    return [trial.checkpoint_path for trial in folder.results]
+        paths = [folder.path / place for mask in masks for place in mask.checkpoints]
+    metas = {path: read_checkpoint(path).meta for path in paths}
+    recovered = {path: meta.metrics["val_kl_recovered"] for path, meta in metas.items() if meta.config.sites}
+    return max(recovered, key=recovered.__getitem__, default=None)
 
 
 def _command(command: str, folder: SweepFolder) -> str:

@@ -1,6 +1,7 @@
 """The final comparison of a search: choose on validation, retrain with fresh seeds, open the test split once."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from sweep.views.board import STATISTICS, pareto_flags
 from trainables.checkpoint import Checkpoint, read_checkpoint
 from trainables.scores import Scores, mean_scores
 from trainables.selection import Difference, Role, Selected, Selection
-from trainables.statistics import TAIL, Interval, bootstrap_unit, paired_bootstrap, seed_margin, widened
+from trainables.statistics import TAIL, bootstrap_unit, paired_bootstrap, seed_margin, widened
 
 _RESAMPLES = 10_000  # many, because the tails are thinner than those of one comparison
 
@@ -31,8 +32,8 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
 
     Args:
         space: of the search.
-        trained: trials of one plan and seed, including the space's own allocations.
-        named: trials of the space's own allocations.
+        trained: trials of one plan and seed, including those of the space's own allocations.
+        named: the latter.
 
     Returns:
         At most ``confirm.n_chosen`` masks, sorted by KL. If the space's own allocations dominate every searched mask,
@@ -51,14 +52,7 @@ def final_groups(
 ) -> Groups:
     """The trials of a final comparison under one plan: chosen masks, the space's own and controls, at every seed.
 
-    Args:
-        space: of the search.
-        chosen: from ``choose``.
-        named: trials of the space's own allocations. Those with a bias outside the plan are left out.
-        shape: of the model.
-
-    Returns:
-        Groups by name, empty if no mask was chosen.
+    ``named`` allocations with a bias outside the plan are left out. Empty if no mask was chosen.
     """
     if not chosen:
         return {}
@@ -74,11 +68,10 @@ def final_groups(
     for checkpoint in chosen:
         for name, sites in controls(units, frozenset(checkpoint.biases), confirm.n_random).items():
             masks.setdefault(frozenset(sites), (name, "control"))
-    # Controls of two chosen masks may have the same name
-    counted: dict[str, int] = {}
+    counted = Counter[str]()  # controls of two chosen masks may have the same name
     groups: dict[str, tuple[Role, list[TrialConfig]]] = {}
     for mask, (name, role) in masks.items():
-        counted[name] = counted.get(name, 0) + 1
+        counted[name] += 1
         unique = name if counted[name] == 1 else f"{name}.{counted[name]}"
         groups[unique] = role, trials_like(like, unique, mask, confirm.seeds, shape)
     return groups
@@ -133,15 +126,11 @@ def _finished(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[Checkp
 def _selected(
     name: str, role: Role, runs: Sequence[Checkpoint], paths: tuple[str, ...], models: Mapping[str, Scores]
 ) -> Selected:
-    """One mask of the comparison.
-
-    Args:
-        name: of the mask.
-        role: of the mask.
-        runs: one checkpoint per seed.
-        paths: of the checkpoints, for the file.
-        models: test scores of ``dense``, ``teal`` and ``spon``, the last as the mean over seeds.
+    """One mask of the comparison, from one checkpoint per seed, their paths, and the test scores of ``dense``, ``teal``
+    and ``spon``, the last as the mean over seeds.
     """
+    names = ("kl_recovered", "ppl_recovered")
+    found = paired_bootstrap(models, {name: STATISTICS[name] for name in names})
     config, scores = runs[0].meta.config, models["spon"]
     return Selected(
         name=name,
@@ -154,14 +143,8 @@ def _selected(
         test_kl_nats=scores.kl_nats,
         test_nll_nats=scores.nll_nats,
         test_ppl=scores.ppl,
-        **_recoveries(models),
+        **{f"test_{name}": None if math.isnan(found[name].value) else found[name] for name in names},
     )
-
-
-def _recoveries(models: Mapping[str, Scores]) -> dict[str, Interval | None]:
-    names = ("kl_recovered", "ppl_recovered")
-    found = paired_bootstrap(models, {name: STATISTICS[name] for name in names})
-    return {f"test_{name}": None if math.isnan(found[name].value) else found[name] for name in names}
 
 
 def _difference(

@@ -32,12 +32,7 @@ def check_database(url: str) -> None:
 
 
 def copy_studies(folder: SweepFolder, url: str) -> bool:
-    """Copy the studies of a sweep and replace earlier copies. Reports a failure and returns False.
-
-    Args:
-        folder: of the sweep.
-        url: of the database.
-    """
+    """Copy the studies of a sweep to a database and replace earlier copies. Reports a failure and returns False."""
     if not folder.journal.exists():
         return True
     ours, sweep = open_journal(folder.journal), folder.id

@@ -52,18 +52,18 @@ class Findings:
 
 
 def make_findings(
-    counts: Counts, log: MaskLog | None, full: int, trained: Sequence[Checkpoint], power: Power | None
+    counts: Counts, log: MaskLog, full: int, trained: Sequence[Checkpoint], power: Power | None
 ) -> Findings:
     """Sum up a search.
 
     Args:
         counts: of the proposals.
-        log: of the masks on the proxy, if there is one.
+        log: of the masks on the proxy, empty without one.
         full: blocks of the proxy's last rung.
         trained: trials of the first seed.
-        power: of the text.
+        power: of the text; None without a proxy.
     """
-    return Findings(counts, _proxy(log, full, trained) if log else None, power)
+    return Findings(counts, _proxy(log, full, trained), power)
 
 
 def _proxy(log: MaskLog, full: int, trained: Sequence[Checkpoint]) -> ProxyFindings | None:
@@ -99,11 +99,11 @@ def write_findings(findings: Findings, selection: Selection | None, directory: P
     return _write(findings, lines, directory)
 
 
-def write_stop(power: Power, least: float, directory: Path) -> list[str]:
-    """Write the findings of a search that ended before its first proposal, and return the lines that say why.
+def write_stop(power: Power, least: float, directory: Path) -> None:
+    """Write the findings of a search that ended before its first proposal, because its text has too little power.
 
     Args:
-        power: of its text, which is too low.
+        power: of its text.
         least: required reliability.
         directory: the sweep's folder.
     """
@@ -115,7 +115,6 @@ def write_stop(power: Power, least: float, directory: Path) -> list[str]:
         "to search anyway, set search.proxy.least_reliability to 0; either way, use a new name",
     ]
     _write(Findings(Counts(), None, power), power_lines(power) + stop, directory)
-    return stop
 
 
 def _write(findings: Findings, lines: list[str], directory: Path) -> str:

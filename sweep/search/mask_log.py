@@ -1,6 +1,7 @@
 """The log of every mask that a search scored on its proxy, one line per rung, beside the sampler's own journal."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -66,15 +67,13 @@ class MaskLog:
         """Record a score, unless it is known already."""
         if (record.trial.identity, record.blocks) in self.records:
             return
-        with self.path.open("a") as file:
-            if file.tell() and not self._ends_with_a_line():
-                file.write("\n")
-            file.write(json.dumps(record._asdict() | {"trial": record.trial.model_dump(mode="json")}) + "\n")
-
-    def _ends_with_a_line(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, 2)
-            return file.read() == b"\n"
+        line = json.dumps(record._asdict() | {"trial": record.trial.model_dump(mode="json")}) + "\n"
+        with self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # an earlier writer was killed halfway
+                    file.write(b"\n")
+            file.write(line.encode())
 
     def on(self, blocks: int) -> list[MaskRecord]:
         """The masks that were scored on this many blocks, in order of arrival."""

@@ -30,7 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def open_journal(file: Path) -> JournalStorage:
-    """Open Optuna's journal storage in a file."""
+    """Open Optuna's journal of a search."""
     return JournalStorage(JournalFileBackend(str(file.resolve())))
 
 
@@ -40,10 +40,6 @@ class MaskSearch(Searcher):
     Each suggestion becomes a validated trial, and the space's own allocations come first. A mask that was evaluated
     before is told to the sampler and not run. A mask that a scheduler stopped is told as pruned, never with its score,
     because other scores are on more text or after more training.
-
-    Args:
-        task: the search task.
-        journal: file of Optuna's storage.
 
     Attributes:
         given: identities of masks that earlier processes gave out for evaluation.
@@ -93,7 +89,7 @@ class MaskSearch(Searcher):
                 suggestion.set_user_attr(_IDENTITY, trial.identity)
                 self._under_way[trial_id], self._asked[trial.identity] = trial.identity, [suggestion]
                 self._note()
-                return self._task.job(trial, self._task.rungs)
+                return self._task.masks.job(trial)
         return self._end()
 
     def _end(self) -> str:
@@ -107,7 +103,7 @@ class MaskSearch(Searcher):
 
     def _tell_known(self, suggestion: Trial, trial: TrialConfig) -> bool:
         """Handle a mask that is known, under way, failed or stopped. Return False if it must run."""
-        values = self._task.known(trial, self._task.full)
+        values = self._task.masks.known(trial)
         if values is not None:
             self._study.tell(suggestion, list(values))
         elif trial.identity in self._asked:
@@ -133,7 +129,7 @@ class MaskSearch(Searcher):
             return
         asked, *same = self._asked.pop(identity)
         values, state = self._outcome(result or {}, error)
-        if error and self._task.rungs and _LOST not in asked.user_attrs:
+        if error and self._task.masks.rungs and _LOST not in asked.user_attrs:
             self._propose_again(self._study.get_trials(deepcopy=False)[asked.number])
             self._counts.new, self._counts.ended = self._counts.new - 1, False
         elif state is not TrialState.COMPLETE:
@@ -152,10 +148,7 @@ class MaskSearch(Searcher):
     def _give_up_open(self, lost: set[int]) -> None:
         """Tell the sampler that the open trials of an earlier process failed, and propose them again.
 
-        This does not use up budget.
-
-        Args:
-            lost: numbers of trials that were already proposed again.
+        This does not use up budget. ``lost`` trials were already proposed again.
         """
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number not in lost:

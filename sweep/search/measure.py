@@ -6,32 +6,31 @@ sparsity and training of the sweep. Gradient and gain are measured on calibratio
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from search_spaces.allocations import parse_allocation
 from search_spaces.comparison import trials_like
 from search_spaces.config import AllocationConfig, SpaceConfig
 from search_spaces.files import write_whole
 from search_spaces.ranking import above_threshold, elbow, top_k
-from search_spaces.resolve import Fingerprints, at_equal_levels, resolve_grid, resolve_trial
+from search_spaces.resolve import at_equal_levels, resolve_grid, resolve_trial
 from search_spaces.search import allocation_of, asks_for_gains, search_of, with_gains
 from search_spaces.sites import ModelShape, Module, Site, site_order
 from search_spaces.trial import TrialConfig
 from sweep.search.mask_log import MaskLog
-from sweep.search.proposals import ScoredMasks, score_masks
+from sweep.search.proposals import score_masks
+from sweep.search.task import ScoredMasks
+from sweep.store import ledger
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
 from sweep.terminal.display import say
 from sweep.tune.levels import in_workers, levelled
 from sweep.tune.tuner import run_trials
 from trainables.checkpoint import read_checkpoint
 from trainables.importance import Importance, by_gain, by_gradient, leave_one_out, shapley
-from trainables.workbench import Materials, Workbench
+from trainables.workbench import Materials
 
 SHAPLEY_PAIRS = 2
 """Number of orders in which layers join, each used in both directions: 4 x (layers - 1) masks."""
@@ -55,13 +54,7 @@ def without_measured(space: SpaceConfig) -> SpaceConfig:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measures layers or sites for the allocations of one sweep.
-
-    Attributes:
-        folder: of the sweep.
-        materials: model and text.
-        tracking_uri: of MLflow.
-    """
+    """Measures layers or sites for the allocations of one sweep."""
 
     folder: SweepFolder
     materials: Materials
@@ -71,11 +64,6 @@ class Measurement:
     def shape(self) -> ModelShape:
         """Of the model."""
         return self.materials.shape
-
-    @property
-    def fingerprints(self) -> Fingerprints:
-        """Of model and text."""
-        return self.materials.fingerprints
 
     def spaces(self) -> list[SpaceConfig]:
         """The sweep's space with measured layers, sites and levels filled in, one for each of its plans.
@@ -89,15 +77,6 @@ class Measurement:
         if without_measured(space) == space and not asks_for_gains(space):
             return [space]
         return [self._with_chosen(one) for one in levelled(self.folder, self.materials)]
-
-    def _known(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The entry of a key in ``importance.json``, measured if it is missing."""
-        file = self.folder.path / "importance.json"
-        known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
-        if key not in known:
-            known[key] = measure()
-            write_whole(file, json.dumps(known, indent=1))
-        return known[key]
 
     def _with_chosen(self, space: SpaceConfig) -> SpaceConfig:
         """The space with the layers or sites that the measured figures choose, and the gains that rank masks."""
@@ -115,7 +94,7 @@ class Measurement:
         """The allocation with the layers or sites that its figure chooses. None if the figure cannot be measured."""
         players, where = self._players(space, allocation), f"{allocation.label} at {space.sparsity[0]:g}"
         try:
-            taken = self._choose(allocation, self._figures(space, allocation, players))
+            taken = _choose(allocation, self._figures(space, allocation, players))
         except NotMeasured as why:
             say(f"{where} is left out: {why}")
             return None
@@ -134,12 +113,6 @@ class Measurement:
         sites = self.shape.check((site for layer in layers for site in layer), f"allocations.{allocation.label}")
         return [frozenset({site}) for site in sites] if _ranks_sites(allocation) else [frozenset(s) for s in layers]
 
-    def _choose(self, allocation: AllocationConfig, figures: dict[int, float]) -> tuple[int, ...]:
-        _, percent = parse_allocation(allocation.name)
-        if allocation.above is not None:
-            return above_threshold(figures, allocation.above)
-        return top_k(figures, max(1, len(figures) * percent // 100)) if percent else elbow(figures)
-
     def _figures(
         self, space: SpaceConfig, allocation: AllocationConfig, players: Sequence[frozenset[Site]]
     ) -> dict[int, float]:
@@ -147,37 +120,34 @@ class Measurement:
         method = _method(allocation)
         sites = tuple(sorted(frozenset[Site]().union(*players), key=site_order))
         everywhere = allocation_of(without_measured(space), sites, self.shape)
-        full = resolve_trial(space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.fingerprints)
-
-        def measure() -> dict[str, Any]:
+        full = resolve_trial(
+            space, everywhere, space.sparsity[0], space.seeds[0], self.shape, self.materials.fingerprints
+        )
+        file, key = self.folder.path / "importance.json", f"{method} {full.identity}"
+        known: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+        if key not in known:
             what = "sites" if _ranks_sites(allocation) else "layers"
             say(f"measuring {method} of {len(players)} {what} at {space.sparsity[0]:g}")
-            found = asdict(self._measure(space, method, full, players))
-            return {"plan": full.plan_label, **{key: found[key] for key in ("value", "standard_error")}}
-
-        return dict(enumerate(self._known(f"{method} {full.identity}", measure)["value"]))
+            found = self._measure(space, method, full, players)
+            known[key] = {"plan": full.plan_label, "value": found.value, "standard_error": found.standard_error}
+            write_whole(file, json.dumps(known, indent=1))
+        return dict(enumerate(known[key]["value"]))
 
     def _measure(
         self, space: SpaceConfig, method: str, full: TrialConfig, players: Sequence[frozenset[Site]]
     ) -> Importance:
         if method == "GRADIENT":
             found: Importance
-            (found,) = in_workers(space, self.folder.ear, [("gradients", _gradient, full, players)])
+            job: tuple[Any, ...] = ("gradients", by_gradient, full.plan, players, _GRADIENT_BLOCKS, full.training.form)
+            (found,) = in_workers(space, self.folder.ear, [job])
             return found
         if method == "CRITICAL-ONLY":
             return self._trained_alone(space, full, players)
         if method == "GAIN":
             biases = read_checkpoint(self._shared(space, full)).biases
-            (found,) = in_workers(space, self.folder.ear, [("gains", _gain, full, biases)])
+            job = ("gains", by_gain, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
+            (found,) = in_workers(space, self.folder.ear, [job])
             return found
-        masks = self._scored_masks(space, full)
-        blocks = space.corpus.blocks.validation
-
-        def figure(score: Any) -> Importance:
-            if method == "CORNERSTONE":
-                return leave_one_out(score, players)
-            return shapley(score, players, SHAPLEY_PAIRS, seed=0)
-
         wanted: dict[frozenset[Site], TrialConfig] = {}
 
         def note(mask: frozenset[Site]) -> float:
@@ -185,14 +155,16 @@ class Measurement:
             wanted[mask] = trials_like(full, "mask", mask, [full.training.seed], self.shape)[0]
             return 0.0
 
-        figure(note)
-        score_masks(self.folder, f"measure-{method}-{full.identity}", masks, list(wanted.values()), blocks)
-        return figure(lambda mask: masks.log.records[wanted[mask].identity, blocks].kl_nats)
+        def figure(score: Callable[[frozenset[Site]], float]) -> Importance:
+            if method == "CORNERSTONE":
+                return leave_one_out(score, players)
+            return shapley(score, players, SHAPLEY_PAIRS, seed=0)
 
-    def _scored_masks(self, space: SpaceConfig, full: TrialConfig) -> ScoredMasks:
-        """The proxy with the shared biases of ``full``, which is trained first."""
-        log = MaskLog(self.folder.path / "measured.jsonl")
-        return ScoredMasks(log, self._shared(space, full), ("val_kl_nats",))
+        figure(note)
+        log, blocks = MaskLog(self.folder.path / "measured.jsonl"), space.corpus.blocks.validation
+        masks = ScoredMasks(log, self._shared(space, full), ("val_kl_nats",), (blocks,))
+        score_masks(self.folder, f"measure-{method}-{full.identity}", masks, list(wanted.values()))
+        return figure(lambda mask: log.records[wanted[mask].identity, blocks].kl_nats)
 
     def _shared(self, space: SpaceConfig, full: TrialConfig) -> Path:
         """The checkpoint of ``full``, trained if it was not."""
@@ -209,15 +181,22 @@ class Measurement:
         return Importance(tuple(players), value, (0.0,) * len(players))
 
     def _train(self, space: SpaceConfig, stage: str, trials: list[TrialConfig]) -> None:
-        grid = resolve_grid(without_measured(space), self.shape, self.fingerprints)[0]
+        grid = resolve_grid(without_measured(space), self.shape, self.materials.fingerprints)[0]
         results = {trial.identity for trial in grid}
         for trial in trials:
             if trial.identity not in results:
                 self.folder.trial(trial).set_aside(trial)
-        run_trials(self.folder, self.shape, Ledger(self.folder).missing(trials), self.tracking_uri, stage)
+        run_trials(self.folder, self.shape, ledger.missing(self.folder, trials), self.tracking_uri, stage)
         failed = [trial.name for trial in trials if self.folder.trial(trial).state == "failed"]
         if failed:
             raise NotMeasured(f"{', '.join(failed)} must be trained to measure it, but failed")
+
+
+def _choose(allocation: AllocationConfig, figures: dict[int, float]) -> tuple[int, ...]:
+    _, percent = parse_allocation(allocation.name)
+    if allocation.above is not None:
+        return above_threshold(figures, allocation.above)
+    return top_k(figures, max(1, len(figures) * percent // 100)) if percent else elbow(figures)
 
 
 def _method(allocation: AllocationConfig) -> str:
@@ -226,11 +205,3 @@ def _method(allocation: AllocationConfig) -> str:
 
 def _ranks_sites(allocation: AllocationConfig) -> bool:
     return _method(allocation) == "GAIN"
-
-
-def _gain(bench: Workbench, full: TrialConfig, biases: Mapping[Site, Tensor]) -> Importance:
-    return by_gain(bench, full.plan, biases, _GRADIENT_BLOCKS, full.training.form)
-
-
-def _gradient(bench: Workbench, full: TrialConfig, players: Sequence[frozenset[Site]]) -> Importance:
-    return by_gradient(bench, full.plan, players, _GRADIENT_BLOCKS, full.training.form)

@@ -1,9 +1,6 @@
-"""Pictures of a search: the masks it proposed, how fast it found them, and how they trained.
+"""Pictures of a search, and the tables behind them: the masks it proposed, how fast, and how they trained."""
 
-The tables are those of ``sweep.search.tables``. Any may be empty.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +10,65 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from search_spaces.sites import MODULES, Site
+from sweep.search.mask_log import MaskLog
+from trainables.checkpoint import Checkpoint
 
 _SMALL = 7  # points
 _BEST_AT_LEAST = 5
 _MARKERS = "DsP^v<>X*"
+_COLUMNS = ("name", "sites", "n_spon_params", "kl_nats", "blocks")
+
+
+def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
+    """The masks that were scored on all blocks, those of the last rung, in order of scoring.
+
+    Returns:
+        Columns ``name``, ``sites``, ``n_spon_params``, ``kl_nats`` and ``blocks``: blocks spent since the previous
+        row, including those on masks that were stopped early.
+    """
+    rows, spent, before = [], 0, dict[str, int]()
+    for record in log.records.values():
+        identity = record.trial.identity
+        spent += record.blocks - before.get(identity, 0)
+        before[identity] = record.blocks
+        if record.blocks == full:
+            trial = record.trial
+            rows.append((trial.allocation, trial.sites, trial.n_spon_params, record.kl_nats, spent))
+            spent = 0
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: MaskLog, full: int) -> pd.DataFrame:
+    """The results of training.
+
+    Args:
+        trained: trials of the first seed.
+        named: labels of the space's own allocations.
+        log: of the masks on the proxy, empty without one.
+        full: blocks of the last rung.
+
+    Returns:
+        Columns ``name``, ``kind`` (named or searched), ``sites``, ``n_spon_params``, ``kl_nats`` and ``ppl`` on
+        validation text, ``blocks`` of training and validation, and ``proxy_kl_nats``, NaN without a proxy score.
+    """
+    scored = {record.trial.sites: record.kl_nats for record in log.on(full)}
+    rows = []
+    for checkpoint in trained:
+        config, metrics, history = checkpoint.meta.config, checkpoint.meta.metrics, checkpoint.meta.history
+        size = config.training.batch_size * config.training.gradient_accumulation_steps
+        rows.append(
+            {
+                "name": config.allocation,
+                "kind": "named" if config.allocation in named else "searched",
+                "sites": config.sites,
+                "n_spon_params": config.n_spon_params,
+                "kl_nats": metrics["val_kl_nats"],
+                "ppl": metrics["val_ppl"],
+                "blocks": int(history[-1]["step"]) * size + len(history) * config.corpus.blocks.validation,
+                "proxy_kl_nats": scored.get(config.sites, float("nan")),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def expected_best(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,7 +110,7 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
     """Validation KL and perplexity against the number of learned parameters, with the Pareto front of each."""
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     axes = figure.subplots(1, 2)
-    scores = {"val_kl_nats": "validation KL, nats per token", "val_ppl": "validation perplexity"}
+    scores = {"kl_nats": "validation KL, nats per token", "ppl": "validation perplexity"}
     for axis, (score, label) in zip(axes, scores.items(), strict=True):
         rows = trained.sort_values(["n_spon_params", score])
         best = rows[score].cummin()
@@ -72,17 +124,12 @@ def pareto_figure(trained: pd.DataFrame) -> Figure:
 
 def proxy_figure(trained: pd.DataFrame) -> Figure:
     """KL on the proxy against KL after training, for the masks that have both."""
-    rows = _on_proxy(trained)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axis = figure.subplots()
-    _points(axis, rows, "val_kl_nats", "proxy_kl_nats")
+    _points(axis, trained[trained["proxy_kl_nats"].notna()], "kl_nats", "proxy_kl_nats")
     axis.set(xlabel="validation KL after training, nats per token", ylabel="KL on the proxy, nats per token")
     figure.legend(loc="outside right upper", fontsize=_SMALL + 1)
     return figure
-
-
-def _on_proxy(trained: pd.DataFrame) -> pd.DataFrame:
-    return trained[trained["proxy_kl_nats"].notna()]
 
 
 def _points(axis: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
@@ -146,36 +193,16 @@ def progress_figure(masks: pd.DataFrame, reference: pd.DataFrame) -> Figure:
     return figure
 
 
-def importance_figure(importances: Mapping[str, float], most: int = 30) -> Figure:
-    """Optuna's importance of each search parameter for the score, at most ``most`` of them, most important on top."""
-    ranked = sorted(importances.items(), key=lambda item: -item[1])[:most]
-    figure = Figure(figsize=(7, 1.2 + 0.2 * len(ranked)), layout="constrained")
-    axis = figure.subplots()
-    bars = axis.barh([name for name, _ in ranked], [value for _, value in ranked])
-    axis.bar_label(bars, fmt="{:.3f}", fontsize=_SMALL, padding=2)
-    axis.tick_params(axis="y", labelsize=_SMALL + 1)
-    axis.margins(x=0.1, y=0.02)
-    axis.invert_yaxis()
-    axis.set(xlabel="importance", title=f"the {len(ranked)} most important of {len(importances)} parameters")
-    return figure
-
-
 def write_pictures(
-    directory: Path,
-    masks: pd.DataFrame,
-    reference: pd.DataFrame,
-    trained: pd.DataFrame,
-    importances: Mapping[str, float],
-    num_layers: int,
+    directory: Path, masks: pd.DataFrame, reference: pd.DataFrame, trained: pd.DataFrame, num_layers: int
 ) -> list[Path]:
     """Write every picture with something to show as PNG, and return the files.
 
     Args:
         directory: to write into.
-        masks: from ``mask_table`` or ``trained_masks``.
+        masks: from ``mask_table``, or the masks of ``trained_table`` in a search without proxy.
         reference: random masks, from ``mask_table``.
         trained: from ``trained_table``.
-        importances: search parameter -> importance, or empty.
         num_layers: of the model.
     """
     figures: dict[str, Figure] = {}
@@ -185,9 +212,7 @@ def write_pictures(
         figures["masks"] = mask_figure(masks, num_layers)
         figures["layers"] = chosen_figure(masks, num_layers)
         figures["progress"] = progress_figure(masks, reference)
-    if importances:
-        figures["importances"] = importance_figure(importances)
-    if not trained.empty and not _on_proxy(trained).empty:
+    if not trained.empty and trained["proxy_kl_nats"].notna().any():
         figures["proxy"] = proxy_figure(trained)
     files = {directory / f"search_{name}.png": figure for name, figure in figures.items()}
     for file, figure in files.items():

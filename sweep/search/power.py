@@ -54,12 +54,7 @@ class Power:
 
 
 def power_of(records: Sequence[MaskRecord], block_size: int) -> Power | None:
-    """Measure the power on scores of masks on the same blocks. None below two masks or two blocks.
-
-    Args:
-        records: of the masks.
-        block_size: tokens per block.
-    """
+    """Measure the power on scores of masks on the same blocks of so many tokens. None below two masks or blocks."""
     if len(records) < 2 or records[0].blocks < 2:
         return None
     kl = np.array([record.block_kl_nats for record in records])

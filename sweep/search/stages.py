@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from search_spaces.comparison import RANDOM, reference_masks, shared_trial
-from search_spaces.config import ProxyConfig, SpaceConfig
+from search_spaces.config import ProxyConfig, SearchConfig, SpaceConfig
 from search_spaces.resolve import Fingerprints, resolve_grid
 from search_spaces.search import search_of
 from search_spaces.sites import ModelShape
@@ -17,15 +17,14 @@ from search_spaces.trial import TrialConfig
 from sweep.search.confirm import choose, compare, final_groups
 from sweep.search.database import copy_studies
 from sweep.search.findings import make_findings, write_findings, write_stop
-from sweep.search.mask_log import MaskLog, MaskRecord
-from sweep.search.pictures import write_pictures
+from sweep.search.mask_log import MaskLog
+from sweep.search.pictures import mask_table, trained_table, write_pictures
 from sweep.search.power import Power, power_lines, power_of
-from sweep.search.proposals import ScoredMasks, TrainedMasks, propose, score_masks
-from sweep.search.tables import importances, mask_table, trained_masks, trained_table
-from sweep.search.task import Task
+from sweep.search.proposals import propose, score_masks
+from sweep.search.task import ScoredMasks, Task, TrainedMasks
+from sweep.store import ledger
 from sweep.store.counts import Counts
 from sweep.store.folder import SweepFolder
-from sweep.store.ledger import Ledger
 from sweep.terminal.display import say
 from sweep.tune.report import report_on_test
 from sweep.tune.tuner import run_trials
@@ -39,10 +38,7 @@ class Search:
     """One search, stored in the sweep's folder.
 
     Args:
-        folder: of the sweep.
         space: with a ``search``, and with nothing left to measure.
-        shape, fingerprints: of model and text.
-        tracking_uri: of MLflow.
         optuna_storage: URL of a database that gets a copy of the study.
     """
 
@@ -52,6 +48,11 @@ class Search:
     fingerprints: Fingerprints
     tracking_uri: str
     optuna_storage: str | None = None
+
+    @property
+    def search(self) -> SearchConfig:
+        """The space's search."""
+        return search_of(self.space)
 
     @cached_property
     def log(self) -> MaskLog:
@@ -88,7 +89,7 @@ class Search:
             Interrupted: if a stage was stopped.
         """
         power = None
-        if proxy := search_of(self.space).proxy:
+        if proxy := self.search.proxy:
             if not self._share():
                 return
             power = self._look(proxy)
@@ -112,26 +113,24 @@ class Search:
         tell("writing the findings")
         if selection is not None:
             write_selection(selection, self.folder.path)
-        proxy = search_of(self.space).proxy
+        proxy, trained = self.search.proxy, self.trained()
         full = proxy.rungs[-1] if proxy else 0
-        log = self.log if proxy else None
-        trained, named = self.trained(), {allocation.label for allocation in self.space.allocations}
-        findings = make_findings(Counts.read(self._counts), log, full, trained, power)
+        findings = make_findings(Counts.read(self._counts), self.log, full, trained, power)
         write_findings(findings, selection, self.folder.path)
-        reference = mask_table(self.reference, full)
+        named = {allocation.label for allocation in self.space.allocations}
+        table, reference = trained_table(trained, named, self.log, full), mask_table(self.reference, full)
         write_pictures(
             self.folder.path,
-            masks=mask_table(self.log, full) if proxy else trained_masks(trained),
+            masks=mask_table(self.log, full) if proxy else table,
             reference=reference[reference["name"].str.startswith(RANDOM)],
-            trained=trained_table(trained, named, self.log, full),
-            importances=importances(self.space.name, self.folder.journal),
+            trained=table,
             num_layers=self.shape.num_layers,
         )
 
     def _train(self, stage: str, trials: Sequence[TrialConfig], with_test: bool = False) -> float | None:
         """Train trials with ``run_trials``, and adopt those that the ledger knows."""
         distinct = list({trial.identity: trial for trial in trials}.values())
-        missing = Ledger(self.folder).missing(distinct)
+        missing = ledger.missing(self.folder, distinct)
         if distinct:
             self.folder.begin(stage, [trial.name for trial in distinct])
             taken = len(distinct) - len(missing)
@@ -153,48 +152,42 @@ class Search:
         trials = reference_masks(self.space, self.shape, self.fingerprints)
         self.folder.begin("reference", [trial.name for trial in trials])
         say(f"reference: {len(trials)} masks that span the search")
-        blocks = proxy.rungs[-1]
-        score_masks(self.folder, "reference", self._scored_masks(self.reference), trials, blocks)
-        power = power_of(self.reference.on(blocks), self.space.corpus.block_size)
+        score_masks(self.folder, "reference", self._scored_masks(self.reference, proxy.rungs[-1:]), trials)
+        power = power_of(self.reference.on(proxy.rungs[-1]), self.space.corpus.block_size)
         for line in power_lines(power) if power else []:
             say(line)
         return power
 
     def _propose(self) -> None:
         """Let the algorithm propose masks until its budget is spent."""
-        search = search_of(self.space)
+        search = self.search
         say(f"propose: {search.n_masks} masks by {search.algorithm.name}")
         self.folder.begin("propose")
         if Counts.read(self._counts).done:
             return
-        scored = self._scored_masks(self.log) if search.proxy else None
+        proxy = search.proxy
+        scored = self._scored_masks(self.log, proxy.rungs) if proxy else None
         masks = scored or TrainedMasks(self.folder, search.objectives)
-        rungs = search.proxy.rungs if search.proxy else ()
-        task = Task(self.space, self.shape, self.fingerprints, rungs, masks.known, masks.job, self._counts)
-        propose(self.folder, "propose", task, self.tracking_uri, scored)
+        task = Task(self.space, self.shape, self.fingerprints, masks, self._counts)
+        propose(self.folder, task, self.tracking_uri)
         if self.optuna_storage:
             copy_studies(self.folder, self.optuna_storage)
 
-    def _scored_masks(self, log: MaskLog) -> ScoredMasks:
-        shared = self.folder.trial(self.shared).checkpoint_path
-        return ScoredMasks(log, shared, search_of(self.space).objectives)
-
-    def scored(self) -> list[MaskRecord]:
-        """The masks that reached the last rung of the proxy, best first."""
-        proxy = search_of(self.space).proxy
-        return sorted(self.log.on(proxy.rungs[-1]), key=lambda record: record.kl_nats) if proxy else []
+    def _scored_masks(self, log: MaskLog, rungs: tuple[int, ...]) -> ScoredMasks:
+        return ScoredMasks(log, self.folder.trial(self.shared).checkpoint_path, self.search.objectives, rungs)
 
     def candidates(self) -> list[TrialConfig]:
         """The masks to train for real after a proxy, best first. If parameters are an objective, the Pareto front comes
         before the others.
         """
-        proxy = search_of(self.space).proxy
+        proxy = self.search.proxy
         if proxy is None:
             return []
         known = {trial.identity for trial in self.named}
-        ranked = [r.trial for r in self.scored() if r.trial.sites and r.trial.identity not in known]
+        scored = sorted(self.log.on(proxy.rungs[-1]), key=lambda record: record.kl_nats)
+        ranked = [record.trial for record in scored if record.trial.sites and record.trial.identity not in known]
         front: list[TrialConfig] = []
-        if search_of(self.space).counts_params:
+        if self.search.counts_params:
             for trial in ranked:  # best first: a mask is on the front if it is smaller than all better ones
                 if not front or trial.n_spon_params < front[-1].n_spon_params:
                     front.append(trial)

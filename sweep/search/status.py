@@ -51,14 +51,11 @@ def _then(stages: dict[str, str], names: list[str]) -> str:
 def _progress(folder: SweepFolder, stage: str, trials: list[str]) -> str:
     search = search_of(folder.space)
     if stage == "propose":
-        return _proposed(Counts.read(folder.path / "proposals.json"), search.n_masks)
+        counts = Counts.read(folder.path / "proposals.json")
+        known = f"; {counts.repeated} proposals known and not run" if counts.repeated else ""
+        return f"{counts.over} of {search.n_masks} masks done, {counts.open} under way{known}"
     if stage == "reference" and search.proxy:
         scored = len(MaskLog(folder.path / "reference.jsonl").on(search.proxy.rungs[-1]))
         return f"{scored} of {len(trials)} masks done"
     over = sum(TrialFolder(folder.path / "trials" / name).state != "running" for name in trials)
     return f"{over} of {len(trials)} trials done"
-
-
-def _proposed(counts: Counts, budget: int) -> str:
-    known = f"; {counts.repeated} proposals known and not run" if counts.repeated else ""
-    return f"{counts.over} of {budget} masks done, {counts.open} under way{known}"

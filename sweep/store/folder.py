@@ -185,9 +185,7 @@ class SweepFolder:
     def space(self) -> SpaceConfig:
         """The space that the sweep was started with."""
         file = self.path / _SPACE
-        raw = json.loads(file.read_text())
-        raw.get("training", {}).pop("seed", None)  # older sweeps recorded its default, beside the seeds that count
-        return parse_space(raw, str(file))
+        return parse_space(json.loads(file.read_text()), str(file))
 
     @property
     def trials(self) -> list[TrialFolder]:
@@ -207,8 +205,7 @@ class SweepFolder:
     @property
     def planned(self) -> dict[str, int]:
         """Optimiser steps of the planned trials, by name, as far as they are known."""
-        file = self.path / _PLANNED
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        return self._recorded(_PLANNED)
 
     def plan(self, steps: dict[str, int]) -> None:
         """Add planned trials to those recorded already."""
@@ -217,12 +214,15 @@ class SweepFolder:
     @property
     def stages(self) -> dict[str, list[str]]:
         """Stages of a search that have begun, in order, each with the names of the trials that it trains."""
-        file = self.path / _STAGES
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        return self._recorded(_STAGES)
 
     def begin(self, stage: str, trials: Iterable[str] = ()) -> None:
         """Record that a stage of a search has begun. Safe to repeat."""
         write_whole(self.path / _STAGES, json.dumps(self.stages | {stage: list(trials)}, indent=1))
+
+    def _recorded(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        return dict(json.loads(file.read_text())) if file.exists() else {}
 
     @property
     def tune(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -42,12 +43,7 @@ bound_waiting()
 
 
 class Tracker:
-    """Sends a sweep to MLflow.
-
-    Args:
-        uri: tracking URI.
-        folder: folder of the sweep.
-    """
+    """Sends a sweep to the MLflow at a tracking URI."""
 
     def __init__(self, uri: str, folder: SweepFolder) -> None:
         self._client = MlflowClient(uri)
@@ -117,10 +113,8 @@ class Tracker:
 
     def _stop(self) -> None:
         for trial in self._folder.trials:
-            file = trial.path / _SENT
-            sent = json.loads(file.read_text()) if file.exists() else {}
-            if trial.state == "running" and "run" in sent:
-                self._client.set_terminated(sent["run"], "KILLED")
+            if trial.state == "running" and (run := _sent(trial).get("run")):
+                self._client.set_terminated(run, "KILLED")
         self._client.set_terminated(self._parent(), "KILLED")
 
     def _go_on(self, run: str) -> None:
@@ -130,8 +124,7 @@ class Tracker:
             self._running.add(run)
 
     def _sync(self, trial: TrialFolder) -> None:
-        file = trial.path / _SENT
-        sent = json.loads(file.read_text()) if file.exists() else {"lines": 0, "state": None, "final": []}
+        file, sent = trial.path / _SENT, _sent(trial)
         state, progress = trial.state, trial.progress
         if "run" not in sent:
             sent["run"] = self._child(trial.config)
@@ -202,6 +195,12 @@ class Tracker:
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
         return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+
+
+def _sent(trial: TrialFolder) -> dict[str, Any]:
+    """Return what MLflow has of a trial: its ``run``, ``lines`` of progress, ``state`` and ``final`` metrics."""
+    file = trial.path / _SENT
+    return dict(json.loads(file.read_text())) if file.exists() else {"lines": 0, "state": None, "final": []}
 
 
 class Sender:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from search_spaces.files import write_whole
 from sweep.terminal.view import Standing, View, short, time_left
 from trainables.activity import Activity, listen
+
+if TYPE_CHECKING:
+    from trainables.listener import Heard  # imports Ray
 
 ACTIVITY = "activity.json"
 """File in a sweep's folder with its current activity, while its driver runs."""
@@ -25,6 +28,8 @@ QUIET_SECONDS = 7.0
 """Silence after which a line is printed."""
 _TICK_SECONDS = 1.0
 _WRITE_SECONDS, _FRESH_SECONDS = 2.0, 10.0
+_OTHER_LINES = 8
+"""Lines of a live terminal for everything but workers."""
 
 
 class Stage(Protocol):
@@ -35,13 +40,6 @@ class Stage(Protocol):
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
         """Record what a worker does, at a time of the monotonic clock."""
-
-
-class Heard(Protocol):
-    """Activities of workers: current ones, and those begun since the last request (``trainables.listener.Heard``)."""
-
-    now: dict[str, Activity]
-    news: list[tuple[str, Activity]]
 
 
 class Display:
@@ -73,9 +71,11 @@ class Display:
     def __enter__(self) -> "Display":
         global _current
         if self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            from sweep.terminal.live import start_live  # takes a tenth of a second
+            from rich.console import Console  # takes a tenth of a second, with the next
+            from rich.live import Live
 
-            self._live = start_live(self._stream)
+            self._live = Live(console=Console(file=self._stream), auto_refresh=False, transient=True)
+            self._live.start()  # all other output goes above it
         self._before, _current = (_current, listen(self.hear)), self
         for thread in self._threads:
             thread.start()
@@ -116,7 +116,9 @@ class Display:
         with self._lock:
             view = self.view()
             if self._live:
-                self._live.update(view, refresh=True)
+                from sweep.terminal.live import rendered
+
+                self._live.update(rendered(view, self._live.console.height - _OTHER_LINES), refresh=True)
             elif self._clock() - self._spoke >= QUIET_SECONDS:
                 self.say(view.line)
 
@@ -144,7 +146,7 @@ class Display:
             if not self._live:
                 self.say(f"{short(who)}: {activity}" if who else str(activity))
 
-    def _hear_workers(self, heard: Heard) -> None:
+    def _hear_workers(self, heard: "Heard") -> None:
         now = self._clock()
         for who, activity in heard.news:
             self._introduce(activity, who)
@@ -168,7 +170,7 @@ class Display:
             self._workers.clear()
 
     @contextmanager
-    def asking(self, ask: Callable[[], Heard | None]) -> Iterator[None]:
+    def asking(self, ask: "Callable[[], Heard | None]") -> Iterator[None]:
         """Hear the workers while the block runs, and once more at its end."""
         self._ask = ask
         try:

@@ -1,10 +1,8 @@
-"""The live display: a bar for the stage, a line for each worker and the best so far, with events above it."""
+"""The live display: a bar for the stage, a line for each worker and the best so far."""
 
 from collections.abc import Iterable
-from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -12,23 +10,6 @@ from rich.text import Text
 from sweep.terminal.view import View
 
 _BAR_WIDTH = 20
-_OTHER_LINES = 8
-"""Lines of the terminal for everything but workers."""
-
-
-class _Live(Live):
-    """Shows views."""
-
-    def update(self, view: Any, *, refresh: bool = False) -> None:
-        """Show another view."""
-        super().update(rendered(view, self.console.height - _OTHER_LINES), refresh=refresh)
-
-
-def start_live(stream: TextIO) -> Live:
-    """Take over the terminal. All other output goes above the display."""
-    live = _Live(console=Console(file=stream), auto_refresh=False, transient=True)
-    live.start()
-    return live
 
 
 def rendered(view: View, most_workers: int) -> RenderableType:

@@ -21,9 +21,9 @@ class SweepCallback(tune.Callback):
     """Writes results to the sweep's folder and passes them on.
 
     Args:
-        folder: folder of the sweep.
-        progress: progress of its trials.
-        tracking_uri: MLflow tracking URI.
+        folder: of the sweep.
+        progress: of its trials.
+        tracking_uri: of MLflow.
         nodes: faults of the sweep's nodes so far.
         searches: whether a searcher proposes the trials; it must learn of a failed one at once.
 

@@ -73,10 +73,6 @@ def answer(ref: Any) -> Any:
         raise getattr(error, "cause", error) from None
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
 class Autoscaler(NamedTuple):
     """Last report of a cluster's autoscaler.
 
@@ -139,13 +135,11 @@ def _understood(reply: Any) -> Autoscaler:
         speaks=state.autoscaler_state_version > 0,
         coming=dict(coming),
         failed=tuple(failed.reason for failed in state.failed_instance_requests),
-        impossible=tuple(_without_groups(request.resources_bundle) for request in bundles),
+        impossible=tuple(
+            {name: amount for name, amount in request.resources_bundle.items() if "_group_" not in name}
+            for request in bundles  # Ray adds names for the placement group itself
+        ),
     )
-
-
-def _without_groups(resources: Mapping[str, float]) -> dict[str, float]:
-    """Return a bundle without the names that Ray adds for the placement group itself."""
-    return {name: amount for name, amount in resources.items() if "_group_" not in name}
 
 
 def _news(bundle: Mapping[str, float], said: Autoscaler, waited: float) -> str:
@@ -155,7 +149,8 @@ def _news(bundle: Mapping[str, float], said: Autoscaler, waited: float) -> str:
 
 
 def _impossible(bundle: Mapping[str, float], what_is_there: str) -> SponError:
-    asked, have = _in_words(bundle, bundle), Counter(_in_words(node, bundle) for node in _nodes())
+    asked = _in_words(bundle, bundle)
+    have = Counter(_in_words(node["Resources"], bundle) for node in ray.nodes() if node["Alive"])
     listed = "; ".join(f"{count} x ({words})" if count > 1 else words for words, count in have.items())
     return SponError(f"a node must have what a trial asks for, {asked}, but {what_is_there}: {listed} (at resources)")
 

@@ -107,7 +107,7 @@ class Estimate:
         self._works, self._places, self._with_test = dict(works), places, with_test
         self._n_trials = len(works) if n_trials is None else n_trials
         self._trials: dict[str, _Trial] = {}
-        self._over: dict[str, float] = {}
+        self._over: set[str] = set()
         self._made: set[str] = set()
         self._failed: set[str] = set()
         self._flop = self._seconds = 0.0
@@ -116,7 +116,7 @@ class Estimate:
     def started(self, name: str, work: Work) -> None:
         """Record that a worker has the trial, for the first time or again."""
         self._works[name] = work
-        self._over.pop(name, None)
+        self._over.discard(name)
         before = self._trials.get(name, _Trial())
         self._trials[name] = _Trial(before.step, before.step)
 
@@ -153,7 +153,7 @@ class Estimate:
         if failed:
             self._failed.add(name)
         self._trials.pop(name, None)
-        self._over[name] = self._works[name].own if name in self._works else 0.0
+        self._over.add(name)
 
     @property
     def speed(self) -> float | None:
@@ -174,7 +174,10 @@ class Estimate:
             return None
         running, waiting = self._left()
         trials = makespan(running, waiting, max(self._places, len(running))) / speed
-        return trials + (self._test_seconds(speed) if self._with_test else 0.0)
+        if not self._with_test:
+            return trials
+        tested = [work for name, work in list(self._works.items()) if name not in self._failed]
+        return trials + self.start_seconds + report_flop(tested, self._places) / speed
 
     @property
     def share(self) -> float:
@@ -208,10 +211,6 @@ class Estimate:
     def _mean(self) -> float:
         works = list(self._works.values())
         return sum(work.own for work in works) / len(works) if works else 0.0
-
-    def _test_seconds(self, speed: float) -> float:
-        works = [work for name, work in list(self._works.items()) if name not in self._failed]
-        return self.start_seconds + report_flop(works, self._places) / speed
 
 
 def report_flop(works: Sequence[Work], places: int, made: Collection[str] = ()) -> float:

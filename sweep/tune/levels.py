@@ -72,11 +72,9 @@ class SweepLevels(Config):
 
 
 def measured_blocks(space: SpaceConfig, modules: int) -> int:
-    """Return how many blocks pass through the model to measure levels. A backward pass counts as a forward one.
+    """Return how many blocks pass through the model to measure the levels of so many module types.
 
-    Args:
-        space: space whose levels are measured.
-        modules: number of sparsified module types.
+    A backward pass counts as a forward one.
     """
     counts = {
         "fisher": min(_CURVE_BLOCKS, space.corpus.blocks.calibration) * (1 + _DRAWS),
@@ -121,12 +119,7 @@ def _under(space: SpaceConfig, method: LevelMethod, levels: dict[str, float]) ->
 
 @dataclass(frozen=True)
 class _Measurement:
-    """Measures the levels of one space.
-
-    Attributes:
-        space, materials: of the sweep.
-        ear: name of the actor that hears the workers.
-    """
+    """Measures the levels of one space. ``ear`` is the name of the actor that hears the workers."""
 
     space: SpaceConfig
     materials: Materials
@@ -176,7 +169,10 @@ class _Measurement:
         numbers = [int(n) for n in np.linspace(0, have - 1, min(have, _CURVE_BLOCKS)).round()]  # over the whole text
         parts = min(len(numbers), max(1, places(self.space.resources)))
         say(f"measuring the Fisher curves of {len(self.plan.levels)} sites on {len(numbers)} blocks")
-        jobs = [(f"curves, part {part + 1}", _curves, self.plan, numbers[part::parts]) for part in range(parts)]
+        jobs = [
+            (f"curves, part {part + 1}", Workbench.fisher_curves, self.plan, numbers[part::parts], _DRAWS)
+            for part in range(parts)
+        ]
         return merged(in_workers(self.space, self.ear, jobs))
 
     def _greedy(self, sites: Sequence[Site]) -> dict[float, dict[str, float]]:
@@ -198,10 +194,7 @@ class _Measurement:
 def in_workers(space: SpaceConfig, ear: str, jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Call functions with a workbench of the space, each in a worker with the resources of a trial.
 
-    Args:
-        space: gives model, text and resources.
-        ear: name of the actor that hears the workers.
-        jobs: for each call, the name to show, the function and its further arguments.
+    ``jobs`` has, for each call, the name to show, the function and its further arguments.
     """
     tell("measuring")
     worker = remotely(space.resources, _in_worker).options(retry_exceptions=[NodeError])
@@ -209,7 +202,6 @@ def in_workers(space: SpaceConfig, ear: str, jobs: Sequence[tuple[Any, ...]]) ->
 
 
 def _in_worker(space: SpaceConfig, ear: str, who: str, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a job in a worker, and report its activities."""
     hush()
     torch.set_num_threads(space.resources.cpus_per_trial)
     speak(ear, who)
@@ -217,10 +209,6 @@ def _in_worker(space: SpaceConfig, ear: str, who: str, work: Callable[..., Any],
         return work(Workbench(space.model, space.corpus, space.resources.device), *arguments)
     finally:
         hush_up()
-
-
-def _curves(bench: Workbench, plan: TrialPlan, numbers: Sequence[int]) -> Curves:
-    return bench.fisher_curves(plan, numbers, _DRAWS)
 
 
 def _greedy(

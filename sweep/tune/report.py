@@ -42,7 +42,7 @@ class _TestReader:
 
     def report(self, checkpoint: Checkpoint) -> Checkpoint:
         """Add the test scores to a checkpoint."""
-        bench = self._bench
+        bench = self._bench  # first, because it speaks for itself
         speak(self._ear, checkpoint.meta.config.name)
         try:
             return report_test(bench, checkpoint)
@@ -57,17 +57,16 @@ class _Scoring:
         works: work of the trials to score, by name.
         places: readers at once.
         speed: operations per second of one reader; None if unknown.
+
+    Attributes:
+        done: names of the scored trials.
     """
 
     def __init__(self, works: Mapping[str, Work], places: int, speed: float | None) -> None:
         self._works, self._places, self._speed = works, places, speed
         self._made: set[str] = set()
         self._parts: dict[str, float] = {}
-        self._done: set[str] = set()
-
-    def done(self, name: str) -> None:
-        """Record that a trial is scored."""
-        self._done.add(name)
+        self.done: set[str] = set()
 
     def heard(self, who: str, activity: Activity, now: float) -> None:
         """Record what a reader does."""
@@ -77,14 +76,14 @@ class _Scoring:
 
     def standing(self) -> Standing:
         """Return how far the readers are."""
-        done, all_ = set(self._done), len(self._works)
-        left = [self._rest(name) for name in self._works if name not in done]
+        done, all_ = set(self.done), len(self._works)
+        left = [
+            replace(work, test=work.test * (1 - self._parts.get(name, 0.0)))
+            for name, work in self._works.items()
+            if name not in done
+        ]
         seconds = report_flop(left, self._places, self._made) / self._speed if self._speed else None
         return Standing(f"{len(done)} of {all_} trials scored on the test split", len(done) / all_, seconds)
-
-    def _rest(self, name: str) -> Work:
-        work = self._works[name]
-        return replace(work, test=work.test * (1 - self._parts.get(name, 0.0)))
 
 
 def report_on_test(
@@ -92,11 +91,7 @@ def report_on_test(
 ) -> None:
     """Score finished trials on the test split and store the scores in their checkpoints. Skip scored ones.
 
-    Args:
-        folder: folder of the sweep.
-        shape: shape of the model.
-        trials: trials of the sweep; only finished ones are scored.
-        speed: operations per second in one place, to estimate the time left.
+    ``speed``, operations per second in one place, serves to estimate the time left.
     """
     finished = [trial for trial in trials if trial.state == "finished"]
     waiting = _by_turns([trial for trial in finished if "test.spon" not in _checkpoint(trial).scores])
@@ -108,7 +103,7 @@ def report_on_test(
     follow(scoring)
     for trial, checkpoint in _tested(readers, waiting):
         trial.add_test(checkpoint)
-        scoring.done(trial.path.name)
+        scoring.done.add(trial.path.name)
     follow(None)
     say(f"scored in {time.monotonic() - started:.0f} s")
 

@@ -46,11 +46,7 @@ class _Patient(TrialScheduler):
 
 
 class InTurn(_Patient, FIFOScheduler):
-    """Runs all trials to their end.
-
-    Args:
-        resources: resources of a trial.
-    """
+    """Runs all trials to their end."""
 
     def __init__(self, resources: ResourcesConfig) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -61,7 +57,7 @@ class Halving(_Patient, ASHAScheduler):
     """Ends poor masks early. Ray keeps no rungs over a restart (ray#30838), so earlier scores are replayed to it.
 
     Args:
-        resources: resources of a trial.
+        resources: of a trial.
         asha: settings of the space.
         n_rungs: most rungs of a proxy, or validations of a training.
         known: earlier scores in their order: who was scored, at which rung (from 1), and the KL there.

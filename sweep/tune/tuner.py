@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -14,11 +14,11 @@ from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
 from sweep.store.storage import answering, drop_states, folders_in, states_in
 from sweep.tune.callback import SweepCallback
+from sweep.tune.estimate import work_of
 from sweep.tune.nodes import Nodes, Place, places
 from sweep.tune.progress import Progress
 from sweep.tune.scheduler import InTurn
 from trainables.cache import writable
-from trainables.cost import total_steps
 from trainables.ray_trainable import SponTrainable
 
 _NEVER = 10**9
@@ -43,10 +43,10 @@ def run_trials(
     stored.
 
     Args:
-        folder: folder of the sweep.
-        shape: shape of the model.
-        trials: trials of the stage.
-        tracking_uri: MLflow tracking URI.
+        folder: of the sweep.
+        shape: of the model.
+        trials: of the stage.
+        tracking_uri: of MLflow.
         stage: name of the stage, and of Ray's folder for it.
         with_test: whether the test report follows, which counts in the time left.
 
@@ -59,10 +59,12 @@ def run_trials(
     """
     if not trials:
         return None
-    folder.plan({trial.name: _steps(trial) for trial in trials})
+    folder.plan({trial.name: work_of(trial, shape).steps for trial in trials})
     resources = folder.space.resources
     nodes, speed, again = Nodes(resources), None, {trial.name for trial in trials}
-    while (left := _left(folder, trials)) and {trial.name for trial in left} <= again:  # otherwise it was stopped
+    while (left := [t for t in trials if folder.trial(t).state == "running"]) and {
+        trial.name for trial in left
+    } <= again:  # otherwise it was stopped
         before, at_once = len(trials) - len(left), places(resources)
         progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
         callback = SweepCallback(folder, progress, tracking_uri, nodes)
@@ -76,18 +78,9 @@ def run_trials(
     return speed
 
 
-def _left(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """Return the trials that have not ended, or not begun."""
-    return [trial for trial in trials if folder.trial(trial).state == "running"]
-
-
 def drop_done_states(folder: SweepFolder) -> None:
     """Remove the states of trials that need them no more. A failed trial may be retried, and others may resume."""
     drop_states(folder.tune, {trial.path.name for trial in folder.trials if trial.state in ("finished", "stopped")})
-
-
-def _steps(trial: TrialConfig) -> int:
-    return total_steps(trial.corpus.blocks.calibration, trial.training) if trial.sites else 0
 
 
 def fit(
@@ -101,7 +94,7 @@ def fit(
     """Run the rest of a stage of a sweep through Ray Tune.
 
     Args:
-        folder: folder of the sweep.
+        folder: of the sweep.
         stage: name of the stage, and of Ray's folder for it.
         trainable: what to run; its output is kept if it trains.
         space: search space of its config; resources are added here.
@@ -121,9 +114,10 @@ def fit(
     config.reuse_actors = True
     config.max_concurrent_trials = config.max_concurrent_trials or resources.max_concurrent
     config.scheduler = config.scheduler or InTurn(resources)
-    config.trial_name_creator = config.trial_dirname_creator = _trial_name
+    config.trial_name_creator = config.trial_dirname_creator = lambda trial: str(trial.config["name"])
+    known = folders_in(folder.tune)
     run = tune.RunConfig(
-        name=_fresh(stage, folders_in(folder.tune)),
+        name=next(name for number in count(1) if (name := f"{stage}.{number}") not in known),  # nothing is overwritten
         storage_path=folder.tune,
         callbacks=[callback],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials decide when; all states are kept
@@ -133,11 +127,6 @@ def fit(
         verbose=0,
     )
     _run(tune.Tuner(placed, param_space=space, tune_config=config, run_config=run), folder)
-
-
-def _fresh(stage: str, known: Collection[str]) -> str:
-    """Return an unused name for Ray's folder of a stage, so that no driver overwrites states of an earlier one."""
-    return next(name for number in count(1) if (name := f"{stage}.{number}") not in known)
 
 
 def _run(tuner: tune.Tuner, folder: SweepFolder) -> None:
@@ -173,7 +162,3 @@ def grid_space(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     keys = next(iter(jobs.values()))
     return {"name": tune.grid_search(list(jobs)), **{key: tune.sample_from(look_up(key)) for key in keys}}
-
-
-def _trial_name(trial: tune.experiment.Trial) -> str:
-    return str(trial.config["name"])

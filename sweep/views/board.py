@@ -4,7 +4,7 @@ Figures come from the scores in the checkpoints, with 95% paired bootstrap inter
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import pandas as pd
@@ -13,7 +13,6 @@ from search_spaces.errors import SponError
 from search_spaces.trial import TrialConfig
 from sweep.store.folder import SweepFolder
 from trainables.checkpoint import Checkpoint, read_checkpoint
-from trainables.scores import Scores
 from trainables.statistics import Statistic, bootstrap_unit, paired_bootstrap, recovered
 
 EvaluationSplit = Literal["validation", "test"]
@@ -68,7 +67,7 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
 
     Args:
         folder: of the sweep.
-        split: the scores to use. The default is test if every finished trial has it, else validation.
+        split: scores to use. The default is test if every finished trial has it, else validation.
 
     Returns:
         ``COLUMNS``, with the bounds of each interval.
@@ -91,7 +90,7 @@ def make_board(folder: SweepFolder, split: EvaluationSplit | None = None) -> pd.
 
 def _row(checkpoint: Checkpoint, split: EvaluationSplit) -> dict[str, object]:
     config = checkpoint.meta.config
-    models = _models(checkpoint, split)
+    models = {who: checkpoint.scores[f"{split}.{who}"] for who in ("dense", "teal", "spon")}
     row: dict[str, object] = {
         "trial": config.name,
         "plan": config.plan_label,
@@ -124,37 +123,18 @@ def plan_title(config: TrialConfig) -> str:
     return f"{modules} at {100 * level:g}% ({', '.join(how)})"
 
 
-def _models(checkpoint: Checkpoint, split: EvaluationSplit) -> Mapping[str, Scores]:
-    return {who: checkpoint.scores[f"{split}.{who}"] for who in ("dense", "teal", "spon")}
-
-
 def pareto_flags(checkpoints: Sequence[Checkpoint]) -> list[bool]:
     """Whether each trial has the lowest validation KL of its plan among trials with as few or fewer parameters.
 
     Choices use validation, whatever split the board shows. TEAL alone, with no parameters, always takes part.
     """
-    points: dict[str, set[tuple[float, int]]] = {}
-    for checkpoint in checkpoints:
-        teal = checkpoint.meta.metrics["val_teal_kl_nats"], 0
-        points.setdefault(_plan(checkpoint), set()).update([teal, _point(checkpoint)])
-    fronts = {plan: _front(found) for plan, found in points.items()}
-    return [_point(checkpoint) in fronts[_plan(checkpoint)] for checkpoint in checkpoints]
-
-
-def _front(points: set[tuple[float, int]]) -> set[tuple[float, int]]:
-    """The Pareto front: the points with a lower KL than all others with as few or fewer parameters."""
-    front: set[tuple[float, int]] = set()
-    best = math.inf
-    for kl, n_params in sorted(points, key=lambda point: (point[1], point[0])):
-        if kl < best:
-            front.add((kl, n_params))
-            best = kl
-    return front
-
-
-def _plan(checkpoint: Checkpoint) -> str:
-    return checkpoint.meta.config.plan.model_dump_json()
-
-
-def _point(checkpoint: Checkpoint) -> tuple[float, int]:
-    return checkpoint.meta.metrics["val_kl_nats"], checkpoint.meta.config.n_spon_params
+    metas = [checkpoint.meta for checkpoint in checkpoints]
+    plans = [meta.config.plan.model_dump_json() for meta in metas]
+    points = [(p, m.config.n_spon_params, m.metrics["val_kl_nats"]) for p, m in zip(plans, metas, strict=True)]
+    teal = {(plan, 0, meta.metrics["val_teal_kl_nats"]) for plan, meta in zip(plans, metas, strict=True)}
+    front, lowest = set(), dict[str, float]()
+    for plan, n_params, kl in sorted({*points, *teal}):
+        if kl < lowest.get(plan, math.inf):
+            front.add((plan, n_params, kl))
+            lowest[plan] = kl
+    return [point in front for point in points]

@@ -37,7 +37,7 @@ def compare(first: SweepFolder, second: SweepFolder) -> list[Pair]:
     """
     sweeps = [_scored(first), _scored(second)]
     several = any(len({checkpoint.meta.config.level_method for checkpoint in scored}) > 1 for scored in sweeps)
-    ours, theirs = (_by_key(scored, several) for scored in sweeps)
+    ours, theirs = ({_key(checkpoint, several): checkpoint for checkpoint in scored} for scored in sweeps)
     shared = [key for key in ours if key in theirs]
     if not shared:
         rule = "two sweeps must share a scored trial, of one allocation, sparsity, method of levels and seed"
@@ -64,11 +64,11 @@ def _scored(folder: SweepFolder) -> list[Checkpoint]:
     return [checkpoint for checkpoint in read if "test.spon" in checkpoint.scores]
 
 
-def _by_key(scored: list[Checkpoint], several: bool) -> dict[_Key, Checkpoint]:
-    """Key trials by what two sweeps can share, with the level method where a sweep has several."""
-    configs = [checkpoint.meta.config for checkpoint in scored]
-    keys = [(c.allocation, c.sparsity, c.level_method or "given" if several else "", c.training.seed) for c in configs]
-    return dict(zip(keys, scored, strict=True))
+def _key(checkpoint: Checkpoint, several: bool) -> _Key:
+    """What two sweeps can share of a trial, with the level method where a sweep has several."""
+    config = checkpoint.meta.config
+    levels = (config.level_method or "given") if several else ""
+    return config.allocation, config.sparsity, levels, config.training.seed
 
 
 def _pair(key: _Key, ours: Checkpoint, theirs: Checkpoint) -> Pair:

@@ -4,7 +4,7 @@ Only this module compares plans with one another. Plans of one sparsity have the
 weighted by the weights of the sites, and so the same work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,7 @@ _NONE = "none"
 
 
 def frontier_of(folder: SweepFolder, board: pd.DataFrame, levels: SweepLevels) -> pd.DataFrame:
-    """The position of each trial on the frontier, one row per trial.
-
-    Args:
-        folder: of a sweep whose plans have measured levels.
-        board: of the sweep.
-        levels: of the sweep.
+    """The position of each trial of a sweep with measured levels on the frontier, one row per trial.
 
     Returns:
         Columns ``sparsity``, ``weights_skipped`` (of all linear layers of the decoder), ``levels``, ``biases``,
@@ -110,7 +105,8 @@ def frontier_figure(frontier: pd.DataFrame, dense_ppl: float) -> Figure:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, name, unit in ((axes[0], "kl_nats", "KL(dense || sparse), nats"), (axes[1], "ppl", "perplexity")):
-        for label, rows in _lines(frontier):
+        for (method, biases), rows in frontier.groupby(["levels", "biases"], sort=False):
+            label = f"{method}, {'TEAL alone' if biases == _NONE else biases}"
             spread = [rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]]
             axis.errorbar(100 * rows["weights_skipped"], rows[name], yerr=spread, marker="o", capsize=3, label=label)
         axis.set(xlabel="weights that need not be read, %", ylabel=unit, yscale="log")
@@ -120,11 +116,6 @@ def frontier_figure(frontier: pd.DataFrame, dense_ppl: float) -> Figure:
     axes[1].axhline(dense_ppl, linestyle="--", color="grey", label="dense")
     axes[1].legend(fontsize=8)
     return figure
-
-
-def _lines(frontier: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for (method, biases), rows in frontier.groupby(["levels", "biases"], sort=False):
-        yield f"{method}, {'TEAL alone' if biases == _NONE else biases}", rows
 
 
 def levels_figure(plans: Sequence[PlanLevels]) -> Figure:

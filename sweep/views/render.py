@@ -72,25 +72,21 @@ def _recovery_interval(row: pd.Series, name: str) -> str:
 
 def as_text(board: pd.DataFrame) -> str:
     """Tables for a terminal of 100 columns, one per sparsity plan, and a line that explains them."""
-    plans = ["\n".join([*_head(rows), *_table(rows)]) for _, rows in board.groupby("plan", sort=False)]
+    plans = ["\n".join(_table(rows)) for _, rows in board.groupby("plan", sort=False)]
     return "\n\n".join([*plans, _key(board)])
 
 
-def _head(rows: pd.DataFrame) -> list[str]:
-    first = rows.iloc[0]
-    return wrap(f"{first['plan_title']}: {_baselines(first)}", _WIDTH, subsequent_indent="  ")
-
-
 def _table(rows: pd.DataFrame) -> list[str]:
+    first = rows.iloc[0]
+    head = wrap(f"{first['plan_title']}: {_baselines(first)}", _WIDTH, subsequent_indent="  ")
     names, *others = ([column.name, *(column.cell(row) for _, row in rows.iterrows())] for column in _COLUMNS)
     room = max(_SHORTEST, _WIDTH - sum(2 + max(map(len, cells)) for cells in others))
     names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
-    aligned = (_aligned(cells, column.align) for cells, column in zip((names, *others), _COLUMNS, strict=True))
-    return ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
-
-
-def _aligned(cells: list[str], align: str) -> list[str]:
-    return [f"{cell:{align}{max(map(len, cells))}}" for cell in cells]
+    aligned = []
+    for cells, column in zip((names, *others), _COLUMNS, strict=True):
+        width = max(map(len, cells))
+        aligned.append([f"{cell:{column.align}{width}}" for cell in cells])
+    return head + ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
 
 
 def _key(board: pd.DataFrame) -> str:
@@ -108,13 +104,12 @@ def as_wide_text(board: pd.DataFrame) -> str:
     """Tables with all columns, one per sparsity plan."""
     first = board.iloc[0]
     head = f"{first['split']} split; 95% paired bootstrap over {first['bootstrap_over']}; * = Pareto on validation KL"
-    return "\n".join([head, *(_wide_plan(str(plan), rows) for plan, rows in board.groupby("plan", sort=False))])
-
-
-def _wide_plan(plan: str, rows: pd.DataFrame) -> str:
-    first = rows.iloc[0]
-    head = f"{plan} (realised {first['realised_sparsity']:.3f}): {_baselines(first)}"
-    return f"\n{head}\n{_cells(rows).to_string(index=False)}"
+    lines = [head]
+    for plan, rows in board.groupby("plan", sort=False):
+        first = rows.iloc[0]
+        lines += ["", f"{plan} (realised {first['realised_sparsity']:.3f}): {_baselines(first)}"]
+        lines.append(_cells(rows).to_string(index=False))
+    return "\n".join(lines)
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 from search_spaces.config import SpaceConfig
 from search_spaces.resolve import Fingerprints
@@ -40,9 +41,7 @@ def make_searcher(directory: Path, algorithm: str, n_masks: int) -> MaskSearch:
         space=SpaceConfig.model_validate(space),
         shape=make_shape(_LAYERS),
         fingerprints=Fingerprints("model", "corpus"),
-        rungs=(32,),
-        known=lambda trial, blocks: None,
-        job=lambda trial, rungs: {"trial": trial},
+        masks=SimpleNamespace(rungs=(32,), known=lambda trial: None, job=lambda trial: {"trial": trial}),
         counts=directory / f"{algorithm}.json",
     )
     return MaskSearch(task, directory / f"{algorithm}.log")

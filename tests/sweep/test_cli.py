@@ -45,6 +45,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("corpus.text_column=body", "text_column must be one of text"),
         ("model.source=/nosuch/model", "/nosuch/model"),
         ("plan={modules: all, levels: fisher, bounds: [0.7, 0.9]}", "within plan.bounds, but got sparsity 0.6"),
+        ("plan.modules=[o_proj]", "allow_unsparsified_biases"),
         ("plan.levels={5.down_proj: 0.5}", "a level must name a site of the plan, but got 5.down_proj"),
         (
             "search={masks: {family: exactly_k, k: 9}}",
@@ -61,11 +62,11 @@ def test_a_wrong_space_is_refused(
     assert not (storage / "tiny").exists()
 
 
-def test_a_bias_outside_the_plan_is_refused(
+def test_levels_of_a_uniform_space_are_refused(
     tiny_raw: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = write_space(tiny_raw | {"plan": {"modules": ["down_proj"]}, "allocations": ["ATTN-ONLY"]}, tmp_path)
-    assert "allow_unsparsified_biases" in refusal(capsys, "plan", space)
+    line = refusal(capsys, "levels", write_space(tiny_raw, tmp_path), "--storage", tmp_path)
+    assert "levels to find must be fisher or greedy" in line
 
 
 def test_a_model_of_another_layout_is_refused(
@@ -96,10 +97,11 @@ def test_an_output_that_cannot_be_written_is_refused(
     assert "must be writable" in line
 
 
-def test_a_sweep_that_does_not_exist_lists_those_that_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_or_a_space_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "space.json").write_text("{}")
     assert "there are: other" in refusal(capsys, "board", "nosuch", "--storage", tmp_path)
+    assert "No such file" in refusal(capsys, "plan", tmp_path / "nosuch.yaml")
 
 
 def test_a_storage_that_is_no_bucket_is_refused(tiny_raw: dict[str, object], tmp_path: Path) -> None:
@@ -151,18 +153,6 @@ def test_sync_beside_a_driver_is_refused_and_names_it(tmp_path: Path, capsys: py
     (tmp_path / "tiny" / "space.json").write_text("{}")
     with driving(tmp_path / "tiny"):
         assert "another driver holds this sweep: process" in refusal(capsys, "sync", "tiny", "--storage", tmp_path)
-
-
-def test_a_missing_space_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "No such file" in refusal(capsys, "plan", tmp_path / "nosuch.yaml")
-
-
-@pytest.mark.parametrize("command", ["plan", "run", "resume", "status", "board", "sync", "doctor"])
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    assert ended.value.code == 0
-    assert command in capsys.readouterr().out
 
 
 def test_a_password_on_the_command_line_is_refused(

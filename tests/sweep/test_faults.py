@@ -96,6 +96,13 @@ def assert_once_in_mlflow(folder: SweepFolder, uri: str) -> None:
         assert sorted(metric.step for metric in history) == [metrics["step"] for metrics in trial.progress]
 
 
+def assert_whole(tmp_path: Path, raw: dict[str, object]) -> None:
+    """A sweep to which something happened ended as if nothing had, on disk and in the storage's MLflow."""
+    folder = SweepFolder(tmp_path / "tiny")
+    assert_as_without_ray(folder, raw)
+    assert_once_in_mlflow(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
 @contextmanager
 def cluster(*workers: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """A head and nodes of one CPU each, each with its own directory and environment: the address, the directories."""
@@ -178,9 +185,7 @@ def test_a_killed_driver_whose_last_state_is_gone_and_the_one_before_cut_loses_n
     assert ran.code == 0, ran.err
     assert [line.split()[2].split("_")[0] for line in ran.out.splitlines() if "  start  " in line] == ["UNIF-ALL"]
     assert " step 4/" in ran.out  # it began anew
-    folder = SweepFolder(tmp_path / "tiny")
-    assert_as_without_ray(folder, longer)
-    assert_once_in_mlflow(folder, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert_whole(tmp_path, longer)
 
 
 def test_trials_spread_over_nodes_and_one_whose_node_is_lost_goes_on_on_the_other(
@@ -199,8 +204,7 @@ def test_trials_spread_over_nodes_and_one_whose_node_is_lost_goes_on_on_the_othe
     assert driver.returncode == 0, err
     assert "  start  " in out
     assert " step 4/" not in out  # it went on where it was
-    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
-    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert_whole(tmp_path, raw)
 
 
 def test_a_node_with_a_full_disk_is_taken_out_and_no_trial_fails_for_it(
@@ -218,8 +222,7 @@ def test_a_node_with_a_full_disk_is_taken_out_and_no_trial_fails_for_it(
     assert ran.code == 0, ran.err
     assert ran.out.count("trials in a row failed on node") == 1
     assert "which is now excluded: the output directory must be writable, but Not a directory" in ran.out
-    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), raw)
-    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert_whole(tmp_path, raw)
 
 
 def test_an_mlflow_server_that_is_killed_stops_nothing_and_sync_sends_what_it_missed(
@@ -258,5 +261,4 @@ def test_a_storage_that_is_lost_is_one_line_and_resume_goes_on_when_it_is_back(
     away.rename(trials)
     ran = run("resume", "tiny", "--storage", tmp_path)
     assert ran.code == 0, ran.err
-    assert_as_without_ray(SweepFolder(tmp_path / "tiny"), longer)
-    assert_once_in_mlflow(SweepFolder(tmp_path / "tiny"), f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert_whole(tmp_path, longer)

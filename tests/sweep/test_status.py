@@ -47,19 +47,11 @@ def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> Iterator[SweepFolder]
         yield sweep
 
 
-def test_trials_are_counted_by_state(folder: SweepFolder) -> None:
-    assert status_of(folder).states == {"finished": 2, "failed": 1, "running": 1, "waiting": 1}
-
-
-def test_the_speed_is_that_of_trials_that_train(folder: SweepFolder) -> None:
-    assert status_of(folder).steps_per_second == 12 / 40
-
-
-def test_what_is_left_is_of_trials_that_have_not_ended(folder: SweepFolder) -> None:
+def test_states_speed_and_what_is_left_are_of_trials_that_train(folder: SweepFolder) -> None:
     status = status_of(folder)
-    assert status.steps_left == 4 + 8
-    assert status.seconds_left == pytest.approx(40)
-    assert status.seconds == 42
+    assert status.states == {"finished": 2, "failed": 1, "running": 1, "waiting": 1}
+    assert status.steps_per_second == 12 / 40
+    assert (status.steps_left, status.seconds_left, status.seconds) == (4 + 8, pytest.approx(40), 42)
 
 
 def test_the_lines_say_it_all(folder: SweepFolder) -> None:
@@ -116,26 +108,16 @@ def test_the_sweeps_of_a_storage_are_a_line_each(
 def test_trials_that_may_begin_at_once_share_the_time(folder: SweepFolder) -> None:
     status = status_of(folder)
     assert status.at_once == 1
-    later = status.__class__(**{**vars(status), "trials": (), "waiting": {"a": 8, "b": 8, "c": 8}})
-    assert later.at_once == 2  # max_concurrent
+    assert replace(status, trials=(), waiting={"a": 8, "b": 8, "c": 8}).at_once == 2  # max_concurrent
 
 
-def test_without_a_price_there_is_no_cost(folder: SweepFolder) -> None:
-    status = status_of(folder)
-    assert not any("cost" in line for line in as_lines(status.__class__(**{**vars(status), "price_per_hour": None})))
-
-
-def test_running_trials_hold_their_share_of_the_gpus(folder: SweepFolder) -> None:
+def test_lines_without_a_price_with_gpus_and_of_a_search(folder: SweepFolder) -> None:
     status = status_of(folder)
     assert not any("GPU" in line for line in as_lines(status))
-    held = status.__class__(**{**vars(status), "trials": status.trials * 2, "gpus_per_trial": 0.25})
+    assert not any("cost" in line for line in as_lines(replace(status, price_per_hour=None)))
+    held = replace(status, trials=status.trials * 2, gpus_per_trial=0.25)
     assert as_lines(held)[2] == "GPUs: 0.5 held by running trials"
-
-
-def test_what_a_search_trains_later_is_not_in_the_time_left(folder: SweepFolder) -> None:
-    status = status_of(folder)
-    searched = status.__class__(**{**vars(status), "search": ("search: train", "then: confirm")})
-    lines = as_lines(searched)
+    lines = as_lines(replace(status, search=("search: train", "then: confirm")))
     assert lines[1:3] == ["search: train", "then: confirm"]
     assert "left: about 40 s; 0.01 h of trials known so far, after 0.01 h" in lines
 
@@ -151,15 +133,12 @@ def said(folder: SweepFolder, seconds_ago: float) -> list[str]:
     return as_lines(status_of(folder))
 
 
-def test_what_the_driver_does_now_is_said(folder: SweepFolder) -> None:
+def test_what_the_driver_does_now_is_said_and_when_it_is_old(folder: SweepFolder) -> None:
     before = as_lines(status_of(folder))
     lines = said(folder, 1)
     assert lines[1:3] == ["now: 2 of 5 trials done, about 9 min left", "  BOTTOM-50_s0.60: training, step 5 of 8"]
     assert lines[3:] == before[1:]
     assert lines[0].endswith("; last sign of life 0 s ago")
-
-
-def test_what_it_did_long_ago_is_said_to_be_old(folder: SweepFolder) -> None:
     assert said(folder, 180)[1] == "now: 2 of 5 trials done, about 9 min left (said 3 min ago)"
 
 

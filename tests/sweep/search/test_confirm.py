@@ -2,92 +2,59 @@
 
 import pytest
 import torch
-from optuna.trial import FixedTrial
 
-from search_spaces.config import SpaceConfig
-from search_spaces.resolve import Fingerprints, resolve_space
-from search_spaces.search import trial_of_suggestion
+from search_spaces.resolve import resolve_space
 from search_spaces.sites import Site
 from sweep.search.confirm import choose, compare, final_groups
 from sweep.store.folder import SweepFolder
-from tests.search_spaces.conftest import make_shape
-from tests.sweep.search.fabricated import checkpoint_of, scores_of
+from tests.sweep.search.fabricated import PRINTS, SHAPE, checkpoint_of, mask_of, scores_of, space_of
 
-SHAPE, PRINTS = make_shape(8), Fingerprints("m", "c")
 KL, BOTH = ["val_kl_nats"], ["val_kl_nats", "n_spon_params"]
 TEXT = torch.linspace(0.1, 2.0, 12).tolist()  # twelve documents, some much harder than others
 
 
-def space(allocations=("UNIF-ALL", "TOP-50"), plan=None, objectives=KL, **confirm):
+def space(allocations=("UNIF-ALL", "TOP-50"), objectives=KL, **confirm):
     final = {"seeds": [1, 2], "n_random": 2, **confirm}
-    search = {"masks": {"family": "subset"}, "objectives": objectives, "confirm": final}
-    given = {
-        "name": "s",
-        "model": {"dtype": "float32"},
-        "sparsity": [0.5],
-        "allocations": allocations,
-        "plan": plan or {},
-        "search": search,
-    }
-    return SpaceConfig.model_validate(given)
-
-
-def trial_of(*layers, of=None):
-    bits = {f"{layer:02d}.down_proj": layer in layers for layer in range(8)}
-    return trial_of_suggestion(of or space(), FixedTrial(bits), SHAPE, PRINTS)
+    return space_of(*allocations, search={"objectives": objectives, "confirm": final})
 
 
 def trained(*layers, kl):
-    return checkpoint_of(trial_of(*layers), {"val_kl_nats": kl, "val_teal_kl_nats": 1.0})
+    return checkpoint_of(mask_of(*layers), {"val_kl_nats": kl, "val_teal_kl_nats": 1.0})
 
 
 def layers_of(sites):
     return tuple(Site.parse(str(site)).layer for site in sites)
 
 
-def chosen_layers(*checkpoints, **confirm):
-    config = space(**{"objectives": BOTH} | confirm)
-    return [layers_of(c.meta.config.sites) for c in choose(config, checkpoints, resolve_space(config, SHAPE, PRINTS))]
-
-
-# Choose
-
-
-def test_the_best_at_each_size_is_chosen_best_first():
-    masks = [trained(1, kl=0.6), trained(2, kl=0.7), trained(1, 2, kl=0.5), trained(2, 3, kl=0.4)]
-    assert chosen_layers(*masks, n_chosen=9) == [(2, 3), (1,)]
-
-
-def test_where_size_does_not_matter_the_best_are_chosen():
-    masks = [trained(1, kl=0.6), trained(1, 2, kl=0.5), trained(2, 3, 4, kl=0.4), trained(1, 2, 3, 4, kl=0.45)]
-    assert chosen_layers(*masks, objectives=KL, n_chosen=2) == [(2, 3, 4), (1, 2, 3, 4)]
-
-
-def test_a_mask_that_a_smaller_one_beats_is_not_chosen():
-    assert chosen_layers(trained(1, kl=0.4), trained(1, 2, kl=0.5), n_chosen=9) == [(1,)]
-
-
-def test_a_mask_that_an_allocation_of_the_space_beats_is_not_chosen():
-    named = trained(0, 1, 2, 3, kl=0.3)
-    assert chosen_layers(named, trained(1, kl=0.6), trained(1, 2, 3, 4, 5, kl=0.4), n_chosen=9) == [(1,)]
-
-
-def test_an_allocation_of_the_space_is_not_chosen():
-    assert chosen_layers(trained(*range(8), kl=0.1), trained(0, 1, 2, 3, kl=0.2)) == []
-
-
-def test_no_more_are_chosen_than_asked_for():
-    masks = [trained(1, kl=0.6), trained(1, 2, kl=0.5), trained(1, 2, 3, kl=0.4)]
-    assert chosen_layers(*masks, n_chosen=2) == [(1, 2, 3), (1, 2)]
-
-
-def test_a_search_that_is_beaten_throughout_still_yields_its_best():
-    named = trained(0, 1, 2, 3, kl=0.1)
-    assert chosen_layers(named, trained(*range(5), kl=0.3), trained(*range(6), kl=0.2), n_chosen=9) == [tuple(range(6))]
-
-
-def test_teal_alone_is_not_chosen():
-    assert chosen_layers(trained(kl=1.0)) == []
+@pytest.mark.parametrize(
+    ("masks", "confirm", "chosen"),
+    [
+        ({(1,): 0.6, (2,): 0.7, (1, 2): 0.5, (2, 3): 0.4}, {}, [(2, 3), (1,)]),
+        ({(1,): 0.4, (1, 2): 0.5}, {}, [(1,)]),
+        ({(0, 1, 2, 3): 0.3, (1,): 0.6, (1, 2, 3, 4, 5): 0.4}, {}, [(1,)]),
+        ({(1,): 0.6, (1, 2): 0.5, (1, 2, 3): 0.4}, {"n_chosen": 2}, [(1, 2, 3), (1, 2)]),
+        ({(1,): 0.6, (1, 2): 0.5, (2, 3, 4): 0.4}, {"objectives": KL, "n_chosen": 2}, [(2, 3, 4), (1, 2)]),
+        ({tuple(range(8)): 0.1, (0, 1, 2, 3): 0.2}, {}, []),
+        ({(0, 1, 2, 3): 0.1, tuple(range(5)): 0.3, tuple(range(6)): 0.2}, {}, [tuple(range(6))]),
+        ({(): 1.0}, {}, []),
+    ],
+    ids=[
+        "the best of each size, best first",
+        "not what a smaller one beats",
+        "not what an allocation of the space beats",
+        "no more than asked for",
+        "whatever the size where it does not matter",
+        "no allocation of the space",
+        "the best where all are beaten",
+        "not TEAL alone",
+    ],
+)
+def test_masks_are_chosen_by_kl_and_by_size_where_that_counts(masks, confirm, chosen):
+    config = space(**{"objectives": BOTH, "n_chosen": 9} | confirm)
+    found = choose(
+        config, [trained(*layers, kl=kl) for layers, kl in masks.items()], resolve_space(config, SHAPE, PRINTS)
+    )
+    assert [layers_of(checkpoint.meta.config.sites) for checkpoint in found] == chosen
 
 
 # The groups of a final comparison
@@ -95,7 +62,7 @@ def test_teal_alone_is_not_chosen():
 
 def groups_of(*masks, **given):
     config = space(**given)
-    chosen = [checkpoint_of(trial_of(*layers, of=config), {}) for layers in masks]
+    chosen = [checkpoint_of(mask_of(*layers, space=config), {}) for layers in masks]
     return final_groups(config, chosen, resolve_space(config, SHAPE, PRINTS), SHAPE)
 
 
@@ -103,30 +70,23 @@ def roles(groups, role):
     return {name: layers_of(trials[0].sites) for name, (mine, trials) in groups.items() if mine == role}
 
 
-def test_the_chosen_the_named_and_the_controls_are_compared():
-    groups = groups_of((1, 2, 6))
+def test_the_chosen_the_named_and_the_controls_are_compared_with_every_seed_under_one_plan():
+    groups = groups_of((1, 2, 6), seeds=[5, 6, 7])
     assert list(roles(groups, "chosen").values()) == [(1, 2, 6)]
     assert roles(groups, "named") == {"UNIF-ALL": tuple(range(8)), "TOP-50": (0, 1, 2, 3)}
     assert list(roles(groups, "control")) == ["early-3", "late-3", "random-3-0", "random-3-1", "inverted"]
-
-
-def test_every_mask_is_trained_with_every_seed_under_the_plan_of_the_chosen():
-    for name, (_, trials) in groups_of((1, 2, 6), seeds=[5, 6, 7]).items():
+    for name, (_, trials) in groups.items():
         assert [trial.training.seed for trial in trials] == [5, 6, 7]
-        assert {trial.allocation for trial in trials} == {name}
-        assert {trial.plan_label for trial in trials} == {"down_proj@0.50 threshold"}
-
-
-def test_teal_alone_is_no_mask_of_the_comparison():
-    assert "BASELINE-TEAL" not in groups_of((1, 2), allocations=["BASELINE-TEAL", "UNIF-ALL"])
+        assert {(trial.allocation, trial.plan_label) for trial in trials} == {(name, "down_proj@0.50 threshold")}
 
 
 def test_nothing_is_compared_where_nothing_was_chosen():
-    assert final_groups(space(), [], resolve_space(space(), SHAPE, PRINTS), SHAPE) == {}
+    assert groups_of() == {}
 
 
-def test_an_allocation_with_a_bias_outside_the_plan_is_left_out():
-    assert list(roles(groups_of((1, 2), allocations=["ATTN-ONLY", "UNIF-ALL"]), "named")) == ["UNIF-ALL"]
+def test_teal_alone_and_an_allocation_with_a_bias_outside_the_plan_are_left_out():
+    groups = groups_of((1, 2), allocations=["BASELINE-TEAL", "ATTN-ONLY", "UNIF-ALL"])
+    assert list(roles(groups, "named")) == ["UNIF-ALL"]
 
 
 def test_a_control_that_the_space_has_by_name_comes_once():
@@ -154,10 +114,12 @@ def test_every_mask_comes_once_under_a_name_of_its_own():
 
 
 @pytest.fixture
-def compared(tmp_path):
+def compared(tmp_path, monkeypatch):
     """Compares masks in one plan, given their role, layers, validation KL, and what each seed adds to that and to the
     KL of the text; None for a seed that failed. Controls are by turns better and worse on the documents.
     """
+
+    monkeypatch.setattr("sweep.search.confirm._RESAMPLES", 2000)
 
     def run(masks):
         folder, groups = SweepFolder(tmp_path / "s"), {}
@@ -166,7 +128,7 @@ def compared(tmp_path):
             seeds = range(1, 1 + len(above))
             trials = [
                 trial.model_copy(update={"allocation": name, "training": trial.training.model_copy(update={"seed": s})})
-                for s, trial in zip(seeds, [trial_of(*layers)] * len(above), strict=True)
+                for s, trial in zip(seeds, [mask_of(*layers)] * len(above), strict=True)
             ]
             groups[name] = role, trials
             for trial, extra in zip(trials, above, strict=True):
@@ -188,26 +150,18 @@ CHOSEN = {"found": ("chosen", (1, 2), 0.5, 0.1, 0.3)}
 RIVAL = {"TOP-25": ("named", (0, 1), 0.6, 0.5, 0.6)}
 
 
-def test_figures_of_a_mask_are_means_over_its_seeds(compared):
-    (mask,) = compared(CHOSEN).masks
+def test_figures_of_a_mask_are_means_over_its_seeds(compared, tmp_path):
+    plan = compared(CHOSEN)
+    (mask,) = plan.masks
     assert mask.seeds == (1, 2)
     assert mask.val_kl_nats == pytest.approx(0.5 + 0.2)
     assert mask.test_kl_nats == pytest.approx(sum(TEXT) / 12 + 0.2)
     assert mask.test_nll_nats == pytest.approx(sum(TEXT) / 12 + 2.2)
     assert mask.test_kl_recovered.value == pytest.approx(0.8 / (sum(TEXT) / 12 + 1))
-
-
-def test_a_plan_says_what_its_baselines_are(compared):
-    plan = compared(CHOSEN)
+    assert len({path for path in mask.checkpoints if (tmp_path / "s" / path / "meta.json").exists()}) == 2
     assert plan.teal_test_kl_nats == pytest.approx(sum(TEXT) / 12 + 1)
     assert plan.dense_test_ppl == pytest.approx(torch.tensor(2.0).exp().item())
     assert (plan.plan, plan.bootstrap_over) == ("down_proj@0.50 threshold", "documents")
-
-
-def test_a_mask_names_its_checkpoints_in_the_folder(compared, tmp_path):
-    (mask,) = compared(CHOSEN).masks
-    assert all((tmp_path / "s" / path / "meta.json").exists() for path in mask.checkpoints)
-    assert len(set(mask.checkpoints)) == 2
 
 
 def test_a_difference_is_the_chosen_minus_the_other(compared):
@@ -267,14 +221,11 @@ def test_a_mask_with_a_seed_that_failed_is_left_out(compared):
     plan = compared(CHOSEN | RIVAL | {"late-2": ("control", (6, 7), 0.5, 0.9, None)})
     assert [mask.name for mask in plan.masks] == ["found", "TOP-25"]
     assert [difference.against for difference in plan.differences] == ["TOP-25"]
-
-
-def test_a_rival_with_a_seed_that_failed_is_no_best_rival(compared):
-    assert compared(CHOSEN | {"TOP-25": ("named", (0, 1), 0.6, 0.5, None)}).best_rival == {"found": None}
+    assert compared(CHOSEN | {"TOP-50": ("named", (0, 1, 2, 3), 0.6, 0.5, None)}).best_rival == {"found": None}
 
 
 def test_recovery_is_not_given_where_teal_does_no_certain_damage(tmp_path):
-    folder, trial = SweepFolder(tmp_path / "s"), trial_of(1, 2)
+    folder, trial = SweepFolder(tmp_path / "s"), mask_of(1, 2)
     harmless = {name: scores_of([0.0] * 12) for name in ("test.dense", "test.teal", "test.spon")}
     folder.trial(trial).start(trial)
     folder.trial(trial).store(checkpoint_of(trial, {"val_kl_nats": 0.0}, harmless))

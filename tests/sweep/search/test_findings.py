@@ -3,40 +3,20 @@
 import json
 
 import pytest
-from optuna.trial import FixedTrial
 
-from search_spaces.config import SpaceConfig
-from search_spaces.resolve import Fingerprints
-from search_spaces.search import trial_of_suggestion
 from sweep.search.findings import FINDINGS, Findings, ProxyFindings, make_findings, write_findings, write_stop
 from sweep.search.mask_log import MaskLog, MaskRecord
 from sweep.search.power import Power
 from sweep.store.counts import Counts
-from tests.search_spaces.conftest import make_shape
-from tests.sweep.search.fabricated import checkpoint_of, scores_of
+from tests.sweep.search.fabricated import checkpoint_of, mask_of, scores_of
 from trainables.selection import Difference, Selected, Selection
 from trainables.statistics import Interval
-
-SPACE = SpaceConfig.model_validate(
-    {
-        "name": "s",
-        "model": {"dtype": "float32"},
-        "sparsity": [0.5],
-        "allocations": ["UNIF-ALL"],
-        "search": {"masks": {"family": "subset"}},
-    }
-)
-
-
-def trial_of(*layers):
-    bits = {f"{layer:02d}.down_proj": layer in layers for layer in range(8)}
-    return trial_of_suggestion(SPACE, FixedTrial(bits), make_shape(8), Fingerprints("m", "c"))
 
 
 def trained(*layers, kl, seconds=(1.0, 3.0), halves=None):
     """A mask as if trained, with its KL on the even and on the odd validation blocks; the same on both by default."""
     scores = {"validation.spon": scores_of([*(halves or (kl, kl))] * 6)}
-    return checkpoint_of(trial_of(*layers), {"val_kl_nats": kl}, scores, seconds)
+    return checkpoint_of(mask_of(*layers), {"val_kl_nats": kl}, scores, seconds)
 
 
 @pytest.fixture
@@ -46,10 +26,13 @@ def found(tmp_path):
     def sum_up(scored, *checkpoints, blocks=8, seconds=0.5):
         log = MaskLog(tmp_path / "masks.jsonl")
         for layers, kl in scored.items():
-            log.add(MaskRecord(trial_of(*layers), blocks, kl, 3.0, (kl,) * blocks, seconds))
+            log.add(MaskRecord(mask_of(*layers), blocks, kl, 3.0, (kl,) * blocks, seconds))
         return make_findings(Counts(new=len(scored)), log, 8, checkpoints, None)
 
     return sum_up
+
+
+NOTHING = Findings(Counts(), None, None)
 
 
 # The proxy
@@ -58,13 +41,8 @@ def found(tmp_path):
 def test_the_rank_correlation_is_over_masks_that_were_scored_and_trained(found):
     scored = {(1,): 0.1, (2,): 0.2, (3,): 0.3, (4,): 0.0}
     proxy = found(scored, trained(1, kl=1.0), trained(2, kl=2.0), trained(3, kl=9.0), trained(7, kl=0.0)).proxy
-    assert proxy.n_masks == 3
-    assert proxy.rank_correlation.value == pytest.approx(1.0)
-
-
-def test_the_rank_correlation_is_negative_where_the_proxy_is_wrong(found):
-    proxy = found({(1,): 0.1, (2,): 0.2, (3,): 0.3}, *(trained(i, kl=1 / i) for i in (1, 2, 3))).proxy
-    assert proxy.rank_correlation.value == pytest.approx(-1.0)
+    assert (proxy.n_masks, proxy.rank_correlation.value) == (3, pytest.approx(1.0))
+    assert found(scored, *(trained(i, kl=1 / i) for i in (1, 2, 3))).proxy.rank_correlation.value == pytest.approx(-1)
 
 
 def test_the_reliability_says_how_well_one_half_of_the_text_predicts_the_other(found):
@@ -90,8 +68,8 @@ def test_teal_alone_is_not_among_the_masks(found):
     assert found({(): 0.1, (1,): 0.2}, trained(kl=0.1), trained(1, kl=0.2)).proxy.n_masks == 1
 
 
-def test_a_search_without_proxy_has_no_findings_of_one():
-    assert make_findings(Counts(), None, 0, [trained(1, kl=0.1)], None) == Findings(Counts(), None, None)
+def test_a_search_without_proxy_has_no_findings_of_one(found):
+    assert found({}, trained(1, kl=0.1)) == NOTHING
 
 
 def test_the_costs_are_medians(found):
@@ -139,7 +117,7 @@ def selection_of(kl, rival="TOP-50", **changes):
     )
 
 
-NOTHING = Findings(Counts(), None, None)
+POWER = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.25, kl_nats=0.5, paired_sd_nats=0.01)
 BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.5, 0.1))
 
 
@@ -152,10 +130,12 @@ BETTER, WORSE, UNSURE = (Interval(-0.2, -0.3, -0.1), Interval(0.2, 0.1, 0.3), In
         (Interval(0.2, -0.1, 0.5), "found is not clearly better than TOP-50"),
     ],
 )
-def test_the_last_line_says_who_won(tmp_path, kl, verdict):
-    last = write_findings(NOTHING, selection_of(kl), tmp_path).splitlines()[-1]
-    assert last.startswith(verdict)
-    assert f"{kl.value:+.5f} [{kl.low:+.5f}, {kl.high:+.5f}]" in last
+def test_the_last_line_says_who_won_and_the_differences_are_given_by_seed(tmp_path, kl, verdict):
+    lines = write_findings(NOTHING, selection_of(kl), tmp_path).splitlines()
+    assert lines[-1].startswith(verdict)
+    assert f"{kl.value:+.5f} [{kl.low:+.5f}, {kl.high:+.5f}]" in lines[-1]
+    assert next(line for line in lines if " - " in line).endswith("-0.5000 +0.2500")
+    assert max(map(len, lines)) <= 110
 
 
 def test_the_last_line_says_that_there_was_no_rival(tmp_path):
@@ -163,51 +143,26 @@ def test_the_last_line_says_that_there_was_no_rival(tmp_path):
     assert text.splitlines()[-1] == "found: no allocation of the space is as small"
 
 
-def test_the_differences_are_given_by_seed_too(tmp_path):
-    (line,) = [line for line in write_findings(NOTHING, selection_of(BETTER), tmp_path).splitlines() if " - " in line]
-    assert line.endswith("-0.5000 +0.2500")
-
-
 def test_a_recovery_of_uncertain_damage_is_not_a_number(tmp_path):
     assert "no clear damage" in write_findings(NOTHING, selection_of(BETTER, recovered=None), tmp_path)
 
 
-def test_the_lines_say_what_became_of_the_proposals(tmp_path):
-    counts = Counts(new=5, repeated=4, strayed=2)
-    (line,) = write_findings(Findings(counts, None, None), None, tmp_path).splitlines()
-    assert line.startswith("proposals: 5 masks evaluated; 4 more were known and cost nothing, 2 were drawn")
-    assert "2 were drawn at random" in line
-
-
-def test_the_lines_compare_the_proxy_with_training(tmp_path):
+def test_the_findings_are_the_power_the_proposals_and_the_proxy_as_text_and_as_json(tmp_path):
     proxy = ProxyFindings(9, Interval(0.75, 0.5, 1.0), HALF, seconds_per_mask=0.5, seconds_per_trial=20.0)
-    text = write_findings(Findings(Counts(), proxy, None), None, tmp_path)
+    text = write_findings(Findings(Counts(new=5, repeated=4, strayed=2), proxy, POWER), None, tmp_path)
+    power, _, proposals, *_ = text.splitlines()
+    assert power.startswith("can the text tell: 9 masks")
+    assert proposals == "proposals: 5 masks evaluated; 4 more were known and cost nothing, 2 were drawn at random"
     assert "a mask takes 0.5 s, training it 40 times as long" in text
     assert "Spearman of the two over 9 masks +0.75 [+0.50, +1.00]" in text
-
-
-def test_no_line_is_wider_than_a_terminal(tmp_path):
-    assert max(map(len, write_findings(NOTHING, selection_of(BETTER), tmp_path).splitlines())) <= 110
+    assert (tmp_path / FINDINGS).read_text() == text + "\n"
+    assert json.loads((tmp_path / "findings.json").read_text())["proposals"]["new"] == 5
 
 
 def test_a_search_whose_text_cannot_tell_says_what_it_would_take(tmp_path):
-    power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.25, kl_nats=0.5, paired_sd_nats=0.01)
-    told = write_stop(power, 0.5, tmp_path)
-    assert "a reliability of 0.5 is required; about 192 blocks would suffice" in told[0]
-    assert "set search.proxy.least_reliability to 0" in told[1]
+    write_stop(POWER, 0.5, tmp_path)
     lines = (tmp_path / FINDINGS).read_text().splitlines()
     assert "reliability of 0.25" in lines[0]
-    assert lines[2:] == told
+    assert "a reliability of 0.5 is required; about 192 blocks would suffice" in lines[2]
+    assert "set search.proxy.least_reliability to 0" in lines[3]
     assert json.loads((tmp_path / "findings.json").read_text())["power"]["n_masks"] == 9
-
-
-def test_the_power_comes_first_where_it_is_known(tmp_path):
-    power = Power(n_masks=9, n_blocks=64, block_size=128, reliability=0.75, kl_nats=0.5, paired_sd_nats=0.01)
-    first, *_ = write_findings(Findings(Counts(), None, power), None, tmp_path).splitlines()
-    assert first.startswith("can the text tell: 9 masks")
-
-
-def test_the_findings_are_kept_as_json_and_as_text(tmp_path):
-    text = write_findings(NOTHING, selection_of(BETTER), tmp_path)
-    assert (tmp_path / FINDINGS).read_text() == text + "\n"
-    assert json.loads((tmp_path / "findings.json").read_text())["proposals"]["new"] == 0

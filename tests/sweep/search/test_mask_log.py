@@ -2,15 +2,10 @@ import pickle
 
 import pytest
 
-from search_spaces.config import SpaceConfig
-from search_spaces.resolve import Fingerprints, resolve_space
 from sweep.search.mask_log import MaskLog, MaskRecord
-from tests.search_spaces.conftest import make_shape
+from tests.sweep.search.fabricated import trials_of
 
-SPACE = SpaceConfig.model_validate(
-    {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": ["UNIF-ALL", "TOP-50", "BOTTOM-50"]}
-)
-TRIALS = resolve_space(SPACE, make_shape(4), Fingerprints("m", "c"))
+TRIALS = trials_of("UNIF-ALL", "TOP-50", "BOTTOM-50")
 
 
 def record(place, blocks=8, kl=0.25):
@@ -22,20 +17,20 @@ def log(tmp_path):
     return MaskLog(tmp_path / "masks.jsonl")
 
 
-def test_a_search_without_scores_has_no_records(log):
+def test_what_one_process_adds_another_reads_a_record_a_rung(log):
     assert log.records == {}
-
-
-def test_what_one_process_adds_another_reads(log):
-    log.add(record(0))
-    log.add(record(1, blocks=16))
-    assert list(MaskLog(log.path).records.values()) == [record(0), record(1, blocks=16)]
-
-
-def test_a_mask_has_a_record_a_rung(log):
     log.add(record(0, blocks=2))
     log.add(record(0, blocks=8))
-    assert list(log.records) == [(TRIALS[0].identity, 2), (TRIALS[0].identity, 8)]
+    known = {(TRIALS[0].identity, blocks): record(0, blocks) for blocks in (2, 8)}
+    assert log.records == MaskLog(log.path).records == known
+
+
+def test_a_line_that_was_cut_short_is_scored_again_and_spoils_no_other(log):
+    log.add(record(0))
+    log.path.write_text(log.path.read_text()[:-9])
+    MaskLog(log.path).add(record(1))
+    MaskLog(log.path).add(record(0))
+    assert MaskLog(log.path).on(8) == [record(1), record(0)]
 
 
 def test_a_record_is_not_written_twice(log):

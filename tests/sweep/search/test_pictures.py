@@ -9,15 +9,12 @@ from matplotlib.image import AxesImage
 from sweep.search.pictures import (
     chosen_figure,
     expected_best,
-    importance_figure,
     mask_figure,
     pareto_figure,
     progress_figure,
     proxy_figure,
     write_pictures,
 )
-
-IMPORTANCES = {"00.down_proj": 0.25, "01.down_proj": 0.5, "01.o_proj": 0.125}
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def trained() -> pd.DataFrame:
         ("b", "searched", 16, 0.2, 19.0, 0.3),
         ("c", "searched", 24, 0.25, 18.5, 0.2),
     ]
-    columns = ["name", "kind", "n_spon_params", "val_kl_nats", "val_ppl", "proxy_kl_nats"]
+    columns = ["name", "kind", "n_spon_params", "kl_nats", "ppl", "proxy_kl_nats"]
     return pd.DataFrame(rows, columns=columns).assign(sites=[("1.down_proj",)] * len(rows))
 
 
@@ -72,11 +69,9 @@ def test_the_front_is_the_best_score_of_as_few_parameters_as_far_as_the_largest_
 
 
 def test_a_named_allocation_is_a_series_of_its_own_in_both_panels(trained: pd.DataFrame) -> None:
-    for axis, score in zip(pareto_figure(trained).axes, ("val_kl_nats", "val_ppl"), strict=True):
-        series = lines(axis)
-        for _, row in trained[trained["kind"] == "named"].iterrows():
-            assert series[row["name"]].get_xydata().tolist() == [[row["n_spon_params"], row[score]]]
-        assert len(series["searched"].get_xydata()) == 2
+    for axis, figures in zip(pareto_figure(trained).axes, ([8, 0.4], [8, 20.0]), strict=True):
+        assert lines(axis)["TOP-25"].get_xydata().tolist() == [figures]
+        assert len(lines(axis)["searched"].get_xydata()) == 2
 
 
 def test_a_heat_map_is_filled_at_the_sites_of_each_mask_with_the_best_on_top(masks: pd.DataFrame) -> None:
@@ -86,13 +81,10 @@ def test_a_heat_map_is_filled_at_the_sites_of_each_mask_with_the_best_on_top(mas
     }
 
 
-def test_a_heat_map_names_the_score_of_each_row(masks: pd.DataFrame) -> None:
-    axis = mask_figure(masks, num_layers=4).axes[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["0.12500", "0.25000", "0.50000"]
-
-
-def test_a_heat_map_keeps_the_best_where_there_are_too_many(masks: pd.DataFrame) -> None:
-    assert heat_maps(mask_figure(masks, num_layers=4, most=1))["o_proj"] == [[0, 1, 1, 0]]
+def test_a_heat_map_keeps_the_best_and_names_their_scores(masks: pd.DataFrame) -> None:
+    figure = mask_figure(masks, num_layers=4, most=1)
+    assert heat_maps(figure)["o_proj"] == [[0, 1, 1, 0]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0.12500"]
 
 
 def test_layers_are_counted_among_the_best_and_among_all(masks: pd.DataFrame) -> None:
@@ -112,31 +104,17 @@ def test_random_masks_spend_their_mean_number_of_blocks(masks: pd.DataFrame) -> 
     assert curve.get_xydata().tolist() == [[4, 0.375], [8, 0.25]]
 
 
-def test_the_most_important_parameter_is_on_top() -> None:
-    axis = importance_figure(IMPORTANCES, most=2).axes[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["01.down_proj", "00.down_proj"]
-    assert axis.yaxis_inverted()
-
-
 def test_the_proxy_is_compared_where_a_mask_has_both_scores(trained: pd.DataFrame) -> None:
     drawn = lines(proxy_figure(trained).axes[0])
+    assert set(drawn) == {"searched", "TOP-50"}
     assert drawn["TOP-50"].get_xydata().tolist() == [[0.3, 0.35]]
     assert drawn["searched"].get_xydata().tolist() == [[0.2, 0.3], [0.25, 0.2]]
 
 
-def test_every_picture_is_written(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
-    files = write_pictures(tmp_path, masks, masks, trained, IMPORTANCES, num_layers=4)
-    names = ("pareto", "masks", "layers", "progress", "importances", "proxy")
-    assert files == [tmp_path / f"search_{name}.png" for name in names]
+def test_every_picture_with_data_is_written(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
+    files = write_pictures(tmp_path, masks, masks, trained, num_layers=4)
+    assert files == [tmp_path / f"search_{name}.png" for name in ("pareto", "masks", "layers", "progress", "proxy")]
     assert all(file.stat().st_size for file in files)
-
-
-def test_pictures_without_data_are_left_out(masks: pd.DataFrame, trained: pd.DataFrame, tmp_path: Path) -> None:
     unscored, nothing = trained.assign(proxy_kl_nats=np.nan), pd.DataFrame()
-    files = write_pictures(tmp_path, masks.head(0), nothing, unscored, {}, num_layers=4)
-    assert files == list(tmp_path.iterdir()) == [tmp_path / "search_pareto.png"]
-
-
-def test_nothing_at_all_gives_no_picture(tmp_path: Path) -> None:
-    nothing = pd.DataFrame()
-    assert write_pictures(tmp_path, nothing, nothing, nothing, {}, num_layers=4) == []
+    assert write_pictures(tmp_path, masks.head(0), nothing, unscored, num_layers=4) == files[:1]
+    assert write_pictures(tmp_path, nothing, nothing, nothing, num_layers=4) == []

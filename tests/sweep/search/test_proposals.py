@@ -5,39 +5,28 @@ from types import SimpleNamespace
 
 import pytest
 
-from search_spaces.config import SpaceConfig
-from search_spaces.resolve import Fingerprints, resolve_space
 from search_spaces.trial import TrialConfig
 from sweep.search import proposals
 from sweep.search.mask_search import MaskSearch
-from sweep.search.proposals import TrainedMasks
-from sweep.search.task import Task
+from sweep.search.task import Task, TrainedMasks
 from sweep.store.folder import SweepFolder
-from tests.search_spaces.conftest import make_shape
+from tests.sweep.search.fabricated import PRINTS, SHAPE, space_of, trials_of
 from trainables.trial import run_trial
 from trainables.workbench import Workbench
-
-SEARCH = {"masks": {"family": "subset"}, "algorithm": "random", "n_masks": 9, "stopping": "asha"}
 
 
 def test_of_trained_masks_the_scheduler_knows_those_that_the_search_gave_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["UNIF-ALL", "TOP-50", "TOP-25"]
-    given = {"name": "s", "model": {"dtype": "float32"}, "sparsity": [0.5], "allocations": names}
-    space = SpaceConfig.model_validate(given | {"search": SEARCH})
-    shape, prints = make_shape(4), Fingerprints("m", "c")
-    everywhere, half, quarter = resolve_space(SpaceConfig.model_validate(given), shape, prints)
+    space = space_of(*names, search={"algorithm": "random", "n_masks": 9, "stopping": "asha"})
+    everywhere, half, quarter = trials_of(*names)
     folder = SweepFolder(tmp_path)
-    task = Task(
-        space=space,
-        shape=shape,
-        fingerprints=prints,
-        rungs=(),
-        known=lambda trial, blocks: (0.5,) if trial.identity == half.identity else None,  # adopted
-        job=lambda trial, rungs: {"name": trial.name},
-        counts=tmp_path / "proposals.json",
+    masks = SimpleNamespace(
+        known=lambda trial: (0.5,) if trial.identity == half.identity else None,  # adopted
+        job=lambda trial: {"name": trial.name},
     )
+    task = Task(space, SHAPE, PRINTS, masks, tmp_path / "proposals.json")
     first = MaskSearch(task, folder.journal)
     assert [first.suggest(i)["name"] for i in "ab"] == [everywhere.name, quarter.name]
     for trial in (everywhere, half, quarter):
@@ -48,7 +37,7 @@ def test_of_trained_masks_the_scheduler_knows_those_that_the_search_gave_out(
     folder.trial(half).stop()
 
     monkeypatch.setattr(proposals, "Halving", lambda resources, asha, rungs, known: SimpleNamespace(known=known))
-    scheduler = proposals._scheduler(folder, task, None, MaskSearch(task, folder.journal))
+    scheduler = proposals._scheduler(folder, task, MaskSearch(task, folder.journal))
     assert list(scheduler.known) == [(everywhere.name, 1, 0.25)]
 
 
@@ -60,5 +49,5 @@ def test_a_trial_that_was_trained_to_measure_is_a_result_once_it_is_proposed(
     trial.set_aside(tiny_trial)
     trial.store(run_trial(Workbench(tiny_trial.model, tiny_trial.corpus, "cpu"), tiny_trial))
     assert folder.results == []
-    assert TrainedMasks(folder, ("val_kl_nats",)).known(tiny_trial, 0) is not None
+    assert TrainedMasks(folder, ("val_kl_nats",)).known(tiny_trial) is not None
     assert [result.path.name for result in folder.results] == [tiny_trial.name]

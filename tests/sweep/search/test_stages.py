@@ -51,26 +51,18 @@ def searched(tiny_space: dict[str, object], tmp_path_factory: pytest.TempPathFac
     return Swept(space, directory / "runs", run("search", space, *where))
 
 
-def test_a_search_ends_with_its_verdict(searched: Swept) -> None:
+def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Swept) -> None:
     assert searched.ran.code == 0, searched.ran.out + searched.ran.err
     assert "the best named of its size" in searched.ran.out
     assert "5 masks evaluated" in searched.ran.out
-
-
-def test_the_chosen_the_named_and_controls_are_compared_on_the_test_split(searched: Swept) -> None:
     plan = read_selection(searched.folder.path / SELECTION)
     roles = {mask.name: mask.role for mask in plan.masks}
-    assert [*roles.values()].count("chosen") == 1
+    (chosen,) = [mask for mask in plan.masks if mask.role == "chosen"]
     assert roles["UNIF-ALL"] == roles["ATTN-ONLY"] == "named"
     assert "control" in roles.values()
     assert all(mask.seeds == (1, 2) for mask in plan.masks)
     assert len(plan.differences) == len(plan.masks) - 1
-
-
-def test_what_it_says_to_use_is_a_mask_that_it_chose(searched: Swept) -> None:
     *_, use = searched.ran.out.splitlines()
-    plan = read_selection(searched.folder.path / SELECTION)
-    (chosen,) = [mask for mask in plan.masks if mask.role == "chosen"]
     assert any(f"analysis export {searched.folder.path / place} " in use for place in chosen.checkpoints)
 
 
@@ -80,18 +72,14 @@ def test_only_the_final_comparison_has_seen_the_test_split(searched: Swept) -> N
         assert ("test.spon" in read_checkpoint(trial.checkpoint_path).scores) == (seed in (1, 2)), trial.path.name
 
 
-def test_the_study_can_be_opened_and_stopped_masks_are_pruned_in_it(searched: Swept) -> None:
-    study = optuna.load_study(study_name="tiny", storage=open_journal(searched.folder.journal))
-    full = {record.kl_nats for record in MaskLog(searched.folder.path / "masks.jsonl").on(12)}
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    assert complete
-    assert {trial.value for trial in complete} <= full
-    assert not study.get_trials(states=(TrialState.RUNNING,))
-
-
-def test_a_database_has_a_copy_of_the_study(searched: Swept) -> None:
+def test_the_study_can_be_opened_stopped_masks_are_pruned_in_it_and_a_database_has_a_copy(searched: Swept) -> None:
     journal, database = open_journal(searched.folder.journal), f"sqlite:///{searched.space.parent / 'optuna.db'}"
     ours, theirs = (optuna.load_study(study_name="tiny", storage=at).get_trials() for at in (journal, database))
+    full = {record.kl_nats for record in MaskLog(searched.folder.path / "masks.jsonl").on(12)}
+    complete = {trial.value for trial in ours if trial.state == TrialState.COMPLETE}
+    assert complete
+    assert complete <= full
+    assert not [trial for trial in ours if trial.state == TrialState.RUNNING]
     assert [(trial.number, trial.state) for trial in theirs] == [(trial.number, trial.state) for trial in ours]
 
 
@@ -106,15 +94,12 @@ def test_masks_that_span_the_search_are_scored_first_with_the_kl_of_each_block(s
     assert f"can the text tell: {len(names)} masks" in searched.ran.out
 
 
-def test_pictures_and_files_are_on_disk_and_in_the_parent_run(searched: Swept) -> None:
+def test_files_are_in_the_parent_run_and_what_was_trained_to_measure_is_nowhere(searched: Swept) -> None:
     client = MlflowClient(searched.tracking_uri)
     parent = json.loads((searched.folder.path / "parent.json").read_text())["run"]
     sent = {artifact.path for artifact in client.list_artifacts(parent)}
-    names = {"search_pareto.png", "search_masks.png", "search_layers.png", "search_progress.png", "search_proxy.png"}
-    assert names | {SELECTION, "findings.txt", "masks.jsonl", "board.csv"} <= sent
-
-
-def test_what_was_trained_to_measure_is_neither_on_the_board_nor_in_mlflow(searched: Swept) -> None:
+    pictures = {f"search_{name}.png" for name in ("pareto", "masks", "layers", "progress", "proxy")}
+    assert pictures | {SELECTION, "findings.txt", "masks.jsonl", "board.csv"} <= sent
     aside = [trial for trial in searched.folder.trials if trial.is_auxiliary]
     board = (searched.folder.path / "board.csv").read_text()
     assert aside

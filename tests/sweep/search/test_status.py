@@ -33,14 +33,13 @@ def folder(tmp_path: Path, tiny_raw: dict[str, object]) -> SweepFolder:
     return make(tmp_path, tiny_raw)
 
 
-def test_a_grid_has_no_stages(tmp_path: Path, tiny_raw: dict[str, object]) -> None:
-    assert search_lines(create_sweep(tmp_path, parse_space(tiny_raw, "test"))) == []
-
-
-def test_before_the_first_stage_all_are_to_come(folder: SweepFolder) -> None:
+def test_before_the_first_stage_all_are_to_come_and_a_grid_has_none(
+    folder: SweepFolder, tmp_path: Path, tiny_raw: dict[str, object]
+) -> None:
     first, then = search_lines(folder)
     assert first == "search: no stage has begun"
     assert then == f"then: shared, 1 trial; reference, at most 8 masks; propose, 9 masks; {TRAIN}; {CONFIRM}"
+    assert search_lines(create_sweep(tmp_path, parse_space(tiny_raw | {"name": "grid"}, "test"))) == []
 
 
 def test_while_masks_are_proposed_they_are_counted(folder: SweepFolder) -> None:
@@ -59,10 +58,13 @@ def test_masks_that_span_the_search_are_counted_in_their_log(folder: SweepFolder
     assert search_lines(folder)[0] == "search: reference, stage 2 of 5: 1 of 2 masks done"
 
 
-def test_a_search_whose_text_cannot_tell_is_over(folder: SweepFolder) -> None:
+def test_a_search_whose_text_cannot_tell_or_that_has_chosen_is_over(folder: SweepFolder) -> None:
     folder.begin("reference", [])
     (folder.path / FINDINGS).touch()
     assert search_lines(folder) == ["search: done; its text cannot tell masks apart, findings.txt has the figures"]
+    folder.begin("confirm", ["one"])
+    (folder.path / SELECTION).write_text("{}")
+    assert search_lines(folder) == ["search: done; selection.json has the chosen masks"]
 
 
 def test_a_stage_of_training_counts_its_own_trials(folder: SweepFolder, tiny_raw: dict[str, object]) -> None:
@@ -90,9 +92,3 @@ def test_without_a_proxy_masks_are_trained_as_they_are_proposed(tmp_path: Path, 
     now, then = search_lines(folder)
     assert now == "search: propose, stage 1 of 3: 0 of 9 masks done, 0 under way"
     assert then == f"then: train, at most 2 trials; {CONFIRM}"
-
-
-def test_a_search_that_has_chosen_is_over(folder: SweepFolder) -> None:
-    folder.begin("confirm", ["one"])
-    (folder.path / SELECTION).write_text("{}")
-    assert search_lines(folder) == ["search: done; selection.json has the chosen masks"]

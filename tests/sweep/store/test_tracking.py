@@ -40,11 +40,32 @@ def runs(uri: str) -> list[Run]:
     return list(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]))
 
 
-def test_a_trial_is_sent_once_however_often_it_is_synced(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
+def child(uri: str) -> Run:
+    """The run of the one trial."""
+    (found,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
+    return found
+
+
+def history(uri: str) -> list[tuple[int, float]]:
+    """The validations that MLflow has of it."""
+    found = MlflowClient(uri).get_metric_history(child(uri).info.run_id, "val_kl_nats")
+    return sorted((metric.step, metric.value) for metric in found)
+
+
+def test_a_trial_is_sent_once_however_often_it_is_synced_and_then_only_what_is_new(
+    folder: SweepFolder, trial: TrialFolder, tiny_trial: TrialConfig, uri: str
+) -> None:
     tracker = Tracker(uri, folder)
     assert all([tracker.sync(trial), tracker.sync(trial), Tracker(uri, folder).sync(trial)])
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    assert len(MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")) == 1
+    trial.add_progress({"step": 8.0, "val_kl_nats": 0.25})
+    tracker.sync(trial)
+    assert history(uri) == [(4, 0.5), (8, 0.25)]
+    labels = {key: value for key, value in child(uri).data.tags.items() if key.startswith("spon.")}
+    assert labels == {
+        "spon.trial": tiny_trial.identity,
+        "spon.allocation": "UNIF-ALL",
+        "spon.plan": tiny_trial.plan_label,
+    }
 
 
 @pytest.mark.parametrize("lost", [["trial"], ["trial", "parent"]], ids="+".join)
@@ -105,9 +126,7 @@ def test_metrics_whose_answer_was_lost_are_not_there_twice(
         assert not Tracker(uri, folder).sync(trial)
     trial.add_progress({"step": 8.0, "val_kl_nats": 0.25})
     assert Tracker(uri, folder).sync(trial)
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
-    assert sorted(metric.step for metric in history) == [4, 8]
+    assert history(uri) == [(4, 0.5), (8, 0.25)]
 
 
 def test_a_new_sweep_looks_for_its_parent_run_only(
@@ -125,29 +144,6 @@ def test_a_new_sweep_looks_for_its_parent_run_only(
     assert ["spon.sweep" in condition for condition in conditions] == [True]
 
 
-def test_a_trials_run_is_labelled_for_the_compare_view(
-    folder: SweepFolder, trial: TrialFolder, tiny_trial: TrialConfig, uri: str
-) -> None:
-    Tracker(uri, folder).sync(trial)
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    labels = {key: value for key, value in child.data.tags.items() if key.startswith("spon.")}
-    assert labels == {
-        "spon.trial": tiny_trial.identity,
-        "spon.allocation": "UNIF-ALL",
-        "spon.plan": tiny_trial.plan_label,
-    }
-
-
-def test_only_new_validations_are_sent(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
-    tracker = Tracker(uri, folder)
-    tracker.sync(trial)
-    trial.add_progress({"step": 8.0, "val_kl_nats": 0.25})
-    tracker.sync(trial)
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
-    assert [(m.step, m.value) for m in history] == [(4, 0.5), (8, 0.25)]
-
-
 def test_validations_that_wait_go_in_as_few_calls_as_mlflow_takes(
     folder: SweepFolder, trial: TrialFolder, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,22 +155,18 @@ def test_validations_that_wait_go_in_as_few_calls_as_mlflow_takes(
         log(client, run, **what)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    for step in range(5, 605):
-        trial.add_progress({"step": float(step), "val_kl_nats": 1 / step})
+    trial.add_progress(*({"step": float(step), "val_kl_nats": 1 / step} for step in range(5, 605)))
     Tracker(uri, folder).sync(trial)
     assert [count for count in calls if count] == [1000, 202]
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    history = MlflowClient(uri).get_metric_history(child.info.run_id, "val_kl_nats")
-    assert [(m.step, m.value) for m in history][-2:] == [(603, 1 / 603), (604, 1 / 604)]
-    assert child.data.metrics["val_kl_nats"] == 1 / 604
+    assert history(uri)[-2:] == [(603, 1 / 603), (604, 1 / 604)]
+    assert child(uri).data.metrics["val_kl_nats"] == 1 / 604
 
 
 def test_a_failed_trial_is_a_failed_run_with_its_reason(folder: SweepFolder, trial: TrialFolder, uri: str) -> None:
     trial.fail("the loss must stay finite")
     Tracker(uri, folder).sync_all()
-    (child,) = [run for run in runs(uri) if "mlflow.parentRunId" in run.data.tags]
-    assert child.info.status == "FAILED"
-    assert child.data.tags["failure"] == "the loss must stay finite"
+    assert child(uri).info.status == "FAILED"
+    assert child(uri).data.tags["failure"] == "the loss must stay finite"
 
 
 def test_an_mlflow_that_is_away_stops_nothing_and_gets_it_all_later(

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweep.terminal.display import ACTIVITY, Display, finish, follow, say
 from sweep.terminal.live import rendered
@@ -49,6 +50,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second thread moves a display, unless a test says so."""
+    monkeypatch.setattr("sweep.terminal.display._TICK_SECONDS", 1000.0)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -60,9 +67,8 @@ def out() -> io.StringIO:
 
 
 @pytest.fixture
-def display(out: io.StringIO, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def display(out: io.StringIO, clock: Clock):
     """A plain display that is moved by hand."""
-    monkeypatch.setattr("sweep.terminal.display._TICK_SECONDS", 1000.0)
     with Display(out, clock) as display:
         yield display
 
@@ -83,26 +89,15 @@ def seconds_of(out: io.StringIO) -> list[int]:
 def test_it_is_never_silent_for_ten_seconds(display: Display, clock: Clock, out: io.StringIO) -> None:
     tell("starting Ray")
     wait(display, clock, 30)
-    say("grid: 12 trials")
+    say("grid: 12 trials")  # a sign of life, too
     display.follow(Stage())
-    wait(display, clock, 65)
+    wait(display, clock, 70)
+    assert "  0:30  grid: 12 trials" in out.getvalue().splitlines()
     times = seconds_of(out)
+    assert len(times) == 1 + 4 + 1 + 10  # and it does not talk more than it must
     assert times[0] == 0
     assert times[-1] >= 90
     assert max(b - a for a, b in itertools.pairwise(times)) < 10
-
-
-def test_it_does_not_talk_more_than_it_must(display: Display, clock: Clock, out: io.StringIO) -> None:
-    display.follow(Stage())
-    wait(display, clock, 70)
-    assert len(out.getvalue().splitlines()) == 10
-
-
-def test_an_event_is_a_line_with_the_time_and_a_sign_of_life(display: Display, clock: Clock, out: io.StringIO) -> None:
-    wait(display, clock, 6)
-    say("done   TOP-50")
-    wait(display, clock, 6)
-    assert out.getvalue() == "  0:06  done   TOP-50\n"
 
 
 def test_what_is_done_for_the_first_time_is_a_line(display: Display, out: io.StringIO) -> None:
@@ -110,12 +105,6 @@ def test_what_is_done_for_the_first_time_is_a_line(display: Display, out: io.Str
     tell("converting")
     tell("fetching", note="28 MB")
     assert out.getvalue() == "  0:00  fetching, 93 MB\n  0:00  converting\n"
-
-
-def test_what_says_not_how_far_it_is_says_how_long_it_takes(display: Display, clock: Clock, out: io.StringIO) -> None:
-    tell("converting")
-    wait(display, clock, 7)
-    assert out.getvalue().splitlines()[-1] == "  0:07  converting, 7 s"
 
 
 def test_a_line_on_a_stage_has_its_workers_and_the_time_left(display: Display, clock: Clock, out: io.StringIO) -> None:
@@ -155,18 +144,13 @@ def test_a_worker_that_was_stopped_with_its_stage_is_not_shown_in_the_next(displ
     assert [what for _, what in display.view().workers] == ["training, step 1 of 16"]
 
 
-def test_many_workers_are_counted(display: Display, clock: Clock, out: io.StringIO) -> None:
-    heard = Heard({f"trial-{n}": Activity("training", n, 24, "step") for n in range(64)})
-    display.follow(Stage())
-    with display.asking(lambda: heard):
-        wait(display, clock, 7)
-    assert "trial-3: training, step 3 of 24; 60 more; about 9 min left" in out.getvalue()
-
-
-def test_an_ear_that_does_not_answer_is_no_matter(display: Display, clock: Clock, out: io.StringIO) -> None:
+def test_what_says_not_how_far_it_is_says_how_long_it_takes_though_no_ear_answers(
+    display: Display, clock: Clock, out: io.StringIO
+) -> None:
+    tell("converting")
     with display.asking(lambda: None):
         wait(display, clock, 7)
-    assert out.getvalue() == "  0:07  starting, 7 s\n"
+    assert out.getvalue().splitlines()[-1] == "  0:07  converting, 7 s"
 
 
 def test_an_ear_that_takes_long_silences_nobody(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +218,6 @@ def test_the_file_is_written_when_it_changes_and_before_it_looks_old(
 def test_a_terminal_gets_a_bar_and_events_above_it_and_is_left_as_it_was(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.terminal.display._TICK_SECONDS", 1000.0)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
@@ -250,39 +233,25 @@ def test_a_terminal_gets_a_bar_and_events_above_it_and_is_left_as_it_was(
 
 
 def test_workers_that_have_no_line_are_counted(display: Display, clock: Clock) -> None:
-    from rich.console import Console
-
     heard = Heard({f"trial-{n}": Activity("training", n, 24, "step") for n in range(64)})
     with display.asking(lambda: heard):
         display.ask()
-        screen = io.StringIO()
-        Console(file=screen, width=100).print(rendered(display.view(), 10))
+        view, screen = display.view(), io.StringIO()
+    Console(file=screen, width=100).print(rendered(view, 10))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 12
     assert "and 54 more" in lines[-1]
+    assert view.line.endswith("trial-3: training, step 3 of 24; 60 more")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, ""),
-        (0.2, "about 1 s left"),
-        (45, "about 45 s left"),
-        (540, "about 9 min left"),
-        (9000, "about 2.5 h left"),
-    ],
-)
-def test_time_in_words(seconds: float | None, words: str) -> None:
-    assert time_left(seconds) == words
-
-
-def test_a_name_is_shown_without_its_hash() -> None:
+def test_time_is_in_words_and_a_name_without_its_hash() -> None:
+    seconds, words = (None, 0.2, 45, 540, 9000), ("", "1 s", "45 s", "9 min", "2.5 h")
+    assert [time_left(one) for one in seconds] == ["", *(f"about {word} left" for word in words[1:])]
     assert short("mask-1_s0.60_seed1_0123456789_8-32") == "mask-1_s0.60_seed1_8-32"
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo-terminals")
 def test_a_stray_print_does_not_tear_the_live_display(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweep.terminal.display._TICK_SECONDS", 1000.0)
     monkeypatch.setenv("TERM", "xterm")
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:

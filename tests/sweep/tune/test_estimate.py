@@ -7,6 +7,7 @@ import pytest
 
 from search_spaces.load import parse_space
 from search_spaces.resolve import Fingerprints, resolve_space
+from search_spaces.sites import Site
 from sweep.tune.estimate import Estimate, Work, makespan, report_flop, work_of
 from tests.search_spaces.conftest import make_shape
 from trainables.cost import forward_flop, step_flop
@@ -28,6 +29,8 @@ def test_work_is_counted_by_the_trials_own_sites():
     first, second = work_of(early, SHAPE), work_of(late, SHAPE)
     assert first.step > second.step
     assert first.steps == second.steps > 0
+    tokens = early.training.batch_size * early.training.gradient_accumulation_steps * early.corpus.block_size
+    assert first.step == step_flop(SHAPE, tokens, [Site(layer, "down_proj") for layer in (0, 1)])
     assert first.validation == 16 * forward_flop(SHAPE, early.corpus.block_size)
 
 
@@ -139,24 +142,21 @@ def test_what_trials_share_is_made_by_the_first_that_needs_it():
     assert estimate.seconds_left == pytest.approx(3 * 4 + 3)
 
 
-def test_what_an_earlier_process_did_is_not_taken_for_speed():
+def test_what_an_earlier_process_did_is_not_taken_for_speed_and_a_lost_trial_goes_back_to_its_last_validation():
     work = Work(8, 1.0, 4, 0.0, 0.0, {}, {})
     estimate = Estimate({"a": work}, 1)
     estimate.started("a", work)
     estimate.found("a", 4)
     estimate.validated("a", 6, 4.0)
     assert estimate.seconds_left == pytest.approx(4.0)
-
-
-def test_a_trial_that_lost_its_worker_goes_back_to_its_last_validation():
-    work = Work(8, 1.0, 4, 0.0, 0.0, {}, {})
-    estimate = Estimate({"a": work}, 1)
-    estimate.started("a", work)
-    estimate.validated("a", 4, 4.0)
     estimate.trains("a", 7, 10.0)
-    assert estimate.seconds_left == pytest.approx(1.0)
+    assert estimate.seconds_left == pytest.approx(2.0)
     estimate.started("a", work)
     assert estimate.seconds_left == pytest.approx(4.0)
+    estimate.ended("a")
+    assert estimate.seconds_left == 0
+    estimate.started("a", work)  # put off, and run again from its start
+    assert estimate.seconds_left == pytest.approx(16.0)
 
 
 def test_trials_that_are_not_known_yet_count_as_the_mean_of_those_that_are():
@@ -167,10 +167,3 @@ def test_trials_that_are_not_known_yet_count_as_the_mean_of_those_that_are():
     estimate.ended("a")
     assert estimate.seconds_left == pytest.approx(16.0)
     assert estimate.share == pytest.approx(1 / 3)
-
-
-def test_the_steps_of_the_count_are_those_of_the_cost():
-    (trial,) = resolved(allocations=["UNIF-ALL"], sparsity=[0.5])
-    work, training = work_of(trial, SHAPE), trial.training
-    tokens = training.batch_size * training.gradient_accumulation_steps * trial.corpus.block_size
-    assert work.step == step_flop(SHAPE, tokens, [site for site in SHAPE.sites if site.module == "down_proj"])

@@ -89,13 +89,16 @@ def test_the_frontier_compares_plans_of_one_sparsity(swept):
 
 
 @pytest.mark.ray
-def test_a_sweep_that_goes_on_measures_nothing_again(swept):
+def test_the_same_command_again_measures_and_trains_nothing_and_shows_the_table(swept):
     folder, _, file = swept
-    before = (folder.path / "levels.json").read_text()
+    kept = [folder.path / "levels.json", *sorted(folder.path.glob("trials/*/checkpoint/*"))]
+    before = [one.stat().st_mtime_ns for one in kept]
     again = run("run", file, "--storage", folder.path.parent)
     assert again.code == 0, again.err
     assert "measuring" not in again.out
-    assert (folder.path / "levels.json").read_text() == before
+    assert "  start  " not in again.out
+    assert "PPL" in again.out
+    assert [one.stat().st_mtime_ns for one in kept] == before
 
 
 @pytest.mark.slow
@@ -111,9 +114,3 @@ def test_levels_alone_train_nothing(tiny_space, tmp_path):
     assert {Site.parse(site).module for site in found.curves} == {"o_proj", "down_proj"}
     skipped = pd.read_csv(folder.path / "frontier.csv")["weights_skipped"]
     np.testing.assert_allclose(skipped, np.array([0.4, 0.6]) * found.planned_share)
-
-
-def test_levels_of_a_uniform_space_are_refused(tiny_space, tmp_path):
-    ran = run("levels", write_space(tiny_space, tmp_path), "--storage", tmp_path)
-    assert ran.code == 2
-    assert "levels to find must be fisher or greedy" in ran.err

@@ -24,15 +24,11 @@ def jobs(trials: list[TrialConfig]) -> dict[str, dict[str, object]]:
     return {trial.name: {"trial": trial.model_dump(mode="json")} for trial in trials}
 
 
-def test_the_grid_is_of_names_only(tiny_raw: dict[str, object]) -> None:
+def test_the_grid_is_of_names_only_each_of_which_gives_its_config(tiny_raw: dict[str, object]) -> None:
     trials = trials_of(tiny_raw | {"seeds": [1, 2]})
-    assert grid_space(jobs(trials))["name"] == {"grid_search": [trial.name for trial in trials]}
-
-
-def test_a_name_of_the_grid_gives_its_config(tiny_raw: dict[str, object]) -> None:
-    trials = trials_of(tiny_raw | {"seeds": [1, 2]})
-    config = grid_space(jobs(trials))["trial"].sample({"name": trials[1].name})
-    assert TrialConfig.model_validate(config) == trials[1]
+    grid = grid_space(jobs(trials))
+    assert grid["name"] == {"grid_search": [trial.name for trial in trials]}
+    assert TrialConfig.model_validate(grid["trial"].sample({"name": trials[1].name})) == trials[1]
 
 
 def test_ray_is_given_the_resources_and_the_limits(

@@ -23,9 +23,6 @@ def test_rows_of_one_allocation_and_sparsity_stand_side_by_side():
         ("UNIF-ALL", "20.00", "23.40", "-2.23"),
         ("ATTN-ONLY", "20.00", "21.75", "-2.01"),
     ]
-
-
-def test_the_study_has_its_twelve_trials():
     assert len({(row.allocation, row.sparsity) for row in read_published(STUDY).rows}) == 12
 
 

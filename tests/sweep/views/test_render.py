@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sweep.views.board import STATISTICS
-from sweep.views.render import as_latex, as_text, as_wide_text, best_of, difference_figure, write_board
+from sweep.views.render import as_text, best_of, difference_figure, write_board
 
 
 @pytest.fixture
@@ -38,15 +38,14 @@ def test_text_has_a_table_a_plan_with_dense_and_teal_above_it(board: pd.DataFram
     ]
 
 
-def test_text_says_where_there_is_no_damage_to_recover(board: pd.DataFrame) -> None:
+def test_text_says_where_there_is_no_damage_to_recover_and_gives_no_interval_of_what_cannot_vary(
+    board: pd.DataFrame,
+) -> None:
     assert "no damage" not in as_text(board)
     board.loc[0, "ppl_recovered"] = np.nan
     *_, key = as_text(board).splitlines()
     assert as_text(board).count("no damage") == 2
     assert key.endswith("no damage: TEAL's is not certain")
-
-
-def test_a_figure_that_cannot_vary_has_no_interval(board: pd.DataFrame) -> None:
     board[["kl_recovered", "kl_recovered_low", "kl_recovered_high"]] = 0.0
     assert " +0.0%  " in as_text(board)
 
@@ -82,16 +81,15 @@ def test_a_name_that_does_not_fit_is_cut(board: pd.DataFrame) -> None:
     assert "a-name-of-its-own-that…  " in line
 
 
-def test_the_wide_text_has_every_column(board: pd.DataFrame) -> None:
-    text = as_wide_text(board)
+def test_every_form_is_written_with_its_columns_and_latex_escapes_names(board: pd.DataFrame, tmp_path: Path) -> None:
+    names = {file.name for file in write_board(board, tmp_path) if file.stat().st_size}
+    assert names == {"board.txt", "board.csv", "board.json", "board.tex", "board.png"}
+    text = (tmp_path / "board.txt").read_text()
     assert "test split; 95% paired bootstrap over documents" in text
     assert "a@0.50 (realised 0.500): dense PPL 0.25; TEAL alone PPL 0.25" in text
     for column in ("layers", "KL - TEAL [95%]", "NLL nats", "PPL [95%]", "vs TEAL % [95%]", "vs dense", "Pareto"):
         assert column in text
-
-
-def test_latex_escapes_names(board: pd.DataFrame) -> None:
-    assert r"X\_1" in as_latex(board)
+    assert r"X\_1" in (tmp_path / "board.tex").read_text()
 
 
 def test_the_figure_has_a_line_a_trained_trial(board: pd.DataFrame) -> None:
@@ -109,9 +107,3 @@ def test_of_many_trials_a_picture_and_a_screen_show_the_best_of_each_plan_and_te
     assert list(best_of(many)["allocation"]) == ["first", "TEAL", "other"]
     labels = [label.get_text().split(",")[0] for label in difference_figure(many).axes[0].get_yticklabels()]
     assert labels == ["other", "first"]
-
-
-def test_every_form_is_written(board: pd.DataFrame, tmp_path: Path) -> None:
-    names = {file.name for file in write_board(board, tmp_path) if file.stat().st_size}
-    assert names == {"board.txt", "board.csv", "board.json", "board.tex", "board.png"}
-    assert (tmp_path / "board.txt").read_text() == as_wide_text(board) + "\n"
