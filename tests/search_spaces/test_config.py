@@ -263,7 +263,7 @@ def test_a_search_needs_only_a_family_and_trains_every_mask_to_its_end_unless_it
         ({"stopping": {"name": "asha", "reduction_factor": 3}}, lambda s: s.stopping == Asha(reduction_factor=3)),
         ({"objectives": ["val_kl_nats", "n_spon_params"], "confirm": {"seeds": [9]}}, lambda s: s.counts_params),
     ],
-    ids=str,
+    ids=["masks", "algorithm", "proxy", "stopping", "objectives"],
 )
 def test_the_parts_of_a_search_are_chosen_by_tag_and_survive_being_written_and_read(search, read):
     config = make_space(search={"masks": {"family": "subset"}, **search})
