@@ -103,12 +103,14 @@ def trials_of_all(space: SpaceConfig) -> list[TrialConfig]:
 
 
 def test_more_minutes_are_more_text_in_whole_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    less, more = (budgeted(minutes, tmp_path, monkeypatch).corpus.blocks for minutes in (5.0, 10.0))
+    spaces = [budgeted(minutes, tmp_path, monkeypatch) for minutes in (5.0, 10.0)]
+    less, more = (space.corpus.blocks for space in spaces)
+    batch = spaces[0].training.batch_size
     assert 64 < less.calibration < more.calibration
-    assert less.calibration % 8 == more.calibration % 8 == 0
+    assert less.calibration % batch == more.calibration % batch == 0
     assert (less.validation, less.test) == (more.validation, more.test) == (24, 48)
-    # a block costs a teacher's pass and an eighth of a step
-    assert more.calibration - less.calibration == pytest.approx(5 * 60 / (0.1 + 1 / 8), abs=8)
+    # a block costs a teacher's pass and its share of a step
+    assert more.calibration - less.calibration == pytest.approx(5 * 60 / (0.1 + 1 / batch), abs=8)
 
 
 def test_a_slow_machine_gets_less_text_and_a_budget_below_the_least_is_refused(
