@@ -215,13 +215,14 @@ def _sweep(space: SpaceConfig, arguments: argparse.Namespace) -> int:
 
 def _ls(arguments: argparse.Namespace) -> int:
     from sweep.status import as_lines, status_of
-    from sweep.store.storage import sweeps_in
+    from sweep.store.storage import root_of, sweeps_in
 
     found = [status_of(_opened(arguments, name)) for name in sweeps_in(arguments.storage)]
     if arguments.json:
         print(json.dumps([{"name": one.name, "driver": one.driver, **one.states} for one in found], indent=1))
     else:
-        print(*(as_lines(one)[0] for one in found), sep="\n")
+        lines = [as_lines(one)[0] for one in found]
+        print(*lines or [f"no sweeps in {root_of(arguments.storage)}"], sep="\n")
     return 0
 
 

@@ -48,7 +48,7 @@ def test_its_streams_and_its_status_are_those_of_the_command(tmp_path: Path) -> 
     assert (said.returncode, said.stdout.strip(), said.stderr) == (0, __version__, "")
     refused = subprocess.run(command_of("sweep", "status", "nosuch"), capture_output=True, text=True, cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("error: a sweep must exist in runs, ")
+    assert refused.stderr.startswith(f"error: a sweep must exist in {tmp_path / 'runs'}, ")
 
 
 def test_ctrl_c_reaches_it(server: subprocess.Popen) -> None:

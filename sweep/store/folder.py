@@ -49,7 +49,7 @@ from search_spaces.errors import SponError
 from search_spaces.files import write_whole
 from search_spaces.load import parse_space
 from search_spaces.trial import TrialConfig
-from sweep.store.storage import check_free, check_writable, is_bucket, pull, root_of, sweeps_in
+from sweep.store.storage import check_free, check_writable, pull, root_of, sweeps_in
 from trainables.cache import make_writable, writable, written_aside
 from trainables.checkpoint import META, Checkpoint, write_checkpoint, write_test
 
@@ -250,8 +250,7 @@ def open_sweep(storage: Path, name: str) -> SweepFolder:
     known = sweeps_in(storage)
     if name not in known:  # a path that leads elsewhere is not known either
         there = ", ".join(known) or "none"
-        where = root_of(storage) if is_bucket(storage) else storage
-        raise SponError(f"a sweep must exist in {where}, but {name!r} does not; there are: {there}")
+        raise SponError(f"a sweep must exist in {root_of(storage)}, but {name!r} does not; there are: {there}")
     pull(storage, name)
     return SweepFolder(storage / name)
 

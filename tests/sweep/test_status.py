@@ -98,6 +98,8 @@ def test_programs_get_the_same_as_json(folder: SweepFolder, capsys: pytest.Captu
 def test_the_sweeps_of_a_storage_are_a_line_each(
     folder: SweepFolder, tiny_raw: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["ls", "--storage", str(folder.path)]) == 0
+    assert capsys.readouterr().out == f"no sweeps in {folder.path}\n"
     create_sweep(folder.path.parent, parse_space(tiny_raw | {"name": "another"}, "test"))
     assert main(["ls", "--storage", str(folder.path.parent)]) == 0
     another, tiny = capsys.readouterr().out.splitlines()
