@@ -32,12 +32,12 @@ from tests.benchmarks.sleeper import PLAN, SleepingTrainable
 from tests.benchmarks.table import print_table
 from tests.conftest import trials_of
 from trainables.checkpoint import write_checkpoint
-from trainables.ray_trainable import COMPLETE, VALIDATIONS
+from trainables.ray_trainable import COMPLETE, NODE, VALIDATIONS
 from trainables.trial import Trial, report_test
 from trainables.workbench import Workbench
 
 _EPOCHS = 10  # validations of a trial: those of the study
-_TIMED = ("start_ray", "_run_grid", "make_board", "write_board", "_publish")
+_TIMED = ("start_ray", "_run", "make_board", "write_board", "_publish")
 """Parts of a sweep, as `sweep.run` names them."""
 
 
@@ -111,7 +111,8 @@ def measure(directory: Path, n_workers: int, n_trials: int, seconds: float) -> N
     (directory / "space.json").write_text(json.dumps(raw))
     (directory / "notes").mkdir()
     plan = {"template": str(directory / "template"), "notes": str(directory / "notes"), "history": history}
-    os.environ[PLAN] = json.dumps(plan | {"seconds": seconds, "validations": VALIDATIONS, "complete": COMPLETE})
+    keys = {"validations": VALIDATIONS, "complete": COMPLETE, "node": NODE}
+    os.environ[PLAN] = json.dumps(plan | keys | {"seconds": seconds})
     command = [sys.executable, "-m", "tests.benchmarks.scale", "--drive", directory, "--workers", str(n_workers)]
     until = n_trials - min(n_trials // 10, 2 * n_workers)
     with (directory / "driver.txt").open("w") as out:

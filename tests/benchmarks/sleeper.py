@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from ray import tune
@@ -15,7 +16,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 PLAN = "SPON_SLEEPER"
 """Variable with what a trial does, as JSON: ``template`` and ``notes`` (directories), ``history`` (the metrics of each
-validation), ``seconds`` (of a trial), and the keys of its results: ``validations`` and ``complete``."""
+validation), ``seconds`` (of a trial), and the keys of its results: ``validations``, ``complete`` and ``node``."""
 
 
 class SleepingTrainable(tune.Trainable):
@@ -47,6 +48,7 @@ class SleepingTrainable(tune.Trainable):
             "training_iteration": self._reports,
             SHOULD_CHECKPOINT: True,
             plan["complete"]: done,
+            plan["node"]: gethostname(),
             "done": done,
         }
 
