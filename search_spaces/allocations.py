@@ -83,7 +83,7 @@ def named_allocation(name: str, depth: int, seed: int = 0) -> tuple[list[int], t
 
     Raises:
         SponError: if the allocation must be measured first, or RANDOM has a number that the depth does not allow.
-        ValueError: if the name is not one of a named allocation.
+        ValueError: if the name is unknown or its percent out of range.
     """
     family, number = parse_allocation(name)
     modules = _FIXED[family][1] if family in _FIXED else MLP

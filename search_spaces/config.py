@@ -88,18 +88,22 @@ class CorpusConfig(Config):
     in which every prefix is spread too.
     """
 
+    @model_validator(mode="after")
+    def _documents_fit_the_source(self) -> "CorpusConfig":
+        got = f"document: {self.document} and source: {self.source}"
+        if self.document in ("paragraph", "file") and self.source != "files":
+            raise ValueError(f"document may be paragraph or file only for text files, but got {got}")
+        if self.document == "heading" and self.source == EMBEDDED:
+            raise ValueError(f"document must be row where a row is an article, but got {got}")
+        return self
+
     @property
     def on_hub(self) -> bool:
         """Whether the text is a hub dataset."""
         return self.source not in (EMBEDDED, "files")
 
     @model_validator(mode="after")
-    def _the_source_has_it_and_splits_are_apart(self) -> "CorpusConfig":
-        got = f"document: {self.document} and source: {self.source}"
-        if self.document in ("paragraph", "file") and self.source != "files":
-            raise ValueError(f"document may be paragraph or file only for text files, but got {got}")
-        if self.document == "heading" and self.source == EMBEDDED:
-            raise ValueError(f"document must be row where a row is an article, but got {got}")
+    def _splits_are_whole_and_apart(self) -> "CorpusConfig":
         if self.source == "files" and not {"calibration", "test"} <= set(self.files):
             raise ValueError(f"a corpus of files must name calibration and test files, but got {sorted(self.files)}")
         if self.source != "files" and self.files:
@@ -107,9 +111,8 @@ class CorpusConfig(Config):
         if not {"calibration", "test"} <= set(self.splits):
             raise ValueError(f"splits must name calibration and test, but got {sorted(self.splits)}")
         if not self.on_hub and (self.name or self.revision):
-            raise ValueError(
-                f"name and revision may be given only for a hub dataset, but got {self.name or self.revision!r}"
-            )
+            given = self.name or self.revision
+            raise ValueError(f"name and revision may be given only for a hub dataset, but got {given!r}")
         texts = list(self.splits.values()) + [file for files in self.files.values() for file in files]
         twice = next((text for text in texts if texts.count(text) > 1), None)
         if twice is not None:

@@ -1,8 +1,10 @@
 """A two-layer random Llama with a word tokenizer, and a corpus of random words: a whole sweep in seconds on a CPU."""
 
 import copy
+import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported
@@ -158,6 +160,17 @@ def tiny_space(tiny_llama: Path, tiny_text: dict[str, tuple[str, ...]]) -> dict[
 def tiny_raw(tiny_space: dict[str, object]) -> dict[str, object]:
     """A copy of the space that a test may change."""
     return copy.deepcopy(tiny_space)
+
+
+def edited(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A change of the values in a JSON file of a directory."""
+
+    def edit(directory: Path) -> None:
+        values = json.loads((directory / name).read_text())
+        change(values)
+        (directory / name).write_text(json.dumps(values))
+
+    return edit
 
 
 def trials_of(raw: dict[str, object]) -> list[TrialConfig]:

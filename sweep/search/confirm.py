@@ -32,8 +32,8 @@ def choose(space: SpaceConfig, trained: Sequence[Checkpoint], named: Sequence[Tr
 
     Args:
         space: of the search.
-        trained: trials of one plan and seed, including those of the space's own allocations.
-        named: the latter.
+        trained: trials of one plan and seed, including the space's own allocations.
+        named: trials of the space's own allocations.
 
     Returns:
         At most ``confirm.n_chosen`` masks, sorted by KL. If the space's own allocations dominate every searched mask,

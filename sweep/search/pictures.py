@@ -16,7 +16,6 @@ from trainables.checkpoint import Checkpoint
 _SMALL = 7  # points
 _BEST_AT_LEAST = 5
 _MARKERS = "DsP^v<>X*"
-_COLUMNS = ("name", "sites", "n_spon_params", "kl_nats", "blocks")
 
 
 def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
@@ -35,7 +34,7 @@ def mask_table(log: MaskLog, full: int) -> pd.DataFrame:
             trial = record.trial
             rows.append((trial.allocation, trial.sites, trial.n_spon_params, record.kl_nats, spent))
             spent = 0
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
+    return pd.DataFrame(rows, columns=["name", "sites", "n_spon_params", "kl_nats", "blocks"])
 
 
 def trained_table(trained: Sequence[Checkpoint], named: Collection[str], log: MaskLog, full: int) -> pd.DataFrame:

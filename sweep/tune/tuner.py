@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -62,9 +62,7 @@ def run_trials(
     folder.plan({trial.name: work_of(trial, shape).steps for trial in trials})
     resources = folder.space.resources
     nodes, speed, again = Nodes(resources), None, {trial.name for trial in trials}
-    while (left := [t for t in trials if folder.trial(t).state == "running"]) and {
-        trial.name for trial in left
-    } <= again:  # otherwise it was stopped
+    while (left := _left(folder, trials)) and {trial.name for trial in left} <= again:  # otherwise it was stopped
         before, at_once = len(trials) - len(left), places(resources)
         progress = Progress(shape, left, at_once, n_before=before, with_test=with_test)
         callback = SweepCallback(folder, progress, tracking_uri, nodes)
@@ -76,6 +74,11 @@ def run_trials(
         raise Interrupted(f"{stage}, {len(left)} trials to go")
     drop_done_states(folder)
     return speed
+
+
+def _left(folder: SweepFolder, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return the trials that have not ended, or not begun."""
+    return [trial for trial in trials if folder.trial(trial).state == "running"]
 
 
 def drop_done_states(folder: SweepFolder) -> None:

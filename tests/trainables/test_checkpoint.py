@@ -1,6 +1,5 @@
 """Checkpoints: what is written is read, and anything else is refused in one line."""
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from search_spaces import __version__
 from search_spaces.errors import SponError
 from search_spaces.sites import Site
-from tests.conftest import trials_of
+from tests.conftest import edited, trials_of
 from trainables import checkpoint as module
 from trainables.checkpoint import (
     BIASES,
@@ -79,13 +78,7 @@ def test_scores_that_share_memory_can_be_written(finished, tmp_path):
 
 def meta(change: Callable[[dict], object]) -> Callable[[Path], None]:
     """A change of the values in ``meta.json``."""
-
-    def edit(directory: Path) -> None:
-        values = json.loads((directory / META).read_text())
-        change(values)
-        (directory / META).write_text(json.dumps(values))
-
-    return edit
+    return edited(META, change)
 
 
 def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:

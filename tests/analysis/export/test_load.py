@@ -1,7 +1,6 @@
 """The runtime of an export: the numbers of the trial, strictly on its own model, with a KV cache and without."""
 
 import ast
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from analysis.export import load
 from analysis.export.load import BIASES, CONFIG, load_spon
 from analysis.export.write import export
 from tests.analysis.export.conftest import FAMILIES, SIZES, TOKENS, Exportable
+from tests.conftest import edited
 from trainables import teal
 
 MakeExport = Callable[..., Exportable]
@@ -236,15 +236,9 @@ def test_second_half_of_a_prefill_in_pieces_is_refused(make_export, tmp_path):
             model(TOKENS[:, 4:7], past_key_values=cache)
 
 
-def config(change: Callable[[dict], object]) -> Callable[[Path], object]:
+def config(change: Callable[[dict], object]) -> Callable[[Path], None]:
     """Change the config of an export."""
-
-    def edit(directory: Path) -> None:
-        raw = json.loads((directory / CONFIG).read_text())
-        change(raw)
-        (directory / CONFIG).write_text(json.dumps(raw))
-
-    return edit
+    return edited(CONFIG, change)
 
 
 def site(**change: object) -> Callable[[Path], object]:
